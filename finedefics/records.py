@@ -1,0 +1,107 @@
+"""What a sample, a category and a description are: the dataset store's tables, in memory and in Arrow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+SPLITS = ("train", "val", "test")
+
+ATTRIBUTES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
+
+SAMPLES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # JPEG/PNG bytes exactly as ingested
+        pa.field("category_id", pa.string()),  # null: a picture without a label
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # path relative to the ingested folder
+    ]
+)
+
+CATEGORIES = pa.schema(
+    [
+        pa.field("category_id", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("super_category", pa.string()),
+        pa.field("description", pa.string()),  # category-level attribute description
+        pa.field("attributes", ATTRIBUTES),
+    ]
+)
+
+DESCRIPTIONS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("attributes", ATTRIBUTES),
+        pa.field("description", pa.string(), nullable=False),
+        pa.field("describer_id", pa.string(), nullable=False),
+    ]
+)
+
+NEGATIVES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        # most similar wrong category first; a search over their number takes a prefix, it never mines again
+        pa.field(
+            "candidates",
+            pa.list_(pa.struct([("category_id", pa.string()), ("similarity", pa.float32())])),
+            nullable=False,
+        ),
+        pa.field("miner_id", pa.string(), nullable=False),
+    ]
+)
+
+QUARANTINE = pa.schema([("source", pa.string()), ("split", pa.string()), ("reason", pa.string())])
+
+TABLES = {
+    "samples": SAMPLES,
+    "categories": CATEGORIES,
+    "descriptions": DESCRIPTIONS,
+    "negatives": NEGATIVES,
+    "quarantine": QUARANTINE,
+}
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category known by its name, and by a text where one is given."""
+
+    category_id: str
+    name: str
+    super_category: str | None = None
+    description: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture as the training and evaluation code sees it.
+
+    ``category_id`` is None for a picture that has a description but no label; ``negatives`` are the ids of
+    the most similar wrong categories, most similar first.
+    """
+
+    sample_id: str
+    image: bytes
+    category_id: str | None = None
+    description: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    negatives: tuple[str, ...] = ()
+
+
+def attributes_from_arrow(pairs: list[dict[str, str]] | None) -> dict[str, str]:
+    """Attribute pairs as Arrow gives them, as a mapping."""
+    return {pair["name"]: pair["value"] for pair in pairs or []}
+
+
+def attributes_to_arrow(attributes: Mapping[str, str]) -> list[dict[str, str]]:
+    """The inverse of `attributes_from_arrow`, sorted by name so that equal mappings give equal bytes."""
+    return [{"name": name, "value": attributes[name]} for name in sorted(attributes)]
+
+
+def conflicting(left: Mapping[str, str], right: Mapping[str, str]) -> bool:
+    """Whether two descriptions cannot be of one category: an attribute visible in both differs."""
+    return any(name in right and right[name] != value for name, value in left.items())

@@ -1,0 +1,273 @@
+"""The experiment: one typed, overridable document that says what is trained, on what, and how it is judged.
+
+A YAML file is read into `Experiment`; unknown keys are refused; ``--set a.b=c`` overrides single values.
+A stage names what feeds it and the weight of each objective term, so the paper's two stages, contrast kept
+alive during instruction tuning, and the joint recipe are three files and no code.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from finedefics.errors import FinedeficsError, wrong_use
+
+Feed = Literal["labelled", "captioned", "text"]
+Term = Literal[
+    "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
+    "caption",  # next-token loss of the description, given picture and request
+    "text",  # next-token loss of sentences that tie a category's name and its description
+    "object_attribute",
+    "attribute_category",
+    "category_category",
+    "object_category",  # the ablation "contrast without attributes"
+]
+DEFAULT_FEEDS: dict[str, tuple[Feed, ...]] = {
+    "answer": ("labelled",),
+    "caption": ("labelled", "captioned"),
+    "text": ("text",),
+    "object_attribute": ("labelled", "captioned"),
+    "attribute_category": ("labelled", "text"),
+    "category_category": ("labelled", "text"),
+    "object_category": ("labelled",),
+}
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which dataset version feeds the run."""
+
+    dataset: str = Field(description="Name (`birds`), name and digest (`birds@1a2b…`) or path of a version.")
+    negatives: int = Field(3, ge=0, le=64, description="Hard negatives a sample, a prefix of the mined ranking.")
+
+
+class Model(Section):
+    """The Hugging Face model that is tuned."""
+
+    path: str = Field(description="Folder or hub name of any image-text-to-text model.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of weights and activations.")
+    train: tuple[Literal["text", "connector", "vision"], ...] = Field(
+        ("text", "connector"), min_length=1, description="Parts whose weights are tuned; the rest is frozen."
+    )
+
+
+class TermSetting(Section):
+    """The weight of one term of the objective and the feeds whose rows take part in it."""
+
+    weight: float = Field(ge=0)
+    feeds: tuple[Feed, ...] | None = Field(None, description="Default: every feed the term is defined on.")
+
+
+def _number_is_weight(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+class Temperatures(Section):
+    """Temperatures of the contrastive terms, clamped to [0.001, 0.5]."""
+
+    object_attribute: float = Field(0.07, gt=0)
+    attribute_category: float = Field(0.07, gt=0)
+    learnable: bool = False
+
+
+class Stage(Section):
+    """One stretch of training: an optimizer, a schedule, feeds and an objective of its own."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    steps: int = Field(gt=0, description="Optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(10, ge=0)
+    final_learning_rate: float = Field(0.1, ge=0, le=1, description="Last rate as a share of the peak (linear).")
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(description="Rows of each feed in the global batch.")
+    terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
+    temperatures: Temperatures = Temperatures()
+
+    @model_validator(mode="after")
+    def _terms_are_fed(self) -> "Stage":
+        if not any(setting.weight > 0 for setting in self.terms.values()):
+            raise ValueError("no term has a weight above 0, so nothing would be trained")
+        for name, setting in self.terms.items():
+            defined = DEFAULT_FEEDS[name]
+            if setting.feeds is not None and (wrong := set(setting.feeds) - set(defined)):
+                raise ValueError(f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})")
+            if setting.weight > 0 and not set(self.term_feeds(name)) & set(self.feeds):
+                raise ValueError(f"term {name} is fed by {', '.join(self.term_feeds(name))}, and the stage has none of them")
+        return self
+
+    def term_feeds(self, term: str) -> tuple[Feed, ...]:
+        """Feeds whose rows take part in ``term``."""
+        return self.terms[term].feeds or DEFAULT_FEEDS[term]  # type: ignore[index]
+
+
+class Resources(Section):
+    """What the run asks of the cluster."""
+
+    workers: int = Field(2, ge=1, description="Data-parallel training processes.")
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    threads_per_worker: int = Field(1, ge=1, description="Torch threads of one worker on CPU.")
+    max_failures: int = Field(2, ge=0, description="Lost workers survived before the run fails.")
+
+
+class DeepSpeed(Section):
+    """How DeepSpeed shards the run."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
+    micro_batch: int | None = Field(None, gt=0, description="Rows a forward on one worker; default: all of them.")
+
+
+class Evaluation(Section):
+    """How the run is judged, during training (cheap) and at its end."""
+
+    split: Literal["val", "test"] = "test"
+    answers: tuple[str, ...] = ("names", "alignment", "describe")
+    options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
+    every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
+    limit: int | None = Field(None, gt=0, description="Use only so many pictures.")
+
+
+class Tracking(Section):
+    """Where runs are recorded; the server itself is named by MLFLOW_TRACKING_URI."""
+
+    experiment: str = "finedefics"
+    log_every: int = Field(1, ge=1, description="Steps between two recorded metrics.")
+    checkpoint_every: int | None = Field(None, gt=0, description="Steps between checkpoints; default: stage ends.")
+
+
+class Experiment(Section):
+    """Everything that determines a training run."""
+
+    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    seed: int = 0
+    data: Data
+    model: Model
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    resources: Resources = Resources()
+    deepspeed: DeepSpeed = DeepSpeed()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _stage_names_differ(self) -> "Experiment":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages have the same name")
+        return self
+
+    def digest(self) -> str:
+        """Twelve hex digits that change with any value that can change the trained weights."""
+        determining = self.model_dump(mode="json", exclude={"name", "tracking", "evaluation"})
+        return digest_of(determining)
+
+
+def digest_of(value: Any) -> str:
+    """Twelve hex digits of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_experiment(
+    path: str | Path, overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=c`` assignments; the value is read as YAML, list items are addressed by position
+            (``stages.0.steps=10``).
+        defaults: dotted keys filled in only where the file is silent (the CLI's workspace conventions).
+
+    Raises:
+        FinedeficsError: the file is missing or unreadable, or a key or value is wrong (exit code 2).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise wrong_use("there is no such experiment file", place=str(path), cure="give the path of a YAML file")
+    try:
+        document = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise wrong_use(f"not valid YAML{line}", place=str(path), cure="mend the syntax") from error
+    if not isinstance(document, dict):
+        raise wrong_use("the file holds no mapping", place=str(path), cure="write `key: value` lines")
+    for key, value in (defaults or {}).items():
+        if _lookup(document, key) is None:
+            _assign(document, key, value, place=str(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise wrong_use("not an assignment", place=f"--set {override}", cure="write --set key.sub=value")
+        _assign(document, key.strip(), yaml.safe_load(text), place=f"--set {override}")
+    return parse_experiment(document, place=str(path))
+
+
+def parse_experiment(document: Mapping[str, Any], *, place: str) -> Experiment:
+    """Validate a mapping; FinedeficsError (exit code 2) names the first wrong key."""
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise _explain(error, place) from error
+
+
+def _lookup(document: Any, key: str) -> Any:
+    for part in key.split("."):
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
+
+
+def _assign(document: Any, key: str, value: Any, *, place: str) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(document, list):
+            document = document[_position(document, part, place)]
+        elif isinstance(document, dict):
+            document = document.setdefault(part, {})
+        else:
+            raise wrong_use(f"`{part}` is inside a plain value", place=place, cure="name an existing section")
+    if isinstance(document, list):
+        document[_position(document, last, place)] = value
+    elif isinstance(document, dict):
+        document[last] = value
+    else:
+        raise wrong_use(f"`{last}` is inside a plain value", place=place, cure="name an existing section")
+
+
+def _position(items: list[Any], part: str, place: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise wrong_use(f"no item {part!r}", place=place, cure=f"use a position from 0 to {len(items) - 1}")
+    return int(part)
+
+
+def _explain(error: ValidationError, place: str) -> FinedeficsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the document"
+    if first["type"] == "extra_forbidden":
+        return wrong_use(f"unknown key `{key}`", place=place, cure=f"use one of: {_known_keys(first['loc'])}")
+    if first["type"] == "missing":
+        return wrong_use(f"`{key}` is missing", place=place, cure="add it")
+    reason = first["msg"].removeprefix("Value error, ").lower()
+    return wrong_use(f"`{key}` is wrong: {reason}", place=place, cure="correct the value")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    schema = Experiment.model_json_schema()
+    definitions, node = schema["$defs"], schema
+    for part in location[:-1]:
+        node = node["items"] if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        if isinstance(node.get("additionalProperties"), dict):
+            node = {"properties": dict.fromkeys(DEFAULT_FEEDS, node["additionalProperties"])}
+        if "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+    return ", ".join(node.get("properties", {})) or "the documented keys"
