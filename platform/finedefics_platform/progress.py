@@ -1,0 +1,34 @@
+"""How long work tells its caller where it is, without knowing whether a person or a machine listens."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """What platform functions report to; the CLI's `Reporter` is one, `SILENT` is another."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something a machine may act on: one JSON object a line in ``--json`` mode."""
+
+    def say(self, text: str) -> None:
+        """A line for a person (rich markup)."""
+
+    def progress(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar over ``total`` items (None: unknown); the yielded function advances it by so many items."""
+        ...
+
+
+class _Silent:
+    def event(self, name: str, **fields: Any) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
+
+
+SILENT: Progress = _Silent()
