@@ -1,0 +1,328 @@
+"""From samples to tensors: one step's rows, with each picture and each text encoded once.
+
+A step may mix labelled pictures, captioned pictures and texts without a picture. A `Batch` holds the pictures,
+the sequences whose next tokens are learned, the unique texts and objects that are embedded, and for every row
+which of them are its object, its attribute description and its category, with what is needed to decide which
+rows may repel each other.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finedefics.conversation import Renderer, Templates, pad_right
+from finedefics.errors import FinedeficsError
+from finedefics.records import Category, Sample, conflicting
+
+FEEDS = ("labelled", "captioned", "text")
+GENERATION_TERMS = ("answer", "caption", "text")
+CONTRASTIVE_TERMS = ("object_attribute", "attribute_category", "category_category", "object_category")
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class TermSettings:
+    """Weight of a term of the objective and the feeds whose rows take part in it."""
+
+    weight: float
+    feeds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """The objective of one stage: its terms and its temperatures."""
+
+    terms: Mapping[str, TermSettings]
+    object_attribute_temperature: float = 0.07
+    attribute_category_temperature: float = 0.07
+    learnable_temperatures: bool = False
+
+    def feeds(self, *terms: str) -> set[str]:
+        """Feeds that take part in any of the terms at a weight above 0."""
+        return {f for t in terms if t in self.terms and self.terms[t].weight > 0 for f in self.terms[t].feeds}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step.
+
+    Attributes:
+        step: position in the stage.
+        images: the processor's tensors, one picture a row.
+        sequences: [sequences, length] token ids whose labelled tokens are learned, right-padded.
+        sequence_mask, labels: of the same shape; labels are -100 where nothing is learned.
+        sequence_term: [sequences] index into `GENERATION_TERMS`.
+        sequence_image: [sequences] picture that fills the image places, or -1.
+        embedded: [embedded, length] token ids of unique texts and objects, closed by end of sequence.
+        embedded_mask: of the same shape.
+        embedded_image: [embedded] picture that fills the image places, or -1.
+        objects, attributes, categories: [rows] position in ``embedded``, or -1.
+        negative_attributes, negative_categories: [rows, hard negatives] position in ``embedded``, or -1.
+        category_ids: [rows] position of the row's category in the table, or -1 (not labelled).
+        negative_category_ids: [rows, hard negatives].
+        looks: [rows, attributes] code of each visible attribute value, 0 where hidden.
+        text_ids: [rows] hash of the description.
+        feeds: [rows] index into `FEEDS`.
+    """
+
+    step: int
+    images: dict[str, Tensor]
+    sequences: Tensor
+    sequence_mask: Tensor
+    labels: Tensor
+    sequence_term: Tensor
+    sequence_image: Tensor
+    embedded: Tensor
+    embedded_mask: Tensor
+    embedded_image: Tensor
+    objects: Tensor
+    attributes: Tensor
+    categories: Tensor
+    negative_attributes: Tensor
+    negative_categories: Tensor
+    category_ids: Tensor
+    negative_category_ids: Tensor
+    looks: Tensor
+    text_ids: Tensor
+    feeds: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, images={k: v.to(device) for k, v in self.images.items()}, **moved)
+
+
+def decode_image(data: bytes, sample_id: str) -> Image.Image:
+    """An RGB picture from its encoded bytes; FinedeficsError names the sample when they are damaged."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise FinedeficsError(
+            f"the picture cannot be decoded ({error})", place=f"sample {sample_id}", cure="ingest the folder again"
+        ) from error
+
+
+class ImageEncoder:
+    """Pictures as the model's processor wants them, and the token ids that stand for a picture."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.image_token_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> tuple[dict[str, Tensor], list[tuple[int, ...]]]:
+        """Tensors of the pictures and, for each, its block of token ids (boundary tokens included)."""
+        encoded = self.processor(
+            images=[[picture] for picture in pictures],
+            text=[self.processor.image_token] * len(pictures),
+            add_special_tokens=False,
+        )
+        blocks = [tuple(int(token) for token in ids) for ids in encoded["input_ids"]]
+        skipped = ("input_ids", "attention_mask", "token_type_ids")
+        images = {key: torch.as_tensor(np.asarray(value)) for key, value in encoded.items() if key not in skipped}
+        return images, blocks
+
+    def object_block(self, block: Sequence[int]) -> tuple[int, ...]:
+        """The picture's own tokens, boundary tokens left out: what an object embedding is read from."""
+        return tuple(token for token in block if token == self.image_token_id)
+
+
+class Collator:
+    """Makes the `Batch` of one rank's rows.
+
+    Args:
+        processor: the model's processor.
+        categories: the whole category table.
+        settings: the stage's objective; texts and sequences no term needs are not made.
+        negatives: hard negatives a row.
+        templates: what is said to the model.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        categories: Sequence[Category],
+        settings: ObjectiveSettings,
+        *,
+        negatives: int,
+        templates: Templates | None = None,
+    ) -> None:
+        self.encode_images = ImageEncoder(processor)
+        self.render = Renderer(processor, templates)
+        self.categories = {category.category_id: category for category in categories}
+        self.position = {category_id: i for i, category_id in enumerate(self.categories)}
+        self.settings = settings
+        self.negatives = negatives
+        self.similar = nearest_categories(categories)
+        names = sorted({name for category in categories for name in category.attributes})
+        self.attribute_names = names or [""]
+
+    def __call__(self, rows: Mapping[str, Sequence[Sample] | Sequence[Category]], *, step: int) -> Batch:
+        """Collate one step.
+
+        Args:
+            rows: samples of the feeds ``labelled`` and ``captioned``, categories of the feed ``text``.
+            step: kept in the batch for messages.
+
+        Raises:
+            FinedeficsError: a picture is damaged or a category is missing from the table.
+        """
+        draft = _Draft(self)
+        samples = [(feed, row) for feed in FEEDS for row in rows.get(feed, ()) if isinstance(row, Sample)]
+        images: dict[str, Tensor] = {}
+        blocks: list[tuple[int, ...]] = []
+        if samples:
+            images, blocks = self.encode_images([decode_image(s.image, s.sample_id) for _, s in samples])
+        for image, (feed, sample) in enumerate(samples):
+            draft.add_sample(feed, sample, image, blocks[image])
+        for category in rows.get("text", ()):
+            assert isinstance(category, Category)
+            draft.add_text(category)
+        return draft.batch(step, images)
+
+    def category(self, category_id: str, place: str) -> Category:
+        """A row of the category table; FinedeficsError names who asked for a missing one."""
+        if category_id not in self.categories:
+            raise FinedeficsError(
+                f"category {category_id!r} is not in the category table", place=place, cure="ingest the data again"
+            )
+        return self.categories[category_id]
+
+
+class _Draft:
+    """The growing lists behind one `Batch`."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.c = collator
+        self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []  # ids, answer length, term, image
+        self.embedded: dict[tuple[tuple[int, ...], int], int] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def add_sample(self, feed: str, sample: Sample, image: int, block: tuple[int, ...]) -> None:
+        c, wants = self.c, self.c.settings.feeds
+        category = c.category(sample.category_id, f"sample {sample.sample_id}") if sample.category_id else None
+        if category and feed in wants("answer"):
+            self._dialogue("answer", c.render.templates.question, category.name, image, block)
+        if sample.description and feed in wants("caption"):
+            self._dialogue("caption", c.render.templates.request, sample.description, image, block)
+        negatives = [i for i in sample.negatives if i != sample.category_id][: c.negatives]
+        self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
+
+    def add_text(self, category: Category) -> None:
+        if not category.description:
+            raise FinedeficsError(
+                "the category has no description", place=category.category_id, cure="run `finedefics data describe`"
+            )
+        if "text" in self.c.settings.feeds("text"):
+            for tokens in self.c.render.statement_tokens(category.name, category.description):
+                self.sequences.append((tokens, len(tokens) - 1, GENERATION_TERMS.index("text"), ABSENT))
+        negatives = self.c.similar[category.category_id][: self.c.negatives]
+        self._row("text", category, category.description, category.attributes, negatives, None)
+
+    def _dialogue(self, term: str, question: str, answer: str, image: int, block: tuple[int, ...]) -> None:
+        prompt, target = self.c.render.prompt(question), self.c.render.closed(answer)
+        ids = (*prompt.before, *block, *prompt.after, *target)
+        self.sequences.append((ids, len(target), GENERATION_TERMS.index(term), image))
+
+    def _embed(self, tokens: tuple[int, ...], image: int = ABSENT) -> int:
+        return self.embedded.setdefault((tokens, image), len(self.embedded))
+
+    def _row(
+        self,
+        feed: str,
+        category: Category | None,
+        description: str | None,
+        attributes: Mapping[str, str],
+        negatives: Sequence[str],
+        picture: tuple[int, tuple[int, ...]] | None,
+    ) -> None:
+        c, wants = self.c, self.c.settings.feeds
+        if feed not in wants(*CONTRASTIVE_TERMS):
+            return
+        closed = c.render.closed
+        with_object = picture is not None and feed in wants("object_attribute", "object_category")
+        with_attribute = bool(description) and feed in wants("object_attribute", "attribute_category")
+        with_category = category is not None and feed in wants(*CONTRASTIVE_TERMS[1:])
+        table = [c.category(i, "hard negatives") for i in negatives]
+        row: dict[str, Any] = {
+            "objects": ABSENT,
+            "attributes": self._embed(closed(description or "")) if with_attribute else ABSENT,
+            "categories": self._embed(closed(category.name)) if with_category and category else ABSENT,
+            "negative_attributes": [
+                self._embed(closed(n.description)) if with_attribute and n.description else ABSENT for n in table
+            ],
+            "negative_categories": [self._embed(closed(n.name)) if with_category else ABSENT for n in table],
+            "category_ids": c.position[category.category_id] if category else ABSENT,
+            "negative_category_ids": [c.position[n.category_id] for n in table],
+            "looks": [_code(attributes[n]) if n in attributes else 0 for n in c.attribute_names],
+            "text_ids": _code(description or ""),
+            "feeds": FEEDS.index(feed),
+        }
+        if with_object and picture is not None:
+            image, block = picture
+            row["objects"] = self._embed((*c.encode_images.object_block(block), c.render.eos), image)
+        for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
+            row[key] += [ABSENT] * (c.negatives - len(row[key]))
+        self.rows.append(row)
+
+    def batch(self, step: int, images: dict[str, Tensor]) -> Batch:
+        pad = self.c.render.pad
+        ids = [s[0] for s in self.sequences]
+        targets = [[-100] * (len(s[0]) - s[1]) + list(s[0][len(s[0]) - s[1] :]) for s in self.sequences]
+        embedded = [tokens for tokens, _ in self.embedded]
+
+        def column(key: str, width: int | None = None) -> Tensor:
+            values = [row[key] for row in self.rows]
+            tensor = torch.tensor(values, dtype=torch.long)
+            return tensor if width is None else tensor.reshape(len(values), width)
+
+        return Batch(
+            step=step,
+            images=images,
+            sequences=_matrix(pad_right(ids, pad)),
+            sequence_mask=_matrix(pad_right([[1] * len(i) for i in ids], 0)),
+            labels=_matrix(pad_right(targets, -100)),
+            sequence_term=torch.tensor([s[2] for s in self.sequences], dtype=torch.long),
+            sequence_image=torch.tensor([s[3] for s in self.sequences], dtype=torch.long),
+            embedded=_matrix(pad_right(embedded, pad)),
+            embedded_mask=_matrix(pad_right([[1] * len(e) for e in embedded], 0)),
+            embedded_image=torch.tensor([image for _, image in self.embedded], dtype=torch.long),
+            objects=column("objects"),
+            attributes=column("attributes"),
+            categories=column("categories"),
+            negative_attributes=column("negative_attributes", self.c.negatives),
+            negative_categories=column("negative_categories", self.c.negatives),
+            category_ids=column("category_ids"),
+            negative_category_ids=column("negative_category_ids", self.c.negatives),
+            looks=column("looks", len(self.c.attribute_names)),
+            text_ids=column("text_ids"),
+            feeds=column("feeds"),
+        )
+
+
+def nearest_categories(categories: Sequence[Category]) -> dict[str, list[str]]:
+    """For each category the conflicting ones, those that share most attribute values first (ties by id)."""
+    ranked = {}
+    for category in categories:
+        rivals = [
+            (-sum(category.attributes.get(n) == v for n, v in other.attributes.items()), other.category_id)
+            for other in categories
+            if conflicting(category.attributes, other.attributes)
+        ]
+        ranked[category.category_id] = [category_id for _, category_id in sorted(rivals)]
+    return ranked
+
+
+def _code(text: str) -> int:
+    # stable over processes (Python's own hash is salted) and never 0, which means "not visible"
+    return 1 + int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
+
+
+def _matrix(rows: list[list[int]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1)
