@@ -264,6 +264,6 @@ def _read_in_order(descriptors: list[dict[str, str]]) -> Iterator[dict[str, Any]
             batch_size=1,
             # The training workers may hold every CPU of a small cluster; reading must not wait for one.
             num_cpus=0,
-            compute=ray.data.TaskPoolStrategy(size=2),
+            compute=ray.data.TaskPoolStrategy(size=min(2, len(piece))),
         )
         yield from rows.iter_rows()

@@ -1,0 +1,99 @@
+"""A small dataset of drawn birds, written straight into a dataset store."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from finedefics.data.birds import describe
+from finedefics.data.generated import Species, make_world, picture
+from finedefics.records import SAMPLES, TABLES, attributes_to_arrow
+from finedefics_platform.store import Dataset
+from finedefics_platform.versions import new_version, write_parquet
+from finedefics_platform.workspace import Workspace
+
+
+@pytest.fixture(scope="session")
+def drawn_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
+    """Six species, two of them known from captioned pictures and a text only; eight rows a row group."""
+    world = make_world(11, families=2, species_per_family=3)
+    rng = np.random.default_rng(11)
+    samples, descriptions, negatives = [], [], []
+    for split, count in (("train", 8), ("val", 2)):
+        for species in world.species:
+            label = None if split == "train" and species.name in world.new else slug(species)
+            for number in range(count):
+                image, visible = picture(species.attributes, rng)
+                sample_id = f"{split}-{slug(species)}-{number}"
+                samples.append(sample_row(sample_id, image, label, split))
+                descriptions.append(
+                    {
+                        "sample_id": sample_id,
+                        "attributes": attributes_to_arrow(visible),
+                        "description": describe(visible),
+                        "describer_id": "drawn",
+                    }
+                )
+                wrong = [slug(other) for other in world.species if other is not species]
+                negatives.append(
+                    {
+                        "sample_id": sample_id,
+                        "candidates": [{"category_id": w, "similarity": 0.5} for w in wrong],
+                        "miner_id": "drawn",
+                    }
+                )
+    categories = [
+        {
+            "category_id": slug(species),
+            "name": species.name,
+            "super_category": species.family,
+            "description": species.description,
+            "attributes": attributes_to_arrow(species.attributes),
+        }
+        for species in world.species
+    ]
+    small = {"categories": categories, "descriptions": descriptions, "negatives": negatives}
+    with new_version(drawn_workspace, "drawn") as draft:
+        write_samples(draft, samples)
+        for name, rows in small.items():
+            draft.write(name, pa.Table.from_pylist(rows, TABLES[name]), {})
+        return draft.publish("drawn")
+
+
+def write_samples(draft, samples: list[dict]) -> None:  # type: ignore[no-untyped-def]
+    """One file a (split, labelled) pair, because a row group mixes neither."""
+    folder: Path = draft.folder / "samples"
+    folder.mkdir()
+    files, parts = [], []
+    for split in ("train", "val"):
+        for labelled in (True, False):
+            rows = [r for r in samples if r["split"] == split and (r["category_id"] is not None) == labelled]
+            if rows:
+                files.append(f"part-{len(files):05}.parquet")
+                parts.append(pa.Table.from_pylist(rows, SAMPLES))
+                write_parquet(parts[-1], folder / files[-1], row_group_rows=8)
+    draft.adopt("samples", files, pa.concat_tables(parts), {})
+
+
+def sample_row(sample_id: str, image: bytes, category_id: str | None, split: str) -> dict:
+    return {
+        "sample_id": sample_id,
+        "image": image,
+        "category_id": category_id,
+        "split": split,
+        "width": 64,
+        "height": 64,
+        "content_hash": hashlib.sha256(image).hexdigest(),
+        "source": f"{sample_id}.jpg",
+    }
+
+
+def slug(species: Species) -> str:
+    return species.name.replace(" ", "-")
