@@ -1,0 +1,1 @@
+"""Where pictures come from: readers of sources, and generated worlds."""
