@@ -8,7 +8,7 @@ from typing import Any, Protocol
 class Progress(Protocol):
     """What platform functions report to; the CLI's `Reporter` is one, `SILENT` is another."""
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Something a machine may act on: one JSON object a line in ``--json`` mode."""
 
     def say(self, text: str) -> None:
@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         pass
 
     def say(self, text: str) -> None:
