@@ -63,9 +63,11 @@ def examine(workspace: Workspace, *, with_ray: bool = False) -> Iterator[Check]:
 def check_python() -> Check:
     """The interpreter is one that the distribution was made for."""
     version = "{}.{}.{}".format(*sys.version_info[:3])
-    wanted = metadata.metadata(DISTRIBUTION).get("Requires-Python", "") if _is_installed() else ""
+    wanted = metadata.metadata(DISTRIBUTION).json.get("requires_python", "") if _is_installed() else ""
     if wanted and not Requirement(f"python{wanted}").specifier.contains(version):
-        return Check("python", "fail", f"{version}, needed {wanted}", "make the environment with another Python")
+        return Check(
+            "python", "fail", f"{version}, needed {wanted}", "make the environment with another Python"
+        )
     return Check("python", "ok", f"{version} ({sys.executable})")
 
 
@@ -179,7 +181,9 @@ def check_ray() -> Check:
     )
     found = _python(program, seconds=RAY_SECONDS)
     if found.ok and found.output.endswith("answered"):
-        return Check("ray", "ok", f"the cluster at {address} answers" if address else "a local cluster starts")
+        return Check(
+            "ray", "ok", f"the cluster at {address} answers" if address else "a local cluster starts"
+        )
     reason = found.output.splitlines()[-1] if found.output else "no reason given"
     cure = "unset RAY_ADDRESS or correct it" if address else "free memory and room in the temporary folder"
     return Check("ray", "fail", f"no task came back ({reason})", cure)
