@@ -1,0 +1,107 @@
+"""Imports run one way: jobs -> finedefics_platform -> finedefics, and the method knows no orchestration."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+OWN = {"finedefics", "finedefics_platform", "jobs", "benchmarks", "tests"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def imported_packages(file: Path) -> set[str]:
+    """Top-level names of what a file imports absolutely, imports inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def run_import_linter(folder: Path) -> subprocess.CompletedProcess[str]:
+    # The copy's packages have to be found before the installed ones.
+    return subprocess.run(
+        [str(LINT_IMPORTS), "--no-cache"],
+        cwd=folder,
+        env={"PYTHONPATH": f"{folder}:{folder / 'platform'}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def copied_tree(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("finedefics", "platform"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_import_linter_keeps_its_contracts(copied_tree: Path) -> None:
+    done = run_import_linter(copied_tree)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "broken"),
+    [
+        ("import ray", "The method knows no orchestration BROKEN"),
+        ("import finedefics_platform.workspace", "Imports run one way: the platform builds on the method BROKEN"),
+    ],
+)
+def test_import_linter_refuses_an_import_that_runs_back(
+    copied_tree: Path, statement: str, broken: str
+) -> None:
+    (copied_tree / "finedefics" / "astray.py").write_text(statement + "\n")
+    done = run_import_linter(copied_tree)
+    assert done.returncode == 1
+    assert broken in done.stdout
+
+
+def test_no_package_imports_jobs_or_tests() -> None:
+    for file in python_files("finedefics", "platform"):
+        assert not imported_packages(file) & {"jobs", "tests", "benchmarks", "cluster"}, file
+
+
+def test_jobs_know_the_platform_and_no_engine() -> None:
+    engines = {"ray", "mlflow", "deepspeed", "torch", "transformers"}
+    for file in python_files("jobs"):
+        assert not imported_packages(file) & engines, file
+
+
+def undeclared(files: list[Path], declared: set[str]) -> Iterator[str]:
+    distributions = metadata.packages_distributions()
+    for file in files:
+        for name in imported_packages(file) - OWN - sys.stdlib_module_names:
+            providers = {canonicalize_name(one) for one in distributions.get(name, [name])}
+            if not providers & declared:
+                yield f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_every_imported_package_is_a_declared_dependency() -> None:
+    requirements = [Requirement(line) for line in metadata.requires("finedefics") or []]
+    always = {canonicalize_name(one.name) for one in requirements if one.marker is None}
+    any_extra = {canonicalize_name(one.name) for one in requirements}
+    assert list(undeclared(python_files("finedefics", "platform", "jobs"), always)) == []
+    assert list(undeclared(python_files("tests", "benchmarks"), any_extra)) == []
+
+
+def test_every_direct_dependency_is_explained() -> None:
+    explained = (ROOT / "docs" / "dependencies.md").read_text().lower()
+    for line in metadata.requires("finedefics") or []:
+        assert f"`{Requirement(line).name.lower()}" in explained, f"docs/dependencies.md does not explain {line}"

@@ -1,0 +1,62 @@
+"""What every test gets: nothing phones home, nothing of the user's is touched, one Ray cluster a session."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before any library is imported, because they read their switches then; processes that tests start inherit.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    HF_HUB_OFFLINE="1",
+    MPLBACKEND="agg",
+    NO_COLOR="1",
+)
+# The user's own workspace, tracking server and cluster are not the tests' to write to.
+for variable in ("FINEDEFICS_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    os.environ.pop(variable, None)
+
+import pytest
+
+from finedefics_platform.workspace import Workspace
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where there is no CUDA device."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace of the test's own."""
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A local Ray cluster with eight logical CPUs, whatever the machine has; yields the ``ray`` module."""
+    import ray
+
+    # Ray's sockets live under its folder, and a socket's path is limited to 107 characters: keep it short.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=300_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    yield ray
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
