@@ -1,0 +1,67 @@
+"""One way into Ray for every command: join the cluster that RAY_ADDRESS names, or start one here."""
+
+import logging
+import os
+from typing import Any
+
+from finedefics.errors import FinedeficsError
+
+# Read by Ray when it is imported or by processes it starts, so they are set first. A user's own value wins.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing phones home
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default a report waits up to 2 s for the controller
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU leaves CUDA_VISIBLE_DEVICES as it is
+}
+_OBJECT_STORE_BYTES = 300_000_000
+_LEAST_LOGICAL_CPUS = 8  # a controller, two workers and data tasks at once, also on two cores
+
+
+def ensure_ray(num_cpus: int | None = None) -> None:
+    """Connect to Ray, or start it on this machine; does nothing where this process is connected already.
+
+    Args:
+        num_cpus: logical CPUs of a local cluster; default: the machine's, at least 8.
+
+    Raises:
+        FinedeficsError: the cluster that RAY_ADDRESS names does not answer, or Ray cannot start.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        options = {} if address else _local_options(num_cpus)
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+                **options,
+            )
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FinedeficsError(
+                f"Ray is not available ({reason})",
+                place=address or "this machine",
+                cure="correct or unset RAY_ADDRESS" if address else "free memory and /tmp, then try again",
+            ) from error
+    _quiet_data()
+
+
+def _local_options(num_cpus: int | None) -> dict[str, Any]:
+    return {
+        "num_cpus": num_cpus or max(_LEAST_LOGICAL_CPUS, os.cpu_count() or 1),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+
+
+def _quiet_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
