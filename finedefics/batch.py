@@ -325,4 +325,4 @@ def _code(text: str) -> int:
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1)
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), len(rows[0]) if rows else 0)
