@@ -15,9 +15,10 @@ from typing import Any
 HIDDEN = "[hidden]"
 # Servers older than MLflow 2.8 refuse longer values, and nobody reads a longer one in a table.
 LONGEST_PARAMETER = 500
-PACKAGES = ("finedefics-platform", "torch", "transformers", "ray", "mlflow", "deepspeed", "peft", "pyarrow")
+PACKAGES = ("finedefics", "torch", "transformers", "ray", "mlflow", "deepspeed", "peft", "pyarrow")
 
-_SECRET_WORDS = set("secret password passwd pwd apikey credential credentials authorization".split())
+_SECRET_WORDS = {"secret", "password", "passwd", "pwd", "apikey"}
+_SECRET_WORDS |= {"credential", "credentials", "authorization"}
 _SECRET_PAIRS = ("api_key", "private_key", "access_key", "auth_token", "access_token")
 _SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b"

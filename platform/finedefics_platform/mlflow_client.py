@@ -3,6 +3,8 @@
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -114,3 +116,23 @@ def is_refusal(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def answered(workspace: Workspace) -> Iterator[None]:
+    """Turn MLflow's errors inside the block into one line for the user."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        cure = (
+            "check the names given"
+            if is_refusal(error)
+            else "check that it runs and MLFLOW_TRACKING_URI is right"
+        )
+        raise FinedeficsError(
+            f"the tracking server did not do this ({_first_line(error)})",
+            place=shown(workspace.tracking_uri),
+            cure=cure,
+        ) from error
