@@ -17,10 +17,14 @@ class RecogniserModel(PythonModel):
     """Names what is in a picture, with the category index stored in the same model version."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the Hugging Face folder and the index from the artefacts ``model`` and ``index``."""
+        """Load the artefacts ``model`` (Hugging Face folder) and ``index``; ValueError without an index."""
         from finedefics.scoring import Recogniser
 
-        self._recogniser = Recogniser.load(context.artifacts["model"], context.artifacts.get("index"))
+        if "index" not in context.artifacts:
+            raise ValueError(
+                "this version was registered without a category index, so it has no names to give"
+            )
+        self._recogniser = Recogniser.load(context.artifacts["model"], context.artifacts["index"])
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -1,0 +1,162 @@
+"""`finedefics runs …`: what was recorded, and what still waits to be."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from finedefics.errors import FinedeficsError, wrong_use
+
+from .console import reporter
+
+if TYPE_CHECKING:
+    from finedefics_platform.runs import RunRecord
+
+app = typer.Typer(help="Browse, compare and synchronise recorded runs.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Run = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or the key of a pipeline.")]
+
+_ID = 12  # characters of an id that are shown; `runs show` takes them
+
+
+@app.command("list")
+def list_command(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs.")] = 50,
+    json: Json = False,
+) -> None:
+    """List the newest runs, stages and trials under their pipeline.
+
+    Example: `finedefics runs list --limit 20`
+    """
+    from finedefics_platform.runs import list_runs
+    from finedefics_platform.workspace import open_workspace
+
+    out = reporter(json)
+    found = list_runs(open_workspace(), limit=limit)
+    depth: dict[str | None, int] = {}
+    rows = []
+    for record in found:
+        out.event("run", **asdict(record))
+        depth[record.run_id] = depth.get(record.parent, -1) + 1
+        name = "  " * depth[record.run_id] + record.name
+        loss = record.metrics.get("loss")
+        rows.append(
+            (
+                record.run_id[:_ID],
+                escape(name),
+                record.status,
+                _when(record.started),
+                _duration(record),
+                "" if loss is None else f"{loss:.4g}",
+                record.key,
+            )
+        )
+    if found:
+        out.table("Runs", ("run", "name", "status", "started", "took", "loss", "key"), rows)
+    else:
+        out.say("No runs yet: `finedefics train EXPERIMENT.yaml` makes one.")
+    out.done(runs=len(found))
+
+
+@app.command()
+def show(run: Run, json: Json = False) -> None:
+    """Show one run: parameters, last metrics, tags, and the runs under it.
+
+    Example: `finedefics runs show 3f2a9c`
+    """
+    from finedefics_platform.runs import children, get_run
+    from finedefics_platform.workspace import open_workspace
+
+    out, workspace = reporter(json), open_workspace()
+    record = get_run(workspace, run)
+    under = children(workspace, record.run_id)
+    out.event("run", **asdict(record), children=[child.run_id for child in under])
+    out.say(f"[bold]{escape(record.name)}[/] {record.run_id} {record.status}")
+    out.say(f"started {_when(record.started)}, took {_duration(record) or 'not finished'}")
+    for title, values in (("Parameters", record.params), ("Tags", record.tags)):
+        if values:
+            out.table(title, ("name", "value"), [(escape(k), escape(v)) for k, v in sorted(values.items())])
+    if record.metrics:
+        rows = [(escape(name), f"{value:.6g}") for name, value in sorted(record.metrics.items())]
+        out.table("Metrics (last value)", ("name", "value"), rows)
+    if under:
+        lines = [(child.run_id[:_ID], escape(child.name), child.status) for child in under]
+        out.table("Runs under it", ("run", "name", "status"), lines)
+    out.done(run_id=record.run_id)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs: ids, beginnings of ids, or keys.")],
+    json: Json = False,
+) -> None:
+    """Put runs side by side: the parameters in which they differ, and their last metrics.
+
+    Example: `finedefics runs compare 3f2a9c 81bd04`
+    """
+    from finedefics_platform.runs import compare_runs
+    from finedefics_platform.workspace import open_workspace
+
+    if len(runs) < 2:
+        raise wrong_use("only one run", place="finedefics runs compare", cure="name at least two runs")
+    out = reporter(json)
+    result = compare_runs(open_workspace(), runs)
+    ids = [record.run_id for record in result.runs]
+    out.event("comparison", runs=ids, params=result.params, metrics=result.metrics)
+    columns = ("", *(f"{escape(record.name)}\n{record.run_id[:_ID]}" for record in result.runs))
+    cells = [
+        (escape(name), *("" if v is None else escape(v) for v in row)) for name, row in result.params.items()
+    ]
+    if cells:
+        out.table("Parameters that differ", columns, cells)
+    else:
+        out.say("The parameters are the same.")
+    numbers = [(escape(name), *_numbers(row)) for name, row in result.metrics.items()]
+    if numbers:
+        out.table("Metrics (last value)", columns, numbers)
+    out.done(runs=ids)
+
+
+@app.command()
+def sync(json: Json = False) -> None:
+    """Send what could not be recorded while the tracking server was away.
+
+    Example: `finedefics runs sync`
+    """
+    from finedefics_platform.tracking import sync as send
+    from finedefics_platform.workspace import open_workspace
+
+    out, workspace = reporter(json), open_workspace()
+    result = send(workspace)
+    if result.other_servers:
+        raise FinedeficsError(
+            f"{result.waiting} entries wait for another tracking server ({', '.join(result.other_servers)})",
+            place="finedefics runs sync",
+            cure="set MLFLOW_TRACKING_URI to it and run this again",
+        )
+    if result.waiting:
+        raise FinedeficsError(
+            f"the server is still away, {result.waiting} entries wait",
+            place="finedefics runs sync",
+            cure="start it, or check MLFLOW_TRACKING_URI",
+        )
+    out.say(f"{result.sent} entries sent, nothing waits.")
+    out.done(sent=result.sent)
+
+
+def _numbers(values: tuple[float | None, ...]) -> list[str]:
+    return ["" if value is None else f"{value:.6g}" for value in values]
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def _duration(record: "RunRecord") -> str:
+    if record.ended is None:
+        return ""
+    minutes, seconds = divmod((record.ended - record.started) // 1000, 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
