@@ -7,11 +7,13 @@ where the batch is collated.
 """
 
 import json
+import queue
+import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from finedefics.records import Category, Sample
 from finedefics_platform.experiment import Stage
 from finedefics_platform.store import Companions, Dataset, RowGroup, read_row_group
 
+T = TypeVar("T")
 Positions = npt.NDArray[np.int64]
 FeedRows = dict[str, list[Sample] | list[Category]]
 
@@ -50,7 +53,7 @@ class SampleIndex:
     groups: tuple[RowGroup, ...]
     feeds: Mapping[str, FeedIndex]
     categories: tuple[Category, ...] = ()
-    companions: Companions = Companions({}, {})
+    companions: Companions = field(default_factory=lambda: Companions({}, {}))
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SampleIndex":
@@ -175,7 +178,7 @@ class TrainingStream:
     ) -> None:
         check_divides(stage, world_size)
         self.index = index or SampleIndex.of(dataset)
-        self.plan = plan_stage(self.index, stage.feeds, stage.steps, seed)
+        self.plan = plan_stage(self.index, dict[str, int](stage.feeds.items()), stage.steps, seed)
         self.rank, self.world_size, self.start_step = rank, world_size, start_step
 
     def __iter__(self) -> Iterator[tuple[int, FeedRows]]:
@@ -207,6 +210,29 @@ class TrainingStream:
             return iter(())
         chunks = [wanted[start : start + CHUNK_ROWS] for start in range(0, len(wanted), CHUNK_ROWS)]
         return _read_in_order([_descriptor(chunk, self.index.groups) for chunk in chunks])
+
+
+def ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """The items in order, made up to ``count`` ahead in a thread; its errors are raised here."""
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=count)
+
+    def make() -> None:
+        try:
+            for item in items:
+                made.put((True, item))
+            made.put((False, None))
+        except BaseException as error:  # of whatever kind, it belongs to the consumer
+            made.put((False, error))
+
+    threading.Thread(target=make, name="batches", daemon=True).start()
+    while True:
+        more, item = made.get()
+        if more:
+            yield item
+        elif item is None:
+            return
+        else:
+            raise item
 
 
 @lru_cache(maxsize=16)
