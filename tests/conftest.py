@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before any library is imported, because they read their switches then; processes that tests start inherit.
+import pytest
+
+from finedefics_platform.workspace import Workspace
+
+# Set before torch, ray or mlflow is imported: they read them then, and processes that tests start inherit them.
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -18,10 +22,6 @@ os.environ.update(
 # The user's own workspace, tracking server and cluster are not the tests' to write to.
 for variable in ("FINEDEFICS_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
-
-import pytest
-
-from finedefics_platform.workspace import Workspace
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .progress import SILENT, Progress
+from .reachability import without_password
 from .workspace import Workspace
 
 START_SECONDS = 180  # an idle machine takes about 10 s, a busy one much longer
@@ -54,7 +55,8 @@ def serve_interface(
     uri = workspace.tracking_uri
     if uri.startswith(("http://", "https://")):
         cure = "open that server in a browser, or unset MLFLOW_TRACKING_URI"
-        raise wrong_use("runs are recorded on a server that has its own web interface", place=uri, cure=cure)
+        thing = "runs are recorded on a server that has its own web interface"
+        raise wrong_use(thing, place=without_password(uri), cure=cure)
     port = _claim(host, port)
     log = workspace.artifacts.parent / "ui.log"
     with log.open("wb") as output:

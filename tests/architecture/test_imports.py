@@ -61,7 +61,10 @@ def test_import_linter_keeps_its_contracts(copied_tree: Path) -> None:
     ("statement", "broken"),
     [
         ("import ray", "The method knows no orchestration BROKEN"),
-        ("import finedefics_platform.workspace", "Imports run one way: the platform builds on the method BROKEN"),
+        (
+            "import finedefics_platform.workspace",
+            "Imports run one way: the platform builds on the method BROKEN",
+        ),
     ],
 )
 def test_import_linter_refuses_an_import_that_runs_back(
@@ -104,4 +107,6 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
 def test_every_direct_dependency_is_explained() -> None:
     explained = (ROOT / "docs" / "dependencies.md").read_text().lower()
     for line in metadata.requires("finedefics") or []:
-        assert f"`{Requirement(line).name.lower()}" in explained, f"docs/dependencies.md does not explain {line}"
+        assert f"`{Requirement(line).name.lower()}" in explained, (
+            f"docs/dependencies.md does not explain {line}"
+        )

@@ -21,12 +21,14 @@ def interrupted(command: str) -> FinedeficsError:
 def explain(error: BaseException, command: str) -> FinedeficsError:
     """The error as the user should read it.
 
-    A mistake found inside a Ray task, a training worker or a search trial arrives wrapped; the innermost
-    `FinedeficsError` speaks. A full disk has its own line. Anything else is named by its type.
+    A mistake found inside a Ray task, a training worker or a search trial arrives wrapped; the
+    `FinedeficsError` inside speaks. A full disk has its own line. Anything else is named by its type.
     """
     for inner in _chain(error):
         if isinstance(inner, FinedeficsError):
-            return inner
+            # Ray's wrapper is an instance of what it wraps, with the remote traceback as its message.
+            wrapped = getattr(inner, "cause", None)
+            return wrapped if isinstance(wrapped, FinedeficsError) else inner
     for inner in _chain(error):
         if _is_full_disk(inner):
             place = getattr(inner, "filename", None) or "the workspace or the temporary folder"
