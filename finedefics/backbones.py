@@ -45,9 +45,11 @@ class Backbone(nn.Module):
         train: the parts whose weights are tuned; the others are frozen.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, train: Iterable[str] = ("text", "connector")) -> None:
+    def __init__(
+        self, model: nn.Module, processor: Any, train: Iterable[str] = ("text", "connector")
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.processor = processor
         config: Any = model.config
         if config.model_type not in FAMILIES:
@@ -61,19 +63,21 @@ class Backbone(nn.Module):
         self.train_parts(train)
 
     def train_parts(self, parts: Iterable[str]) -> None:
-        """Let gradients reach the named parts (`PARTS`) and no other; the output head goes with the text model."""
+        """Let gradients reach only the named parts (`PARTS`); the output head goes with the text model."""
         wanted = set(parts)
         for name in PARTS:
             self.part(name).requires_grad_(name in wanted)
         self.model.get_output_embeddings().requires_grad_("text" in wanted)
 
-    def part(self, name: str) -> nn.Module:
+    def part(self, name: str) -> Any:
         """One of `PARTS`; FinedeficsError when the model lacks it."""
         try:
             return self.model.get_submodule(getattr(self.family, name))
         except AttributeError as error:
             raise FinedeficsError(
-                f"the model has no {name} part", place=type(self.model).__name__, cure="use a multimodal checkpoint"
+                f"the model has no {name} part",
+                place=type(self.model).__name__,
+                cure="use a multimodal checkpoint",
             ) from error
 
     @property
@@ -87,7 +91,7 @@ class Backbone(nn.Module):
         return list(output)
 
     def embed_tokens(self, input_ids: Tensor, image_tokens: list[Tensor] | None = None) -> Tensor:
-        """Input embeddings [batch, length, hidden]; picture tokens take the places of the image token, in order.
+        """Input embeddings [batch, length, hidden]; picture tokens fill the image places, in order.
 
         Raises:
             ValueError: the number of places and of picture tokens differ.
@@ -152,7 +156,7 @@ def load_backbone(
 
 
 def load_processor(path: str | Path) -> Any:
-    """The model's processor, with the PIL image backend where torchvision is absent or would be slower to start."""
+    """The model's processor, with the PIL image backend: torchvision is not needed."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")

@@ -196,7 +196,9 @@ def _teach_to_see(
     for step in range(recipe.vision_steps):
         chosen = next(order)
         answers = heads(_vision_features(backbone, pixels[chosen]))
-        losses = [F.cross_entropy(a, t[chosen], ignore_index=-100) for a, t in zip(answers, truth, strict=True)]
+        losses = [
+            F.cross_entropy(a, t[chosen], ignore_index=-100) for a, t in zip(answers, truth, strict=True)
+        ]
         _update(torch.stack(losses).sum(), parameters, optimizer, schedule)
         watch("learning to see attributes", step + 1, recipe.vision_steps)
 
@@ -239,7 +241,9 @@ def _teach_to_speak(
         rows = [(captions[i], len(head)) for i in chosen] + [(sentences[i], 1) for i in next(texts)]
         mask = torch.ones(len(chosen), features.shape[1], dtype=torch.bool)
         image_tokens = backbone.part("connector")(features[chosen], attention_mask=mask)
-        _update(_next_token_loss(backbone, rows, list(image_tokens), render.pad), parameters, optimizer, schedule)
+        _update(
+            _next_token_loss(backbone, rows, list(image_tokens), render.pad), parameters, optimizer, schedule
+        )
         watch("learning to describe and to know the species' texts", step + 1, recipe.language_steps)
 
 

@@ -1,9 +1,9 @@
 """From samples to tensors: one step's rows, with each picture and each text encoded once.
 
-A step may mix labelled pictures, captioned pictures and texts without a picture. A `Batch` holds the pictures,
-the sequences whose next tokens are learned, the unique texts and objects that are embedded, and for every row
-which of them are its object, its attribute description and its category, with what is needed to decide which
-rows may repel each other.
+A step may mix labelled pictures, captioned pictures and texts without a picture. A `Batch` holds the
+pictures, the sequences whose next tokens are learned, the unique texts and objects that are embedded, and for
+every row which of them are its object, its attribute description and its category, with what is needed to
+decide which rows may repel each other.
 """
 
 import hashlib
@@ -95,7 +95,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, images={k: v.to(device) for k, v in self.images.items()}, **moved)
 
 
@@ -105,7 +107,9 @@ def decode_image(data: bytes, sample_id: str) -> Image.Image:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError) as error:
         raise FinedeficsError(
-            f"the picture cannot be decoded ({error})", place=f"sample {sample_id}", cure="ingest the folder again"
+            f"the picture cannot be decoded ({error})",
+            place=f"sample {sample_id}",
+            cure="ingest the folder again",
         ) from error
 
 
@@ -125,7 +129,9 @@ class ImageEncoder:
         )
         blocks = [tuple(int(token) for token in ids) for ids in encoded["input_ids"]]
         skipped = ("input_ids", "attention_mask", "token_type_ids")
-        images = {key: torch.as_tensor(np.asarray(value)) for key, value in encoded.items() if key not in skipped}
+        images = {
+            key: torch.as_tensor(np.asarray(value)) for key, value in encoded.items() if key not in skipped
+        }
         return images, blocks
 
     def object_block(self, block: Sequence[int]) -> tuple[int, ...]:
@@ -190,7 +196,9 @@ class Collator:
         """A row of the category table; FinedeficsError names who asked for a missing one."""
         if category_id not in self.categories:
             raise FinedeficsError(
-                f"category {category_id!r} is not in the category table", place=place, cure="ingest the data again"
+                f"category {category_id!r} is not in the category table",
+                place=place,
+                cure="ingest the data again",
             )
         return self.categories[category_id]
 
@@ -206,7 +214,9 @@ class _Draft:
 
     def add_sample(self, feed: str, sample: Sample, image: int, block: tuple[int, ...]) -> None:
         c, wants = self.c, self.c.settings.feeds
-        category = c.category(sample.category_id, f"sample {sample.sample_id}") if sample.category_id else None
+        category = (
+            c.category(sample.category_id, f"sample {sample.sample_id}") if sample.category_id else None
+        )
         if category and feed in wants("answer"):
             self._dialogue("answer", c.render.templates.question, category.name, image, block)
         if sample.description and feed in wants("caption"):
@@ -217,7 +227,9 @@ class _Draft:
     def add_text(self, category: Category) -> None:
         if not category.description:
             raise FinedeficsError(
-                "the category has no description", place=category.category_id, cure="run `finedefics data describe`"
+                "the category has no description",
+                place=category.category_id,
+                cure="run `finedefics data describe`",
             )
         if "text" in self.c.settings.feeds("text"):
             for tokens in self.c.render.statement_tokens(category.name, category.description):
@@ -255,7 +267,8 @@ class _Draft:
             "attributes": self._embed(closed(description or "")) if with_attribute else ABSENT,
             "categories": self._embed(closed(category.name)) if with_category and category else ABSENT,
             "negative_attributes": [
-                self._embed(closed(n.description)) if with_attribute and n.description else ABSENT for n in table
+                self._embed(closed(n.description)) if with_attribute and n.description else ABSENT
+                for n in table
             ],
             "negative_categories": [self._embed(closed(n.name)) if with_category else ABSENT for n in table],
             "category_ids": c.position[category.category_id] if category else ABSENT,

@@ -1,4 +1,4 @@
-"""The texts a model is asked and answers: templates as data, rendered through the model's own chat template."""
+"""What a model is asked and answers: templates as data, rendered through its own chat template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,14 +14,14 @@ class _Gather(torch.autograd.Function):
     """All-gather along the first axis whose backward sums every rank's gradient of this rank's rows."""
 
     @staticmethod
-    def forward(context, tensor: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(context, tensor: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         context.rows = len(tensor)
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(context, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         start = dist.get_rank() * context.rows

@@ -17,7 +17,9 @@ DEFAULT_WEIGHTS = {"object_attribute": 0.5, "attribute_category": 0.5, "category
 def clamp_temperature(temperature: float | Tensor) -> float | Tensor:
     """A temperature within `TEMPERATURE_RANGE`."""
     low, high = TEMPERATURE_RANGE
-    return temperature.clamp(low, high) if isinstance(temperature, Tensor) else min(max(temperature, low), high)
+    return (
+        temperature.clamp(low, high) if isinstance(temperature, Tensor) else min(max(temperature, low), high)
+    )
 
 
 def info_nce(

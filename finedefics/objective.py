@@ -83,15 +83,19 @@ class Objective(nn.Module):
         targets = batch.labels[:, 1:]
         learned = targets != -100
         # the output head runs only where an answer token stands: it is the widest layer of the model
-        losses = F.cross_entropy(self.backbone.logits(hidden[:, :-1][learned]).float(), targets[learned], reduction="none")
+        losses = F.cross_entropy(
+            self.backbone.logits(hidden[:, :-1][learned]).float(), targets[learned], reduction="none"
+        )
         owner = batch.sequence_term[:, None].expand_as(targets)[learned]
         share, shown = {}, {}
         for index, name in enumerate(GENERATION_TERMS):
             if self.settings.feeds(name):
                 own = losses[owner == index]
-                sums = total(torch.stack([own.sum().detach(), torch.tensor(float(len(own)), device=own.device)]))
+                sums = total(
+                    torch.stack([own.sum().detach(), torch.tensor(float(len(own)), device=own.device)])
+                )
                 count = sums[1].clamp(min=1)
-                # ranks hold different numbers of answer tokens; the average over ranks must be the global mean
+                # ranks hold different numbers of answer tokens; their average must be the global mean
                 share[name] = own.sum() * world_size() / count
                 shown[name] = sums[0] / count
         return share, shown
@@ -99,7 +103,9 @@ class Objective(nn.Module):
     def _embed(self, batch: Batch, images: list[Tensor]) -> Tensor:
         """Normalised hidden state at the end-of-sequence token of every unique text and object."""
         used = [images[i] for i in batch.embedded_image.tolist() if i != ABSENT]
-        hidden = self.backbone.hidden_states(self.backbone.embed_tokens(batch.embedded, used), batch.embedded_mask)
+        hidden = self.backbone.hidden_states(
+            self.backbone.embed_tokens(batch.embedded, used), batch.embedded_mask
+        )
         last = batch.embedded_mask.sum(1) - 1
         return F.normalize(hidden[torch.arange(len(last), device=last.device), last].float(), dim=-1)
 
@@ -145,7 +151,9 @@ class _Rows:
         places, category, negatives, looks, texts, feeds = gather(torch.cat(facts, 1)).split(widths, 1)
         negative_vectors = vectors[:, 3:].unflatten(1, (k, 2))
         return _Rows(
-            *vectors[:, :3].unbind(1),
+            vectors[:, 0],
+            vectors[:, 1],
+            vectors[:, 2],
             negative_vectors[:, :, 0],
             negative_vectors[:, :, 1],
             places[:, :3] != ABSENT,
@@ -169,14 +177,16 @@ class _Rows:
         """[rows, rows] which rows may be negatives of each other.
 
         Two labelled rows: where their categories differ. A row without a label: where its description
-        conflicts with the other's in an attribute visible in both; without attributes, where the texts differ.
+        conflicts with the other's in an attribute visible in both, or, without attributes, is another text.
         """
         left, right = self.category_ids[:, None], self.category_ids[None]
         both_labelled = (left != ABSENT) & (right != ABSENT)
         a, b = self.looks[:, None], self.looks[None]
         conflict = ((a != b) & (a != 0) & (b != 0)).any(-1)
         described = (self.looks != 0).any(-1)
-        unlike = torch.where(described[:, None] & described[None], conflict, self.text_ids[:, None] != self.text_ids[None])
+        unlike = torch.where(
+            described[:, None] & described[None], conflict, self.text_ids[:, None] != self.text_ids[None]
+        )
         return torch.where(both_labelled, left != right, unlike)
 
     def extras(self, kind: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Named components: a reader, a describer, a miner or an answer is one function in one file, registered by name."""
+"""Named components: a reader, a describer, a miner or an answer is registered by name."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar

@@ -63,7 +63,9 @@ class CategoryIndex:
         from safetensors.torch import load_file
 
         if not (folder / "categories.json").is_file():
-            raise FinedeficsError("no category index", place=str(folder), cure="evaluate the model to build one")
+            raise FinedeficsError(
+                "no category index", place=str(folder), cure="evaluate the model to build one"
+            )
         rows = json.loads((folder / "categories.json").read_text())
         embeddings = load_file(str(folder / "index.safetensors"))["embeddings"]
         return CategoryIndex(tuple(Category(**row) for row in rows), embeddings)
@@ -88,7 +90,9 @@ class Recogniser:
         index: CategoryIndex | None = None,
     ) -> None:
         if not categories:
-            raise FinedeficsError("there is no category to name", place="category table", cure="add categories")
+            raise FinedeficsError(
+                "there is no category to name", place="category table", cure="add categories"
+            )
         self.backbone = backbone.eval()
         self.categories = tuple(categories)
         self.render = Renderer(backbone.processor, templates)
@@ -108,7 +112,10 @@ class Recogniser:
         answered = self.answer(images, answer)
         best = answered.scores.topk(min(top, len(self.categories)), dim=1)
         return [
-            [(self.categories[i].category_id, self.categories[i].name, s) for i, s in zip(ids, scores, strict=True)]
+            [
+                (self.categories[i].category_id, self.categories[i].name, s)
+                for i, s in zip(ids, scores, strict=True)
+            ]
             for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
@@ -157,7 +164,11 @@ class Recogniser:
         full_mask = torch.cat([mask.repeat_interleave(count, 0), real.repeat(len(mask), 1).long()], 1)
         steps = mask.sum(1).repeat_interleave(count)[:, None] + torch.arange(width, device=mask.device)
         hidden = self.backbone.language_model(
-            self.backbone.embed_tokens(tiled), full_mask, position_ids=steps, past_key_values=cache, use_cache=True
+            self.backbone.embed_tokens(tiled),
+            full_mask,
+            position_ids=steps,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         logits = torch.cat([first, self.backbone.logits(hidden[:, :-1])], 1).float()
         chosen = logits.log_softmax(-1).gather(-1, tiled[..., None])[..., 0]
@@ -186,7 +197,8 @@ class Recogniser:
         """Greedy descriptions of the pictures, and how many tokens were generated."""
         ids, mask = self.left_padded(self.prompted(blocks, self.render.templates.request))
         embeddings = self.backbone.embed_tokens(ids, image_tokens)
-        cache, written, generated = None, [[] for _ in blocks], 0
+        written: list[list[int]] = [[] for _ in blocks]
+        cache, generated = None, 0
         alive = torch.ones(len(blocks), dtype=torch.bool, device=ids.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         for _ in range(MAX_DESCRIPTION_TOKENS):
@@ -204,7 +216,9 @@ class Recogniser:
             embeddings = self.backbone.embed_tokens(token[:, None])
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             positions = positions[:, -1:] + 1
-        return [self.render.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written], generated
+        return [
+            self.render.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written
+        ], generated
 
 
 Answer = Callable[[Recogniser, list[Tensor], Sequence[Sequence[int]]], Answered]
@@ -212,7 +226,9 @@ ANSWERS: Registry[Answer] = Registry("answer")
 
 
 @ANSWERS.register("names")
-def likelihood_of_names(model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]) -> Answered:
+def likelihood_of_names(
+    model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]
+) -> Answered:
     """Log-likelihood of each category's name as the answer to the question."""
     ids, mask = model.left_padded(model.prompted(blocks, model.render.templates.question))
     names = [model.render.closed(category.name) for category in model.categories]
@@ -221,8 +237,10 @@ def likelihood_of_names(model: Recogniser, image_tokens: list[Tensor], blocks: S
 
 
 @ANSWERS.register("alignment")
-def alignment_with_index(model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]) -> Answered:
-    """Cosine similarity of the object's embedding with the category index: one pass over the picture's tokens."""
+def alignment_with_index(
+    model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]
+) -> Answered:
+    """Cosine of the object's embedding with the category index: one pass over the picture's tokens."""
     sequences = [(*model.encoder.object_block(block), model.render.eos) for block in blocks]
     objects = model.embed(sequences, image_tokens)
     index = model.index.embeddings.to(objects.device)
@@ -230,8 +248,10 @@ def alignment_with_index(model: Recogniser, image_tokens: list[Tensor], blocks: 
 
 
 @ANSWERS.register("describe")
-def describe_then_name(model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]) -> Answered:
-    """Write the description, then the likelihood of each name after the model's own words, without the picture."""
+def describe_then_name(
+    model: Recogniser, image_tokens: list[Tensor], blocks: Sequence[Sequence[int]]
+) -> Answered:
+    """Write the description, then the likelihood of each name after those words, without the picture."""
     texts, generated = model.write(image_tokens, blocks)
     prefixes = [model.render.tokens(model.render.templates.naming_prefix(text)) for text in texts]
     ids, mask = model.left_padded(prefixes)
@@ -248,7 +268,9 @@ def multiple_choice(scores: Tensor, options: Sequence[Sequence[int]]) -> Tensor:
         scores: [pictures, categories].
         options: for each picture the positions that may be chosen.
     """
-    return torch.tensor([max(choice, key=lambda i: float(scores[row, i])) for row, choice in enumerate(options)])
+    return torch.tensor(
+        [max(choice, key=lambda i: float(scores[row, i])) for row, choice in enumerate(options)]
+    )
 
 
 def as_mapping(ranking: Sequence[tuple[str, str, float]]) -> list[Mapping[str, object]]:

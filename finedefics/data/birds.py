@@ -83,7 +83,8 @@ def draw(
     bird = bird.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BILINEAR)
     bird = bird.resize((edge, edge), Image.Resampling.BILINEAR)
     picture = _background(rng, size)
-    picture.paste(bird, tuple(int(v) for v in rng.integers(0, size - edge + 1, 2)), bird)
+    left, top = (int(v) for v in rng.integers(0, size - edge + 1, 2))
+    picture.paste(bird, (left, top), bird)
     return _photograph(picture, rng), {k: v for k, v in attributes.items() if k not in hidden}
 
 

@@ -7,7 +7,7 @@ Names are invented and reveal nothing about the looks, so recognising a species 
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,34 @@ from PIL import Image
 
 from finedefics.data.birds import ATTRIBUTE_VALUES, describe, draw
 
-FIRST_WORDS = ("alba", "brin", "corva", "dusk", "ember", "fenn", "gilt", "harrow", "isle", "jura", "karst", "lorn")
-SECOND_WORDS = ("tern", "wren", "finch", "lark", "shrike", "pipit", "veery", "knot", "dove", "siskin", "plover", "rail")
+FIRST_WORDS = (
+    "alba",
+    "brin",
+    "corva",
+    "dusk",
+    "ember",
+    "fenn",
+    "gilt",
+    "harrow",
+    "isle",
+    "jura",
+    "karst",
+    "lorn",
+)
+SECOND_WORDS = (
+    "tern",
+    "wren",
+    "finch",
+    "lark",
+    "shrike",
+    "pipit",
+    "veery",
+    "knot",
+    "dove",
+    "siskin",
+    "plover",
+    "rail",
+)
 FAMILY_DISTANCE = 4  # attributes in which two families' prototypes differ at least
 SIBLING_DISTANCE = (1, 3)  # attributes in which siblings differ
 
@@ -47,7 +73,7 @@ class World:
 
 @dataclass(frozen=True)
 class WorldPlan:
-    """Pictures of a world: labelled ones of known species, captioned ones of new species, held-out ones of all."""
+    """Pictures a species: labelled (known species), captioned (new species), held out (all)."""
 
     labelled: int = 4
     captioned: int = 12
@@ -82,7 +108,7 @@ def make_world(seed: int, *, families: int = 6, species_per_family: int = 4) -> 
 
 
 def write_world(world: World, folder: Path, plan: WorldPlan) -> None:
-    """Write a world as an image folder: ``images/<split>/*.jpg``, annotations and categories as JSON lines."""
+    """Write a world as an image folder: ``images/<split>/*.jpg``, annotations, categories."""
     with _lines(folder / "categories.jsonl") as write:
         for species in world.species:
             write(
@@ -95,7 +121,13 @@ def write_world(world: World, folder: Path, plan: WorldPlan) -> None:
             )
     with _lines(folder / "annotations.jsonl") as write:
         for split, species, labelled, number in _pictures(world, plan):
-            seed = [world.seed, 2, ("train", "val", "test").index(split), world.species.index(species), number]
+            seed = [
+                world.seed,
+                2,
+                ("train", "val", "test").index(split),
+                world.species.index(species),
+                number,
+            ]
             jpeg, visible = picture(species.attributes, np.random.default_rng(seed))
             # the file's name must not tell what is in the picture
             name = f"images/{split}/{np.random.default_rng([*seed, 7]).integers(1 << 48):012x}.jpg"
@@ -163,7 +195,9 @@ def _siblings(
     while len(kin) < count:
         sibling = dict(prototype)
         for name in rng.choice(list(ATTRIBUTE_VALUES), int(rng.integers(low, high)), replace=False):
-            sibling[str(name)] = str(rng.choice([v for v in ATTRIBUTE_VALUES[str(name)] if v != sibling[str(name)]]))
+            sibling[str(name)] = str(
+                rng.choice([v for v in ATTRIBUTE_VALUES[str(name)] if v != sibling[str(name)]])
+            )
         near = all(low <= distance(sibling, other) <= high for other in kin)
         if near and all(distance(sibling, other) > 0 for other in taken):
             kin.append(sibling)
@@ -182,7 +216,7 @@ class _lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w")
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
+    def __enter__(self) -> Callable[[dict[str, object]], object]:
         return lambda record: self._file.write(json.dumps(record) + "\n")
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,166 @@
+"""Evaluation as a table: one row for each picture, answer and scope, from which every figure is computed."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finedefics.batch import decode_image
+from finedefics.conversation import Renderer
+from finedefics.errors import FinedeficsError
+from finedefics.records import Sample
+from finedefics.scoring import ANSWERS, Recogniser, multiple_choice
+
+BATCH = 32
+LABELLED, NEW = "labelled", "new"
+ALL, OPTIONS = "all", "options"
+
+
+@dataclass
+class Items:
+    """What a model answered.
+
+    Attributes:
+        rows: dictionaries with ``sample_id, category_id, group, answer, scope, predicted, correct`` and
+            ``description`` (None where the answer writes none).
+        seconds: time each answer took over all pictures, decoding and vision tower included.
+        tokens: ``{answer: (forwarded, generated)}`` language-model tokens over all pictures.
+        objects: [pictures, dim] object embeddings, in the order of ``sample_ids``.
+    """
+
+    sample_ids: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    objects: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+
+def evaluate_samples(
+    model: Recogniser,
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    *,
+    labelled: Collection[str],
+    options: int = 4,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Items:
+    """Ask a model for the category of every picture, by every answer, on all categories and on hard options.
+
+    Args:
+        model: the model and the categories that compete.
+        samples: labelled pictures with their mined negatives.
+        answers: names of `finedefics.scoring.ANSWERS`.
+        labelled: ids of categories that had a labelled picture in training; the others are the group "new".
+        options: size of the multiple choice: the truth and the most similar wrong categories.
+        tick: told the number of pictures answered, once an answer.
+
+    Raises:
+        FinedeficsError: a picture has no label, or too few negatives for the options.
+    """
+    items = Items([sample.sample_id for sample in samples])
+    place = {category.category_id: i for i, category in enumerate(model.categories)}
+    choices = [_options(sample, place, options) for sample in samples]
+    for answer in answers:
+        model.answer(
+            [samples[0].image], answer
+        )  # the first call of a kind allocates; it is not the answer's cost
+        scores: list[Tensor] = []
+        texts: list[str] = []
+        forwarded = generated = 0
+        started = time.perf_counter()
+        for start in range(0, len(samples), BATCH):
+            part = samples[start : start + BATCH]
+            answered = model.answer([sample.image for sample in part], answer)
+            scores.append(answered.scores)
+            texts += answered.descriptions
+            forwarded += answered.forwarded_tokens
+            generated += answered.generated_tokens
+            tick(len(part))
+        items.seconds[answer] = time.perf_counter() - started
+        items.tokens[answer] = (forwarded, generated)
+        items.rows += _rows(model, samples, answer, torch.cat(scores), choices, texts, labelled)
+    items.objects = object_embeddings(model, samples)
+    return items
+
+
+def _options(sample: Sample, place: dict[str, int], count: int) -> list[int]:
+    if sample.category_id is None:
+        raise FinedeficsError(
+            "the picture has no label",
+            place=f"sample {sample.sample_id}",
+            cure="evaluate on a labelled split",
+        )
+    wrong = [place[i] for i in sample.negatives if i in place and i != sample.category_id][: count - 1]
+    if len(wrong) < count - 1:
+        raise FinedeficsError(
+            f"{len(wrong)} hard negatives, {count - 1} needed for {count} options",
+            place=f"sample {sample.sample_id}",
+            cure="run `finedefics data mine`",
+        )
+    return [place[sample.category_id], *wrong]
+
+
+def _rows(
+    model: Recogniser,
+    samples: Sequence[Sample],
+    answer: str,
+    scores: Tensor,
+    choices: list[list[int]],
+    texts: Sequence[str],
+    labelled: Collection[str],
+) -> list[dict[str, Any]]:
+    predictions = {ALL: scores.argmax(1), OPTIONS: multiple_choice(scores, choices)}
+    return [
+        {
+            "sample_id": sample.sample_id,
+            "category_id": sample.category_id,
+            "group": LABELLED if sample.category_id in labelled else NEW,
+            "answer": answer,
+            "scope": scope,
+            "predicted": (predicted := model.categories[int(best[row])].category_id),
+            "correct": predicted == sample.category_id,
+            "description": texts[row] if texts else None,
+        }
+        for scope, best in predictions.items()
+        for row, sample in enumerate(samples)
+    ]
+
+
+@torch.no_grad()
+def object_embeddings(model: Recogniser, samples: Sequence[Sample]) -> np.ndarray:
+    """Object embedding of every picture, [pictures, dim], normalised."""
+    parts = []
+    for start in range(0, len(samples), BATCH):
+        pictures = [decode_image(s.image, s.sample_id) for s in samples[start : start + BATCH]]
+        tensors, blocks = model.encoder(pictures)
+        tokens = model.backbone.encode_images({k: v.to(model.backbone.device) for k, v in tensors.items()})
+        ids = [(*model.encoder.object_block(block), model.render.eos) for block in blocks]
+        parts.append(model.embed(ids, tokens).cpu().numpy())
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def text_embeddings(model: Recogniser) -> dict[str, np.ndarray]:
+    """Embeddings of all names and of all descriptions, each [categories, dim], normalised."""
+    render: Renderer = model.render
+    return {
+        "name": model.embed([render.closed(c.name) for c in model.categories]).cpu().numpy(),
+        "description": model.embed([render.closed(c.description or c.name) for c in model.categories])
+        .cpu()
+        .numpy(),
+    }
+
+
+def retrieval(objects: np.ndarray, texts: np.ndarray, truth: Sequence[int]) -> float:
+    """Share of objects whose nearest text (cosine) is that of their own category."""
+    return float(((objects @ texts.T).argmax(1) == np.asarray(truth)).mean())
+
+
+def check_answers(answers: Sequence[str]) -> None:
+    """FinedeficsError (exit code 2) for the first unknown answer, before any model is loaded."""
+    for answer in answers:
+        ANSWERS[answer]
