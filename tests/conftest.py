@@ -11,7 +11,7 @@ import pytest
 
 from finedefics_platform.workspace import Workspace
 
-# Set before torch, ray or mlflow is imported: they read them then, and processes that tests start inherit them.
+# Before torch, ray or mlflow is imported: they read them then. Processes that tests start inherit them.
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",

@@ -19,6 +19,9 @@ from .failures import INTERRUPTED, explain, interrupted, print_traceback, report
 # A module is imported when its command is asked for, so no command pays for another's imports.
 COMMANDS = {
     "doctor": "finedefics_platform.cli.doctor:doctor",
+    "data": "finedefics_platform.cli.data:app",
+    "runs": "finedefics_platform.cli.runs:app",
+    "models": "finedefics_platform.cli.models:app",
     "ui": "finedefics_platform.cli.ui:ui",
 }
 
