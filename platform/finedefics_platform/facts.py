@@ -34,8 +34,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{name}."))
         else:
-            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-            flat[name] = HIDDEN if _names_a_secret(name) else without_secrets(text)
+            hidden = HIDDEN if _names_a_secret(name) else _hide(value)
+            flat[name] = hidden if isinstance(hidden, str) else json.dumps(hidden, sort_keys=True)
     return flat
 
 
@@ -63,6 +63,15 @@ def without_secrets(text: str) -> str:
         if len(value) >= 8 and _names_a_secret(name):
             text = text.replace(value, HIDDEN)
     return text
+
+
+def _hide(value: Any) -> Any:
+    """A JSON-able copy without secrets, at any depth."""
+    if isinstance(value, Mapping):
+        return {str(k): HIDDEN if _names_a_secret(str(k)) else _hide(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else without_secrets(str(value))
 
 
 def _names_a_secret(name: str) -> bool:
