@@ -1,0 +1,185 @@
+"""What the numbers say in plain sentences, and what they do not.
+
+Every sentence follows from an interval: one that contains zero never becomes "better", "worse" or "equal".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finedefics.evaluation.tables import ONE_PASS
+
+BASELINES = ("base", "instruction", "control")
+NOT_SHOWN = "Not shown: "  # how a sentence about the limits begins
+
+Row = Mapping[str, Any]
+Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def verdict(
+    table: Table,
+    differences: Sequence[Row],
+    *,
+    worlds: int = 1,
+    seeds: int = 1,
+    generated: bool = True,
+) -> list[str]:
+    """Sentences that follow from `accuracy_table` and `differences`; the limits come last.
+
+    Args:
+        table: accuracies and speeds by arm and answer.
+        differences: paired differences to the control, the rows of `differences`.
+        worlds: how many data sets the numbers come from.
+        seeds: how often every arm was trained.
+        generated: whether the pictures were drawn by a program.
+    """
+    sentences: list[str] = []
+    for arm in table:
+        if arm in BASELINES:
+            continue
+        for group in ("new", "labelled"):
+            rows = {
+                row["comparison"]: row for row in differences if (row["arm"], row["group"]) == (arm, group)
+            }
+            if "one_pass" in rows:
+                sentences.append(_one_pass(table, rows["one_pass"]))
+            if group == "new" and "one_pass_to_describe" in rows:
+                sentences.append(_to_describe(table, rows["one_pass_to_describe"]))
+    names = [row for row in differences if _is_names_on_new(row)]
+    if names:
+        sentences.append(_names_answer(table, names))
+    sentences += _stronger_baselines(table, differences)
+    return sentences + _limits(differences, worlds, seeds, generated)
+
+
+def _one_pass(table: Table, row: Row) -> str:
+    what = (
+        "names categories it never had a label for"
+        if row["group"] == "new"
+        else "names categories it had labels for"
+    )
+    own = table[row["arm"]][row["answer"]][row["group"]]
+    other = table[row["against"]][row["against_answer"]][row["group"]]
+    start = f"In one pass ({row['answer']}), {row['arm']} {what} with {_accuracy(own)}"
+    how = f"{row['against_answer']}, {_percent(other['accuracy'])} %"
+    rival = f"the best one-pass answer of {row['against']} ({how})"
+    if row["low"] > 0:
+        return f"{start}: {_points(row)} more than {rival}."
+    if row["high"] < 0:
+        return f"{start}: {_points(row)} less than {rival}."
+    return f"{start}; no difference to {rival} is shown: {_signed(row)}."
+
+
+def _to_describe(table: Table, row: Row) -> str:
+    own = f"{row['arm']} in one pass ({row['answer']})"
+    other = table[row["against"]]["describe"][row["group"]]
+    rival = f"describe-then-name by {row['against']} ({_percent(other['accuracy'])} %)"
+    pace = _pace(table, row)
+    if row["low"] > 0:
+        return f"On new categories {own} is {_points(row)} above {rival}{pace}."
+    if row["high"] < 0:
+        return f"On new categories {own} is {_points(row)} below {rival}{pace}."
+    return f"On new categories no difference between {own} and {rival} is shown: {_signed(row)}{pace}."
+
+
+def _pace(table: Table, row: Row) -> str:
+    own = table[row["arm"]][row["answer"]].get("pictures_per_second")
+    other = table[row["against"]]["describe"].get("pictures_per_second")
+    if not own or not other:
+        return ""
+    return f", at {own / other:.2g} times its pictures per second ({own:.3g} against {other:.3g})"
+
+
+def _is_names_on_new(row: Row) -> bool:
+    return (
+        row["comparison"] == "same_answer"
+        and row["answer"] == "names"
+        and row["group"] == "new"
+        and row["arm"] not in BASELINES
+    )
+
+
+def _names_answer(table: Table, rows: Sequence[Row]) -> str:
+    """Whether the likelihood of the name learned the new categories too."""
+    parts = []
+    for row in rows:
+        own = _percent(table[row["arm"]]["names"]["new"]["accuracy"])
+        if row["low"] > 0:
+            parts.append(f"{row['arm']} gains ({own} %, {_signed(row)})")
+        elif row["high"] < 0:
+            parts.append(f"{row['arm']} loses ({own} %, {_signed(row)})")
+        else:
+            parts.append(f"{row['arm']} shows no difference ({own} %, {_signed(row)})")
+    against = rows[0]["against"]
+    other = _percent(table[against]["names"]["new"]["accuracy"])
+    return (
+        f"The likelihood of the name on new categories is another matter; against {against} ({other} %): "
+        + "; ".join(parts)
+        + "."
+    )
+
+
+def _stronger_baselines(table: Table, differences: Sequence[Row]) -> list[str]:
+    """A control is only the strongest one if no other baseline is ahead of it."""
+    found = []
+    for row in differences:
+        if row["arm"] in BASELINES and row["comparison"] == "one_pass":
+            own = table[row["arm"]][row["answer"]][row["group"]]
+            if row["mean"] > 0:
+                found.append(
+                    f"On {row['group']} categories {row['arm']} stands above {row['against']} in one pass "
+                    f"({row['answer']}, {_percent(own['accuracy'])} %; {_signed(row)}): "
+                    "differences to it would be smaller."
+                )
+    return found
+
+
+def _limits(differences: Sequence[Row], worlds: int, seeds: int, generated: bool) -> list[str]:
+    limits = []
+    undecided = sum(row["low"] <= 0 <= row["high"] for row in differences)
+    if undecided:
+        limits.append(
+            f"a difference in {undecided} of the {len(differences)} comparisons: their intervals contain 0, "
+            "which is no proof of equality either."
+        )
+    if differences:
+        limits.append(f"that all {len(differences)} intervals hold at once; each stands for itself.")
+    limits.append(
+        "what another data set or training run would give: the figures come from "
+        f"{_count(worlds, 'world')} and {_count(seeds, 'seed')}, and the intervals cover the draw of test "
+        "pictures alone."
+    )
+    if generated:
+        limits.append("anything about photographs: these pictures are drawn by a program.")
+    return [NOT_SHOWN + limit for limit in limits]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _accuracy(cell: Mapping[str, Any]) -> str:
+    return f"{_percent(cell['accuracy'])} % [{_percent(cell['low'])}, {_percent(cell['high'])}]"
+
+
+def _points(row: Row) -> str:
+    """Size of a difference whose sign the sentence says."""
+    low, high = sorted(abs(row[bound]) for bound in ("low", "high"))
+    return f"{_percent(abs(row['mean']))} points [{_percent(low)}, {_percent(high)}]"
+
+
+def _signed(row: Row) -> str:
+    mean, low, high = (f"{100 * row[name]:+.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} points [{low}, {high}]"
+
+
+def one_pass_accuracy(table: Table, arm: str, group: str) -> tuple[str, Mapping[str, Any]] | None:
+    """The better of an arm's one-pass answers on a group: its name and its cell of the table."""
+    cells = {one: table[arm][one][group] for one in ONE_PASS if group in table[arm].get(one, {})}
+    if not cells:
+        return None
+    best = max(cells, key=lambda one: cells[one]["accuracy"])
+    return best, cells[best]
