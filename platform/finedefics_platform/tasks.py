@@ -31,10 +31,10 @@ def run_tasks(
     """
     if not items:
         return []
-    with progress.progress(label, len(items)) as advance:
-        ensure_ray()
-        import ray.data
+    ensure_ray(progress=progress)
+    import ray.data
 
+    with progress.progress(label, len(items)) as advance:
         rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
         blocks = -(-len(rows) // chunk)
         data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
