@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +37,9 @@ DEFAULT_FEEDS: dict[str, tuple[Feed, ...]] = {
 }
 
 
+Document = TypeVar("Document", bound=BaseModel)
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are immutable."""
 
@@ -47,7 +50,9 @@ class Data(Section):
     """Which dataset version feeds the run."""
 
     dataset: str = Field(description="Name (`birds`), name and digest (`birds@1a2b…`) or path of a version.")
-    negatives: int = Field(3, ge=0, le=64, description="Hard negatives a sample, a prefix of the mined ranking.")
+    negatives: int = Field(
+        3, ge=0, le=64, description="Hard negatives a sample, a prefix of the mined ranking."
+    )
 
 
 class Model(Section):
@@ -86,10 +91,14 @@ class Stage(Section):
     steps: int = Field(gt=0, description="Optimizer steps.")
     learning_rate: float = Field(5e-4, gt=0)
     warmup_steps: int = Field(10, ge=0)
-    final_learning_rate: float = Field(0.1, ge=0, le=1, description="Last rate as a share of the peak (linear).")
+    final_learning_rate: float = Field(
+        0.1, ge=0, le=1, description="Last rate as a share of the peak (linear)."
+    )
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
-    feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(description="Rows of each feed in the global batch.")
+    feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(
+        description="Rows of each feed in the global batch."
+    )
     terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
     temperatures: Temperatures = Temperatures()
 
@@ -100,9 +109,13 @@ class Stage(Section):
         for name, setting in self.terms.items():
             defined = DEFAULT_FEEDS[name]
             if setting.feeds is not None and (wrong := set(setting.feeds) - set(defined)):
-                raise ValueError(f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})")
+                raise ValueError(
+                    f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})"
+                )
             if setting.weight > 0 and not set(self.term_feeds(name)) & set(self.feeds):
-                raise ValueError(f"term {name} is fed by {', '.join(self.term_feeds(name))}, and the stage has none of them")
+                raise ValueError(
+                    f"term {name} is fed by {', '.join(self.term_feeds(name))}, and the stage has none of them"
+                )
         return self
 
     def term_feeds(self, term: str) -> tuple[Feed, ...]:
@@ -124,7 +137,9 @@ class DeepSpeed(Section):
     """How DeepSpeed shards the run."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
-    micro_batch: int | None = Field(None, gt=0, description="Rows a forward on one worker; default: all of them.")
+    micro_batch: int | None = Field(
+        None, gt=0, description="Rows a forward on one worker; default: all of them."
+    )
 
 
 class Evaluation(Section):
@@ -142,7 +157,9 @@ class Tracking(Section):
 
     experiment: str = "finedefics"
     log_every: int = Field(1, ge=1, description="Steps between two recorded metrics.")
-    checkpoint_every: int | None = Field(None, gt=0, description="Steps between checkpoints; default: stage ends.")
+    checkpoint_every: int | None = Field(
+        None, gt=0, description="Steps between checkpoints; default: stage ends."
+    )
 
 
 class Experiment(Section):
@@ -191,34 +208,60 @@ def load_experiment(
     Raises:
         FinedeficsError: the file is missing or unreadable, or a key or value is wrong (exit code 2).
     """
+    document = read_yaml(path, "experiment")
+    fill(document, defaults or {}, place=str(path))
+    for assignment in overrides:
+        override_by_text(document, assignment)
+    return parse_experiment(document, place=str(path))
+
+
+def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
+    """A YAML file as a mapping; FinedeficsError (exit code 2) where it is missing or holds something else."""
     file = Path(path)
     if not file.is_file():
-        raise wrong_use("there is no such experiment file", place=str(path), cure="give the path of a YAML file")
+        raise wrong_use(f"there is no such {kind} file", place=str(path), cure="give the path of a YAML file")
     try:
         document = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         raise wrong_use(f"not valid YAML{line}", place=str(path), cure="mend the syntax") from error
     if not isinstance(document, dict):
         raise wrong_use("the file holds no mapping", place=str(path), cure="write `key: value` lines")
-    for key, value in (defaults or {}).items():
+    return document
+
+
+def fill(document: dict[str, Any], defaults: Mapping[str, Any], *, place: str) -> None:
+    """Set dotted keys where the document is silent."""
+    for key, value in defaults.items():
         if _lookup(document, key) is None:
-            _assign(document, key, value, place=str(path))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise wrong_use("not an assignment", place=f"--set {override}", cure="write --set key.sub=value")
-        _assign(document, key.strip(), yaml.safe_load(text), place=f"--set {override}")
-    return parse_experiment(document, place=str(path))
+            override(document, key, value, place=place)
+
+
+def override_by_text(document: dict[str, Any], assignment: str) -> None:
+    """Apply one ``a.b=c`` of the command line; the value is read as YAML."""
+    key, separator, text = assignment.partition("=")
+    place = f"--set {assignment}"
+    if not separator:
+        raise wrong_use("not an assignment", place=place, cure="write --set key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise wrong_use("the value is not valid YAML", place=place, cure="quote it") from error
+    override(document, key.strip(), value, place=place)
 
 
 def parse_experiment(document: Mapping[str, Any], *, place: str) -> Experiment:
     """Validate a mapping; FinedeficsError (exit code 2) names the first wrong key."""
+    return parse_document(Experiment, document, place=place)
+
+
+def parse_document(kind: type[Document], document: Mapping[str, Any], *, place: str) -> Document:
+    """Validate a mapping as a document of a kind; FinedeficsError (exit code 2) names the first wrong key."""
     try:
-        return Experiment.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise _explain(error, place) from error
+        raise _explain(error, place, kind) from error
 
 
 def _lookup(document: Any, key: str) -> Any:
@@ -227,7 +270,12 @@ def _lookup(document: Any, key: str) -> Any:
     return document
 
 
-def _assign(document: Any, key: str, value: Any, *, place: str) -> None:
+def override(document: Any, key: str, value: Any, *, place: str) -> None:
+    """Set one dotted key of a document; list items are addressed by position.
+
+    Raises:
+        FinedeficsError: the key leads into a plain value or to an item that is not there (exit code 2).
+    """
     *parents, last = key.split(".")
     for part in parents:
         if isinstance(document, list):
@@ -250,20 +298,22 @@ def _position(items: list[Any], part: str, place: str) -> int:
     return int(part)
 
 
-def _explain(error: ValidationError, place: str) -> FinedeficsError:
+def _explain(error: ValidationError, place: str, kind: type[BaseModel]) -> FinedeficsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "the document"
     if first["type"] == "extra_forbidden":
-        return wrong_use(f"unknown key `{key}`", place=place, cure=f"use one of: {_known_keys(first['loc'])}")
+        return wrong_use(
+            f"unknown key `{key}`", place=place, cure=f"use one of: {_known_keys(first['loc'], kind)}"
+        )
     if first["type"] == "missing":
         return wrong_use(f"`{key}` is missing", place=place, cure="add it")
     reason = first["msg"].removeprefix("Value error, ").lower()
     return wrong_use(f"`{key}` is wrong: {reason}", place=place, cure="correct the value")
 
 
-def _known_keys(location: tuple[int | str, ...]) -> str:
-    schema = Experiment.model_json_schema()
-    definitions, node = schema["$defs"], schema
+def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
+    schema = kind.model_json_schema()
+    definitions, node = schema.get("$defs", {}), schema
     for part in location[:-1]:
         node = node["items"] if isinstance(part, int) else node.get("properties", {}).get(part, {})
         if isinstance(node.get("additionalProperties"), dict):

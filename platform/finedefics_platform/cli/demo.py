@@ -1,0 +1,54 @@
+"""`finedefics demo`: the whole journey by one command."""
+
+from typing import Annotated
+
+import typer
+
+from .console import reporter
+
+
+def demo(
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the world, the base model and the order.")
+    ] = 0,
+    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Teach the base model again.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Fewer pictures and steps: a quick look.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Draw a world of birds, train four arms, compare them, promote a model, and name pictures with it.
+
+    Finished parts are reused. Example: `finedefics demo --seed 1`
+    """
+    import time
+
+    from finedefics_platform.demo.ingredients import FULL, SMALL
+    from finedefics_platform.demo.journey import run_demo
+    from finedefics_platform.results_table import terminal_table
+    from finedefics_platform.workspace import open_workspace
+
+    out = reporter(json)
+    started = time.monotonic()
+    made = run_demo(
+        open_workspace(),
+        seed=seed,
+        scale=SMALL if small else FULL,
+        rebuild_base=rebuild_base,
+        progress=out,
+    )
+    summary = made.summary
+    out.show(terminal_table(summary.table, summary.differences))
+    for sentence in summary.sentences:
+        out.say(f"  • {sentence}")
+    minutes = (time.monotonic() - started) / 60
+    out.say(f"\n[bold]done in {minutes:.1f} minutes[/]")
+    out.say(f"table   {summary.table_file}")
+    out.say(f"report  {summary.report_file}")
+    out.say("runs    make ui   (MLflow on http://127.0.0.1:5000)")
+    out.say(f"more    finedefics predict PICTURE.jpg --model {made.version.name}@champion")
+    out.done(
+        table=str(summary.table_file),
+        report=str(summary.report_file),
+        model=f"{made.version.name}@champion",
+        minutes=minutes,
+        verdict=summary.sentences,
+    )

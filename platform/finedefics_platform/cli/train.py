@@ -1,0 +1,237 @@
+"""`finedefics train | tune | evaluate | predict`: from an experiment file to names of pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finedefics.errors import FinedeficsError, wrong_use
+
+from .console import reporter
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Force = Annotated[bool, typer.Option("--force", help="Start over, whatever was finished or saved.")]
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def train(
+    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
+    set_: Set = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Train an experiment's stages with Ray Train and DeepSpeed; an interrupted run goes on.
+
+    Example: `finedefics train experiment.yaml --set data.dataset=birds --set model.path=MODEL`
+    """
+    from finedefics_platform import training
+    from finedefics_platform.evaluation import validate_alignment
+    from finedefics_platform.experiment import load_experiment
+    from finedefics_platform.tracking import Tracker
+    from finedefics_platform.workspace import open_workspace
+
+    out = reporter(json)
+    workspace = open_workspace()
+    loaded = load_experiment(experiment, set_ or [])
+    run = training.train(
+        workspace,
+        loaded,
+        tracker=Tracker(workspace, loaded.tracking.experiment),
+        progress=out,
+        force=force,
+        validate=validate_alignment,
+    )
+    out.say(f"trained [bold]{run.key}[/]: {run.model}")
+    out.say(f"next: finedefics evaluate {run.key} --data {loaded.data.dataset}")
+    out.done(run=run.key, model=str(run.model), metrics=run.metrics, mlflow_run=run.parent_run_id)
+
+
+def tune(
+    search: Annotated[str, typer.Argument(help="Search file (YAML).")],
+    set_: Set = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Search keys of an experiment with Ray Tune (Optuna, ASHA); an interrupted search goes on.
+
+    Example: `finedefics tune search.yaml --set data.dataset=birds --set model.path=MODEL`
+    """
+    from finedefics_platform.search import load_search, run_search
+    from finedefics_platform.tracking import Tracker
+    from finedefics_platform.workspace import open_workspace
+
+    out = reporter(json)
+    workspace = open_workspace()
+    loaded, document = load_search(search, set_ or [])
+    tracker = Tracker(workspace, "finedefics")
+    result = run_search(workspace, loaded, document, tracker=tracker, progress=out, force=force)
+    keys = list(loaded.space)
+    out.table(
+        loaded.name,
+        ["trial", *keys, loaded.metric, "step", "stopped early"],
+        [
+            [
+                t["trial"],
+                *(t["config"][key] for key in keys),
+                t["metric"],
+                t["step"],
+                "yes" if t["stopped_early"] else "",
+            ]
+            for t in result.trials
+        ],
+    )
+    out.done(search=result.folder.name, best=result.best, trials=result.trials)
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
+    ],
+    data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
+    answers: Annotated[
+        str, typer.Option("--answers", help="Answers, by comma.")
+    ] = "names,alignment,describe",
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
+    register: Annotated[
+        str | None, typer.Option("--register", help="Register the run's model under this name.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer every picture of a split, on all categories and on hard options, with 95 % intervals.
+
+    Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
+    """
+    from finedefics.evaluation.tables import accuracy_table
+    from finedefics_platform import evaluation
+    from finedefics_platform.experiment import Evaluation, parse_document
+    from finedefics_platform.store import open_dataset
+    from finedefics_platform.workspace import open_workspace
+
+    out = reporter(json)
+    workspace = open_workspace()
+    asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
+    settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    folder = _model_folder(workspace, model)
+    done = evaluation.evaluate(workspace, folder, data, settings, progress=out)
+    speeds = {model: done.summary["pictures_per_second"]}
+    tables = {
+        scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
+    }
+    for scope, table in tables.items():
+        out.table(
+            "all categories" if scope == "all" else f"{settings.options} hard options",
+            ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
+            [
+                [answer, group, f"{100 * c['accuracy']:.1f}", f"{100 * c['low']:.1f} to {100 * c['high']:.1f}", c["n"],
+                 f"{cells['pictures_per_second']:.0f}"]
+                for answer, cells in table.items()
+                for group, c in cells.items()
+                if isinstance(c, dict)
+            ],
+        )  # fmt: skip
+    version = None
+    if register:
+        version = _register(
+            workspace, register, model, done, open_dataset(workspace, data).digest, tables["all"]
+        )
+        out.say(
+            f"registered {version}; next: finedefics models promote {version.replace('/', ' ')} --reason '…'"
+        )
+    out.done(model=model, folder=str(done.folder), summary=done.summary, tables=tables, version=version)
+
+
+def predict(
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
+    model: Annotated[str, typer.Option("--model", help="Registered model (birds@champion) or its folder.")],
+    answer: Annotated[str, typer.Option("--answer", help="alignment, names or describe.")] = "alignment",
+    top: Annotated[int, typer.Option("--top", min=1, help="Candidates shown a picture.")] = 3,
+    json: Json = False,
+) -> None:
+    """Name what is in pictures.
+
+    Example: `finedefics predict bird.jpg --model birds@champion --top 3`
+    """
+    files = _pictures(pictures)
+    from finedefics.batch import decode_image
+    from finedefics.scoring import ANSWERS, Recogniser, as_mapping
+    from finedefics_platform.registry import open_model
+    from finedefics_platform.workspace import open_workspace
+
+    ANSWERS[answer]
+    out = reporter(json)
+    images = [decode_image(_read(file), str(file)) for file in files]
+    folder = open_model(open_workspace(), model)
+    recogniser = Recogniser.load(folder / "model", folder / "index")
+    rows = []
+    with out.progress("naming", len(files)) as advance:
+        for file, image in zip(files, images, strict=True):
+            ranking = as_mapping(recogniser.recognise([image], answer, top)[0])
+            out.event("prediction", picture=str(file), answer=answer, candidates=ranking)
+            rows.append([str(file), *(f"{c['name']} ({c['score']:.3f})" for c in ranking)])
+            advance(1)
+    shown = min(top, len(recogniser.categories))
+    out.table(f"{model}, by {answer}", ["picture", *(f"{i + 1}." for i in range(shown))], rows)
+    out.done(pictures=len(files), model=model)
+
+
+def _pictures(given: list[str]) -> list[Path]:
+    found = []
+    for text in given:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise wrong_use(
+                "there is no such picture", place=text, cure="give a JPEG or PNG file or a folder of them"
+            )
+    if not found:
+        raise wrong_use("no picture in it", place=", ".join(given), cure="give JPEG or PNG files")
+    return found
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise FinedeficsError(
+            f"cannot be read ({error.strerror})", place=str(file), cure="check its rights"
+        ) from error
+
+
+def _model_folder(workspace, model: str) -> Path:  # type: ignore[no-untyped-def]
+    """A run's model, a model folder as it is, or a registered version's files."""
+    from finedefics_platform.registry import open_model
+    from finedefics_platform.training import open_run
+
+    if "/" not in model and (workspace.runs / model).is_dir():
+        return open_run(workspace.runs / model).model
+    if (Path(model) / "config.json").is_file():
+        return Path(model)
+    return open_model(workspace, model) / "model"
+
+
+def _register(workspace, name, model, done, dataset_digest, table) -> str:  # type: ignore[no-untyped-def]
+    from finedefics_platform.experiment import read_yaml
+    from finedefics_platform.registry import register
+    from finedefics_platform.training import open_run
+
+    run = open_run(workspace.runs / model)
+    if run.parent_run_id is None:
+        raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
+    base = read_yaml(run.folder / "experiment.json", "experiment")["model"]["path"]
+    version = register(
+        workspace,
+        name=name,
+        model_folder=run.model,
+        index_folder=done.index,
+        run_id=run.parent_run_id,
+        evaluation=table,
+        dataset_digest=dataset_digest,
+        base=Path(base).name,
+        items=done.items_file,
+    )
+    return version.reference

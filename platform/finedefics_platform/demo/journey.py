@@ -1,0 +1,232 @@
+"""The whole journey on one machine: images in, a promoted model out, every step a command of its own.
+
+A model knows 18 species from four labelled pictures each; six new ones arrive with a dozen captioned pictures,
+no label, and a text. Which way of training lets it name them?
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
+from finedefics_platform.evaluation import Evaluated, evaluate
+from finedefics_platform.experiment import Experiment, load_experiment, override
+from finedefics_platform.progress import SILENT, Progress
+from finedefics_platform.promotion import Change, promote
+from finedefics_platform.registry import ModelVersion, register
+from finedefics_platform.search import SearchResult, load_search, run_search
+from finedefics_platform.store import Dataset
+from finedefics_platform.tracking import Tracker
+from finedefics_platform.training import TrainedRun, train
+from finedefics_platform.workspace import Workspace
+
+HERE = Path(__file__).parent
+BASE, CONTROL, SERVED = "base", "control", "joint"
+ARMS = ("instruction", CONTROL, "two_stage", SERVED)
+SERVED_ANSWER = "alignment"
+LEGS = 8
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made; ``evaluations`` has the base and every arm."""
+
+    dataset: Dataset
+    base: Path
+    runs: dict[str, TrainedRun]
+    evaluations: dict[str, Evaluated]
+    search: SearchResult
+    version: ModelVersion
+    promotion: Change
+    table: Path
+    report: Path
+
+
+def run_demo(
+    workspace: Workspace,
+    *,
+    seed: int = 0,
+    scale: Scale = FULL,
+    rebuild_base: bool = False,
+    progress: Progress = SILENT,
+) -> Demo:
+    """Run the journey; whatever an earlier call finished is reused.
+
+    Args:
+        seed: of the world, the base model and the order of training.
+        scale: how much of everything.
+        rebuild_base: teach the base model again.
+    """
+    from finedefics_platform.demo.summary import summarise
+
+    leg = _Legs(progress)
+    leg("draw a world of birds and ingest it (Ray Data): ingest, describe, mine")
+    world, folder = world_folder(workspace, seed, scale.plan, progress)
+    dataset = make_dataset(workspace, f"birds-{seed}", folder, progress)
+    leg("the base model: it sees attributes, knows the species' texts, and has never connected them")
+    base = base_model(workspace, world, scale.recipe, rebuild=rebuild_base, progress=progress)
+    tracker = Tracker(workspace, "finedefics-demo")
+    leg(f"train {len(ARMS)} arms from it (Ray Train, two workers, DeepSpeed ZeRO)")
+    experiments = {arm: arm_experiment(arm, dataset, base, scale, seed) for arm in ARMS}
+    runs = {
+        arm: train(workspace, experiment, tracker=tracker, progress=progress)
+        for arm, experiment in experiments.items()
+    }
+    leg("evaluate the base and every arm by three answers")
+    settings = experiments[SERVED].evaluation
+    models = {BASE: base, **{arm: run.model for arm, run in runs.items()}}
+    evaluations = {
+        arm: evaluate(workspace, model, dataset.reference, settings, progress=progress)
+        for arm, model in models.items()
+    }
+    record_evaluations(tracker, runs, evaluations, base)
+    leg("search the number of hard negatives and the temperature (Ray Tune, ASHA)")
+    search = demo_search(workspace, dataset, base, scale, seed, tracker, progress)
+    leg("register the joint arm and let the gate decide on `champion` (MLflow)")
+    version, promotion = register_and_promote(
+        workspace, runs[SERVED], evaluations[SERVED], dataset, base, seed
+    )
+    progress.event("promoted", model=version.reference, reasons=list(promotion.decision.reasons))
+    progress.say(f"  {version.reference} is champion: {promotion.decision.reasons[0]}")
+    leg("predict held-out pictures with the champion")
+    predict_some(workspace, f"{version.name}@champion", dataset, progress)
+    leg("put the numbers side by side")
+    table, report = summarise(
+        workspace, dataset, runs, evaluations, search, version, world, experiments, progress
+    )
+    tracker.flush()
+    return Demo(dataset, base, runs, evaluations, search, version, promotion, table, report)
+
+
+class _Legs:
+    """Announces the parts of the journey."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._number = progress, 0
+
+    def __call__(self, title: str) -> None:
+        self._number += 1
+        self._progress.event("leg", number=self._number, of=LEGS, title=title)
+        self._progress.say(f"[bold]{self._number}/{LEGS}[/] {title}")
+
+
+def make_dataset(workspace: Workspace, name: str, folder: Path, progress: Progress) -> Dataset:
+    """The folder as a described, mined dataset version."""
+    from finedefics_platform.pipelines import describe, ingest, mine
+
+    dataset = ingest(workspace, name, folder, progress=progress)
+    dataset = describe(workspace, dataset.reference, progress=progress)
+    return mine(workspace, dataset.reference, progress=progress)
+
+
+def arm_experiment(arm: str, dataset: Dataset, base: Path, scale: Scale, seed: int) -> Experiment:
+    """An arm's experiment file with the demo's data, base and size filled in."""
+    file = HERE / "arms" / f"{arm}.yaml"
+    defaults = {"data.dataset": dataset.reference, "model.path": str(base)}
+    experiment = load_experiment(file, [f"seed={seed}"], defaults)
+    share = scale.steps // len(experiment.stages)
+    return load_experiment(
+        file,
+        [f"seed={seed}", *(f"stages.{i}.steps={share}" for i in range(len(experiment.stages)))],
+        defaults,
+    )
+
+
+def record_evaluations(
+    tracker: Tracker, runs: dict[str, TrainedRun], evaluations: dict[str, Evaluated], base: Path
+) -> None:
+    """Put each evaluation's figures and item table on the run that made the model."""
+    from finedefics.evaluation.tables import accuracy_table
+
+    for arm, evaluated in evaluations.items():
+        speeds = {arm: evaluated.summary["pictures_per_second"]}
+        table = accuracy_table({arm: evaluated.items()}, speeds)[arm]
+        run = (
+            runs[arm].parent_run_id
+            if arm in runs
+            else tracker.parent(arm, key=base.name, tags={"kind": "base"})
+        )
+        if run is None:
+            continue
+        figures = {
+            f"test_{answer}_{group}": cell["accuracy"]
+            for answer, cells in table.items()
+            for group, cell in cells.items()
+            if isinstance(cell, dict)
+        }
+        tracker.metrics(run, 0, figures | evaluated.summary["retrieval"])
+        tracker.artifact(run, evaluated.items_file, "evaluation")
+        tracker.finish(run)
+
+
+def demo_search(
+    workspace: Workspace,
+    dataset: Dataset,
+    base: Path,
+    scale: Scale,
+    seed: int,
+    tracker: Tracker,
+    progress: Progress,
+) -> SearchResult:
+    """The search file with the demo's data, base and size filled in, run."""
+    search, document = load_search(HERE / "search.yaml")
+    search = search.model_copy(update={"trials": scale.trials, "seed": seed})
+    filled = {
+        "seed": seed,
+        "data.dataset": dataset.reference,
+        "model.path": str(base),
+        "stages.0.steps": scale.search_steps,
+        "stages.0.warmup_steps": min(10, scale.search_steps // 4),
+    }
+    for key, value in filled.items():
+        override(document, key, value, place="demo search")
+    return run_search(workspace, search, document, tracker=tracker, progress=progress)
+
+
+def register_and_promote(
+    workspace: Workspace, run: TrainedRun, evaluated: Evaluated, dataset: Dataset, base: Path, seed: int
+) -> tuple[ModelVersion, Change]:
+    """Register a run's model with the figures of the answer it will serve, and ask the gate."""
+    from finedefics.evaluation.tables import accuracy_table
+
+    if run.parent_run_id is None:
+        raise ValueError(f"run {run.key} was not tracked, so it cannot be registered")
+    table = accuracy_table({run.key: evaluated.items()}, {run.key: evaluated.summary["pictures_per_second"]})
+    version = register(
+        workspace,
+        name=f"birds-{seed}",
+        model_folder=run.model,
+        index_folder=evaluated.index,
+        run_id=run.parent_run_id,
+        evaluation={SERVED_ANSWER: table[run.key][SERVED_ANSWER]},
+        dataset_digest=dataset.digest,
+        base=base.name,
+        items=evaluated.items_file,
+    )
+    change = promote(workspace, version.name, version.version, reason="the demo's joint arm, by its own gate")
+    return version, change
+
+
+def predict_some(
+    workspace: Workspace, reference: str, dataset: Dataset, progress: Progress, count: int = 6
+) -> Sequence[dict[str, Any]]:
+    """Name a few held-out pictures with a registered model, and show them beside the truth."""
+    from finedefics.scoring import Recogniser
+    from finedefics_platform.registry import open_model
+
+    folder = open_model(workspace, reference)
+    recogniser = Recogniser.load(folder / "model", folder / "index")
+    names = {category.category_id: category.name for category in recogniser.categories}
+    new = [s for s in dataset.samples("test") if s.category_id not in dataset.labelled_category_ids()]
+    chosen = new[:: max(1, len(new) // count)][:count]
+    shown = []
+    for sample, best in zip(chosen, recogniser.recognise([s.image for s in chosen], top=1), strict=True):
+        truth = names[sample.category_id or ""]
+        shown.append(
+            {"sample": sample.sample_id, "truth": truth, "named": best[0][1], "similarity": best[0][2]}
+        )
+        mark = "[green]right[/]" if truth == best[0][1] else "[red]wrong[/]"
+        progress.say(f"  a {truth}, never labelled: named {best[0][1]} ({mark}, similarity {best[0][2]:.2f})")
+    progress.event("predicted", pictures=shown)
+    return shown
