@@ -113,9 +113,8 @@ class Stage(Section):
                     f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})"
                 )
             if setting.weight > 0 and not set(self.term_feeds(name)) & set(self.feeds):
-                raise ValueError(
-                    f"term {name} is fed by {', '.join(self.term_feeds(name))}, and the stage has none of them"
-                )
+                wanted = " or ".join(self.term_feeds(name))
+                raise ValueError(f"term {name} needs the feed {wanted}, and the stage has none")
         return self
 
     def term_feeds(self, term: str) -> tuple[Feed, ...]:

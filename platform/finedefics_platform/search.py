@@ -1,7 +1,7 @@
 """Search over any keys of an experiment with Ray Tune: each trial is an ordinary training run.
 
 A search file names an experiment, what to change in it for all trials, the space, and the metric that the
-validation check of training reports. Trials that fall behind are stopped early (ASHA); Optuna proposes values.
+validation check of training reports. Optuna proposes values; trials that fall behind are stopped (ASHA).
 """
 
 import json

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -74,6 +74,11 @@ class Reporter:
         for row in rows:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
         _console(sys.stdout).print(table)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Something rich can draw, for a person."""
+        if not self.json:
+            _console(sys.stdout).print(renderable)
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:

@@ -1,5 +1,6 @@
-"""`finedefics demo`: the whole journey by one command."""
+"""`finedefics demo | world | base`: the whole journey by one command, and what it starts from."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,3 +53,47 @@ def demo(
         minutes=minutes,
         verdict=summary.sentences,
     )
+
+
+def world(
+    folder: Annotated[Path, typer.Argument(help="Where the image folder is written; must not exist.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal worlds.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Draw a world of fine-grained birds as an image folder with annotations.
+
+    Example: `finedefics world birds-folder --seed 1`, then `finedefics data ingest birds-folder --name birds`
+    """
+    from finedefics_platform.demo.ingredients import draw_world
+
+    out = reporter(json)
+    made = draw_world(seed, _fresh(folder), progress=out)
+    out.say(f"{len(made.species)} species, {len(made.new)} of them without a label: {folder}")
+    out.done(folder=str(folder), species=len(made.species), new=sorted(made.new))
+
+
+def base(
+    folder: Annotated[Path, typer.Argument(help="Where the model is written; must not exist.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the world whose texts it learns.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Teach the tiny base model of a drawn world, as an ordinary Hugging Face folder.
+
+    Example: `finedefics base birds-base --seed 1`
+    """
+    from finedefics.base_model import BaseRecipe
+    from finedefics.data.generated import make_world
+    from finedefics_platform.demo.ingredients import teach_base
+
+    out = reporter(json)
+    teach_base(make_world(seed), _fresh(folder), BaseRecipe(), progress=out)
+    out.say(f"base model: {folder}")
+    out.done(folder=str(folder))
+
+
+def _fresh(folder: Path) -> Path:
+    from finedefics.errors import wrong_use
+
+    if folder.exists():
+        raise wrong_use("this exists already", place=str(folder), cure="name a folder that does not exist")
+    return folder

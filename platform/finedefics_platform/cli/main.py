@@ -18,7 +18,14 @@ from .failures import INTERRUPTED, explain, interrupted, print_traceback, report
 # Command name -> module and attribute: a Typer app is a group of commands, a function is one command.
 # A module is imported when its command is asked for, so no command pays for another's imports.
 COMMANDS = {
+    "demo": "finedefics_platform.cli.demo:demo",
+    "world": "finedefics_platform.cli.demo:world",
+    "base": "finedefics_platform.cli.demo:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
+    "train": "finedefics_platform.cli.train:train",
+    "tune": "finedefics_platform.cli.train:tune",
+    "evaluate": "finedefics_platform.cli.train:evaluate",
+    "predict": "finedefics_platform.cli.train:predict",
     "data": "finedefics_platform.cli.data:app",
     "runs": "finedefics_platform.cli.runs:app",
     "models": "finedefics_platform.cli.models:app",

@@ -87,6 +87,9 @@ def promote(
     minimum_accuracy: Annotated[float, typer.Option(min=0, max=1, help="Refuse accuracy below this.")] = 0.0,
     minimum_n: Annotated[int, typer.Option(min=1, help="Refuse an evaluation on fewer pictures.")] = 30,
     max_drop: Annotated[float, typer.Option(min=0, max=1, help="Loss allowed against the champion.")] = 0.05,
+    only: Annotated[
+        list[str] | None, typer.Option("--slice", help="What decides, such as alignment; default: all.")
+    ] = None,
     force: Annotated[
         str | None, typer.Option("--force", metavar="REASON", help="Overrule the gate; recorded.")
     ] = None,
@@ -103,7 +106,9 @@ def promote(
     from finedefics_platform.workspace import open_workspace
 
     out, workspace = reporter(json), open_workspace()
-    policy = GatePolicy(minimum_accuracy=minimum_accuracy, minimum_n=minimum_n, max_drop=max_drop)
+    policy = GatePolicy(
+        minimum_accuracy=minimum_accuracy, minimum_n=minimum_n, max_drop=max_drop, slices=tuple(only or ())
+    )
     reference = f"{name}/{version}" if version.isdigit() else f"{name}@{version}"
     number = get_version(workspace, reference).version
     _tell(out, carry_out(workspace, name, number, reason=reason, policy=policy, by=by, force=force))

@@ -1,13 +1,18 @@
 """`finedefics train | tune | evaluate | predict`: from an experiment file to names of pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
+
+if TYPE_CHECKING:
+    from finedefics_platform.evaluation import Evaluated
+    from finedefics_platform.workspace import Workspace
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -123,14 +128,8 @@ def evaluate(
         out.table(
             "all categories" if scope == "all" else f"{settings.options} hard options",
             ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
-            [
-                [answer, group, f"{100 * c['accuracy']:.1f}", f"{100 * c['low']:.1f} to {100 * c['high']:.1f}", c["n"],
-                 f"{cells['pictures_per_second']:.0f}"]
-                for answer, cells in table.items()
-                for group, c in cells.items()
-                if isinstance(c, dict)
-            ],
-        )  # fmt: skip
+            _figures(table),
+        )
     version = None
     if register:
         version = _register(
@@ -202,7 +201,19 @@ def _read(file: Path) -> bytes:
         ) from error
 
 
-def _model_folder(workspace, model: str) -> Path:  # type: ignore[no-untyped-def]
+def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each answer and group."""
+    rows = []
+    for answer, cells in table.items():
+        speed = f"{cells['pictures_per_second']:.0f}"
+        for group in ("labelled", "new"):
+            if cell := cells.get(group):
+                percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
+                rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
+    return rows
+
+
+def _model_folder(workspace: "Workspace", model: str) -> Path:
     """A run's model, a model folder as it is, or a registered version's files."""
     from finedefics_platform.registry import open_model
     from finedefics_platform.training import open_run
@@ -214,7 +225,14 @@ def _model_folder(workspace, model: str) -> Path:  # type: ignore[no-untyped-def
     return open_model(workspace, model) / "model"
 
 
-def _register(workspace, name, model, done, dataset_digest, table) -> str:  # type: ignore[no-untyped-def]
+def _register(
+    workspace: "Workspace",
+    name: str,
+    model: str,
+    done: "Evaluated",
+    dataset_digest: str,
+    table: Mapping[str, Any],
+) -> str:
     from finedefics_platform.experiment import read_yaml
     from finedefics_platform.registry import register
     from finedefics_platform.training import open_run

@@ -44,12 +44,18 @@ def world_folder(
     workspace: Workspace, seed: int, plan: WorldPlan, progress: Progress = SILENT
 ) -> tuple[World, Path]:
     """The world of a seed, and its image folder (drawn unless it is there already)."""
-    world = make_world(seed)
     folder = workspace.demo / f"world-{seed}-{digest_of([seed, asdict(plan)])}"
-    if not folder.is_dir():
-        with progress.progress("drawing pictures", None):
-            _whole(folder, lambda aside: write_world(world, aside, plan))
-    return world, folder
+    if folder.is_dir():
+        return make_world(seed), folder
+    return draw_world(seed, folder, plan, progress), folder
+
+
+def draw_world(seed: int, folder: Path, plan: WorldPlan | None = None, progress: Progress = SILENT) -> World:
+    """Write the world of a seed as an image folder."""
+    world = make_world(seed)
+    with progress.progress("drawing pictures", None):
+        _whole(folder, lambda aside: write_world(world, aside, plan or WorldPlan()))
+    return world
 
 
 def base_model(

@@ -1,7 +1,7 @@
 """The whole journey on one machine: images in, a promoted model out, every step a command of its own.
 
-A model knows 18 species from four labelled pictures each; six new ones arrive with a dozen captioned pictures,
-no label, and a text. Which way of training lets it name them?
+A model knows 18 species from four labelled pictures each; six new ones arrive with a dozen captioned
+pictures, no label, and a text. Which way of training lets it name them?
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
+from finedefics_platform.demo.summary import Summary, summarise
 from finedefics_platform.evaluation import Evaluated, evaluate
 from finedefics_platform.experiment import Experiment, load_experiment, override
 from finedefics_platform.progress import SILENT, Progress
@@ -39,8 +40,7 @@ class Demo:
     search: SearchResult
     version: ModelVersion
     promotion: Change
-    table: Path
-    report: Path
+    summary: Summary
 
 
 def run_demo(
@@ -58,8 +58,6 @@ def run_demo(
         scale: how much of everything.
         rebuild_base: teach the base model again.
     """
-    from finedefics_platform.demo.summary import summarise
-
     leg = _Legs(progress)
     leg("draw a world of birds and ingest it (Ray Data): ingest, describe, mine")
     world, folder = world_folder(workspace, seed, scale.plan, progress)
@@ -92,11 +90,9 @@ def run_demo(
     leg("predict held-out pictures with the champion")
     predict_some(workspace, f"{version.name}@champion", dataset, progress)
     leg("put the numbers side by side")
-    table, report = summarise(
-        workspace, dataset, runs, evaluations, search, version, world, experiments, progress
-    )
+    summary = summarise(workspace, dataset, runs, evaluations, search, version, experiments, seed)
     tracker.flush()
-    return Demo(dataset, base, runs, evaluations, search, version, promotion, table, report)
+    return Demo(dataset, base, runs, evaluations, search, version, promotion, summary)
 
 
 class _Legs:
