@@ -112,6 +112,7 @@ def register(
         )
         # Not `models:/<id>`: MLflow would look that up at its global tracking URI instead of the client's.
         source = logged.artifact_location
+        stored[f"{PREFIX}logged_model"] = logged.model_id
         made = client.create_model_version(
             name, source, run.info.run_id, tags=stored, model_id=logged.model_id
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finedefics_platform.gate import Decision, Figures, GatePolicy, Slice, decide, paired_difference
+from finedefics_platform.gate import Decision, Figures, GatePolicy, Slice, decide
 
 POLICY = GatePolicy(minimum_accuracy=0.5, minimum_n=20, max_drop=0.05)
 
@@ -31,7 +31,7 @@ def answered(correct: int, wrong: int, name: str = "alignment/new", first_wrong:
         pytest.param(figures(0.9, n=19), None, False, ("19", "20"), id="too few pictures"),
         pytest.param(figures(math.nan), None, False, ("nan", "0.500"), id="not a number"),
         pytest.param(figures(80.0), None, False, ("80.000",), id="per cent for a share"),
-        pytest.param(Figures({}), None, False, ("no evaluation",), id="not evaluated"),
+        pytest.param(Figures({}), None, False, ("no accuracy",), id="not evaluated"),
         pytest.param(
             figures(0.85), figures(0.90), True, ("0.850", "0.900", "unpaired"), id="drop at the limit"
         ),
@@ -86,6 +86,16 @@ def test_every_slice_must_pass() -> None:
     assert decision.reasons[0].startswith("alignment/labelled")
 
 
+def test_only_the_slices_of_the_policy_decide() -> None:
+    champion = Figures({"alignment/new": Slice(0.6, 100), "names/new": Slice(0.9, 100)})
+    candidate = Figures({"alignment/new": Slice(0.7, 100), "names/new": Slice(0.1, 5)})
+    assert not decide(candidate, champion, POLICY).allowed
+    assert decide(candidate, champion, POLICY.model_copy(update={"slices": ("alignment",)})).allowed
+    assert not decide(candidate, champion, POLICY.model_copy(update={"slices": ("names/new",)})).allowed
+    unknown = decide(candidate, champion, POLICY.model_copy(update={"slices": ("align",)}))
+    assert unknown.reasons == ("The candidate has no accuracy for align.",)
+
+
 def test_figures_are_found_wherever_they_stand() -> None:
     evaluation = {
         "alignment": {
@@ -106,28 +116,17 @@ def test_figures_are_found_wherever_they_stand() -> None:
     assert Figures.from_evaluation({}).slices == {}
 
 
-def test_paired_interval_matches_the_published_formula() -> None:
-    # Agresti and Min (2005): n = 100, 12 pairs gained, 4 lost -> (8 / 102) -/+ 1.96 * sqrt(17 - 64/102) / 102
-    both = {f"both-{i}": (True, True) for i in range(84)}
-    pairs = both | {f"g{i}": (True, False) for i in range(12)} | {f"l{i}": (False, True) for i in range(4)}
-    candidate, champion = ({key: pair[side] for key, pair in pairs.items()} for side in (0, 1))
-    difference, low, high, n = paired_difference(candidate, champion, 0.95)
-    margin = 1.959964 * math.sqrt(17 - 64 / 102) / 102
-    assert (difference, n) == (0.08, 100)
-    assert (low, high) == pytest.approx((8 / 102 - margin, 8 / 102 + margin))
-
-
-ITEMS = st.dictionaries(st.integers(0, 60).map(str), st.booleans(), max_size=60)
+ITEMS = st.dictionaries(st.integers(0, 60).map(str), st.booleans(), min_size=1, max_size=60)
 
 
 @given(ITEMS, ITEMS)
-def test_paired_interval_holds_for_any_answers(one: dict[str, bool], other: dict[str, bool]) -> None:
-    difference, low, high, n = paired_difference(one, other, 0.95)
-    assert n == len(one.keys() & other.keys())
-    assert -1 <= low <= high <= 1
-    assert paired_difference(other, one, 0.95) == pytest.approx((-difference, -high, -low, n))
-    wider = paired_difference(one, other, 0.99)
-    assert wider[1] <= low <= high <= wider[2]
+def test_any_two_item_tables_are_compared(one: dict[str, bool], other: dict[str, bool]) -> None:
+    candidate, champion = (
+        Figures({"all": Slice(sum(items.values()) / len(items), len(items), items)}) for items in (one, other)
+    )
+    decision = decide(candidate, champion, GatePolicy(minimum_n=1, max_drop=1))
+    assert decision.allowed, "a drop of 1 is never exceeded"
+    assert ("unpaired" in decision.reasons[0]) is not bool(one.keys() & other.keys())
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(1, 500))
