@@ -118,6 +118,7 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
     noisy = encoded(50, "JPEG")
     bad = {
         "train/wren/cut.jpg": noisy[: len(noisy) // 2],
+        "train/wren/short.jpg": noisy[:-150],  # whole headers: only decoding finds it
         "train/wren/cut.png": encoded(51)[:-40],
         "train/wren/flipped.png": encoded(52)[:60] + b"????" + encoded(52)[64:],
         "train/wren/empty.jpg": b"",
@@ -135,7 +136,7 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
     reasons = quarantine(dataset)
     assert {row["source"] for row in dataset.table("samples", ["source"]).to_pylist()} == set(good)
     assert set(reasons) == set(bad)
-    for name in ("cut.jpg", "cut.png", "flipped.png"):
+    for name in ("cut.jpg", "short.jpg", "cut.png", "flipped.png"):
         assert reasons[f"train/wren/{name}"].startswith("damaged picture (")
     assert reasons["train/wren/empty.jpg"] == "empty file"
     assert reasons["train/wren/text.jpg"] == "not a picture"
@@ -144,7 +145,7 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
     assert reasons["train/wren/twin.png"] == "a copy of train/wren/1.png"
     assert reasons["val/lark/either.png"] == "the same picture is labelled lark and wren"
     assert reasons["train/stray.png"] == "lies outside a category's folder"
-    assert inspect(dataset).quarantined["damaged picture"] == 3
+    assert inspect(dataset).quarantined["damaged picture"] == 4
 
 
 def test_a_named_picture_that_is_missing_is_quarantined(
