@@ -4,7 +4,8 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,10 +41,13 @@ def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) ->
     }
 
 
+@cache
 def prepare_deepspeed() -> Any:
     """Import DeepSpeed without its slow and loud parts, and return the module."""
     with _hidden("mlflow"):  # its autotuner imports MLflow, 1.3 s that training has no use for
         import deepspeed
+    with _uncompiled(), suppress(ImportError):  # decorated at import, which would load torch's compiler: 2 s
+        import deepspeed.runtime.zero.muon.original_muon
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     # A shared-memory collective for CPU that would be compiled for about a minute at first use.
@@ -154,3 +158,18 @@ def _hidden(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let ``torch.compile`` return its function unchanged inside the block."""
+    compiler = torch.compile
+
+    def unchanged(function: Any = None, **_: Any) -> Any:
+        return function if function is not None else lambda decorated: decorated
+
+    torch.compile = unchanged  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler

@@ -97,3 +97,16 @@ def sample_row(sample_id: str, image: bytes, category_id: str | None, split: str
 
 def slug(species: Species) -> str:
     return species.name.replace(" ", "-")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(drawn_workspace: Workspace) -> Path:
+    """A Hugging Face folder of a tiny Idefics2 with random weights."""
+    import torch
+
+    from finedefics.base_model import untrained_backbone
+
+    torch.manual_seed(0)
+    folder = drawn_workspace.models / "tiny"
+    untrained_backbone().save_pretrained(folder)
+    return folder

@@ -74,7 +74,9 @@ def test_rows_are_near_each_other_on_disk_and_epochs_differ() -> None:
 
 
 def test_an_empty_feed_names_the_dataset_and_the_cure() -> None:
-    with pytest.raises(FinedeficsError, match=r"drawn@0: feed `captioned` is empty.*finedefics data describe"):
+    with pytest.raises(
+        FinedeficsError, match=r"drawn@0: feed `captioned` is empty.* data describe"
+    ):
         plan_stage(index_of([3]), {"captioned": 2}, 1, 0)
 
 
@@ -108,7 +110,9 @@ def test_the_stream_delivers_the_planned_rows(ray_cluster: None, drawn_dataset: 
                 index.feeds["text"].ids[position] for position in expected["text"]
             ]
         assert all(sample.category_id for _, rows in seen for sample in rows["labelled"])
-        assert all(sample.description and not sample.category_id for _, rows in seen for sample in rows["captioned"])
+        assert all(
+            sample.description and not sample.category_id for _, rows in seen for sample in rows["captioned"]
+        )
 
 
 def test_the_index_counts_what_the_store_holds(drawn_dataset: Dataset) -> None:
