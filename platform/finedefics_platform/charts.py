@@ -3,6 +3,7 @@
 Elements are built as an XML tree, never by joining strings: whatever a name holds is escaped.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,13 +70,12 @@ class Curve:
     breaks: Sequence[float] = field(default_factory=tuple)
 
 
-def scatter(points: Sequence[Point], *, x_title: str, y_title: str) -> str:
-    """Accuracy (fraction, with its interval) over pictures per second, on a logarithmic axis."""
+def scatter(points: Sequence[Point], *, x_title: str, title: str) -> str:
+    """Accuracy in percent, with its interval, over what it costs on a logarithmic axis."""
     speeds = [point.x for point in points]
     x = Scale(min(speeds) / 1.4, max(speeds) * 1.4, LEFT, WIDTH - RIGHT, log=True)
-    y = Scale(0, 1, HEIGHT - BOTTOM, TOP)
-    svg = _frame(x, y, f"{y_title} over {x_title}")
-    _axis_titles(svg, x_title, y_title)
+    y = Scale(0, 100, HEIGHT - BOTTOM, TOP)
+    svg = _frame(x, y, title, x_title)
     for point in points:
         group = ET.SubElement(svg, "g", {"class": f"point {point.colour}"})
         ET.SubElement(group, "title").text = point.label
@@ -92,23 +92,27 @@ def curves(lines: Sequence[Curve], *, title: str) -> str:
     last = max(step for line in lines for step in line.steps)
     x = Scale(0, max(last, 1), LEFT, WIDTH - RIGHT)
     y = Scale(low - margin, high + margin, HEIGHT - BOTTOM, TOP)
-    svg = _frame(x, y, title)
-    _axis_titles(svg, "step", "")
+    svg = _frame(x, y, title, "step")
     for line in lines:
         group = ET.SubElement(svg, "g", {"class": f"curve {line.colour}"})
         ET.SubElement(group, "title").text = line.label
         for step in line.breaks:
             _line(group, x(step), TOP, x(step), HEIGHT - BOTTOM, "break")
-        stride = math.ceil(len(line.steps) / MOST_POINTS)
-        places = [
-            (x(step), y(value))
-            for step, value in zip(line.steps[::stride], line.values[::stride], strict=True)
-        ]
-        if len(places) == 1:
-            _marker(group, "circle", *places[0])
-        else:
-            ET.SubElement(group, "polyline", {"points": " ".join(f"{a:.1f},{b:.1f}" for a, b in places)})
+        for steps, heights in _stages(line):
+            if len(steps) == 1:
+                _marker(group, "circle", x(steps[0]), y(heights[0]))
+                continue
+            places = [f"{x(step):.1f},{y(value):.1f}" for step, value in zip(steps, heights, strict=True)]
+            ET.SubElement(group, "polyline", {"points": " ".join(places)})
     return _text_of(svg)
+
+
+def _stages(line: Curve) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """The curve in pieces, one a stage, each thinned: a new stage does not continue the old."""
+    stride = math.ceil(len(line.steps) / MOST_POINTS)
+    edges = [0, *np.searchsorted(line.steps, line.breaks, side="right").tolist(), len(line.steps)]
+    pieces = [slice(start, end, stride) for start, end in itertools.pairwise(edges) if end > start]
+    return [(line.steps[piece], line.values[piece]) for piece in pieces]
 
 
 def projection(
@@ -141,10 +145,10 @@ def projection(
     flat = centred @ directions[:2].T
     explained = float((strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12))
     svg = _svg(title, WIDTH, 360)
-    spread = np.abs(flat).max(0) * 1.08 + 1e-9
-    places = np.stack(
-        [WIDTH / 2 + flat[:, 0] / spread[0] * WIDTH / 2, 180 - flat[:, 1] / spread[1] * 180], axis=1
-    )
+    # one scale for both axes, or a tie would look shorter in one direction than in the other
+    low, high = flat.min(0), flat.max(0)
+    scale = min(np.array([WIDTH - 24, 360 - 24]) / np.maximum(high - low, 1e-9))
+    places = np.array([WIDTH / 2, 180]) + (flat - (low + high) / 2) * scale
     dots, diamonds = places[: len(objects)], places[len(objects) :]
     of_category = {name: np.array([own == name for own in categories]) for name in text_names}
     kind = {name: groups[int(mask.argmax())] for name, mask in of_category.items() if mask.any()}
@@ -159,9 +163,11 @@ def projection(
             middle = dots[of_category[name]].mean(0)
             _line(node, px, py, middle[0], middle[1], "tie")
         _marker(node, "diamond", px, py)
-    for (px, py), name in zip(diamonds, text_names, strict=True):
-        if kind.get(name) == "new":
-            _label(svg, name, float(px), float(py))
+    named = [(float(py), float(px), name) for (px, py), name in zip(diamonds, text_names, strict=True)]
+    below = -math.inf
+    for py, px, name in sorted(one for one in named if kind.get(one[2]) == "new"):
+        below = max(py, below + 13)  # names that would lie on each other move down
+        _label(svg, name, px, below)
     return _text_of(svg), explained
 
 
@@ -171,7 +177,7 @@ def _svg(title: str, width: int, height: int) -> ET.Element:
     return svg
 
 
-def _frame(x: Scale, y: Scale, title: str) -> ET.Element:
+def _frame(x: Scale, y: Scale, title: str, x_title: str) -> ET.Element:
     svg = _svg(title, WIDTH, HEIGHT)
     for tick in y.ticks():
         _line(svg, LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid")
@@ -179,13 +185,8 @@ def _frame(x: Scale, y: Scale, title: str) -> ET.Element:
     for tick in x.ticks():
         _line(svg, x(tick), HEIGHT - BOTTOM, x(tick), HEIGHT - BOTTOM + 4, "tick")
         _write(svg, f"{tick:.4g}", x(tick), HEIGHT - BOTTOM + 16, "middle")
-    return svg
-
-
-def _axis_titles(svg: ET.Element, x_title: str, y_title: str) -> None:
     _write(svg, x_title, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "middle", "axis")
-    if y_title:
-        _write(svg, y_title, LEFT + 4, TOP + 8, "start", "axis")
+    return svg
 
 
 def _line(parent: ET.Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:

@@ -73,7 +73,7 @@ def write_report(data: ReportData, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, number=_number, data_uri=_data_uri)
+    environment.filters.update(percent=_percent, signed=_signed, number=_number, data_uri=_data_uri)
     colours = _colours(data)
     page = environment.get_template("report.html.j2").render(
         data=data,
@@ -83,8 +83,11 @@ def write_report(data: ReportData, path: Path) -> None:
         markers={answer: marker(shape) for answer, shape in SHAPES.items()},
         groups=_groups(data.table),
         tables=[
-            ("All categories compete", data.table, _best(data.table)),
-            ("Four hard options", data.options_table, _best(data.options_table)),
+            (heading, table, _best(table), _timed(table))
+            for heading, table in (
+                ("All categories compete", data.table),
+                ("Four hard options", data.options_table),
+            )
         ],
         headline=_headline(data),
         shown=[one for one in data.verdict if not one.startswith(NOT_SHOWN)],
@@ -122,6 +125,10 @@ def _best(table: Mapping[str, Any]) -> dict[str, float]:
         if group in cell
     ]
     return {group: max(cell["accuracy"] for own, cell in cells if own == group) for group, _ in cells}
+
+
+def _timed(table: Mapping[str, Any]) -> bool:
+    return any("pictures_per_second" in cells for answers in table.values() for cells in answers.values())
 
 
 def _headline(data: ReportData) -> list[dict[str, Any]]:
@@ -165,7 +172,15 @@ def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for row in rows
     ]
     sections = [
-        (title, [row for row in placed if row["comparison"] == comparison])
+        (
+            title,
+            [
+                row
+                for group in reversed(GROUPS)
+                for row in placed
+                if (row["comparison"], row["group"]) == (comparison, group)
+            ],
+        )
         for comparison, title in COMPARISONS.items()
     ]
     return {
@@ -179,23 +194,17 @@ def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _cost(table: Mapping[str, Any], colours: Mapping[str, str]) -> str | None:
     groups = _groups(table)
-    points = [
-        Point(
-            colours[arm],
-            SHAPES[answer],
-            cells["pictures_per_second"],
-            cells[groups[0]]["accuracy"],
-            cells[groups[0]]["low"],
-            cells[groups[0]]["high"],
-            f"{arm}, {answer}: {_percent(cells[groups[0]]['accuracy'])} % at "
-            f"{_number(cells['pictures_per_second'])} pictures/s",
-        )
-        for arm, answers in table.items()
-        for answer, cells in answers.items()
-        if groups and groups[0] in cells and cells.get("pictures_per_second")
-    ]
-    title = f"accuracy on {groups[0]} categories" if groups else ""
-    return scatter(points, x_title="pictures per second", y_title=title) if points else None
+    points = []
+    for arm, answers in table.items():
+        for answer, cells in answers.items():
+            speed = cells.get("pictures_per_second")
+            if groups[0] in cells and speed:
+                mean, low, high = (100 * cells[groups[0]][bound] for bound in ("accuracy", "low", "high"))
+                label = f"{arm}, {answer}: {mean:.1f} % at {_number(speed)} pictures/s"
+                points.append(Point(colours[arm], SHAPES[answer], speed, mean, low, high, label))
+    if not points:
+        return None
+    return scatter(points, x_title="pictures per second", title="Accuracy over pictures per second")
 
 
 def _projections(embeddings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -218,7 +227,8 @@ def _histories(
 ) -> list[dict[str, str]]:
     """A chart for the loss, each of its terms, and each temperature, with all arms that recorded it."""
     names = dict.fromkeys(name for rows in histories.values() for row in rows for name in row["metrics"])
-    wanted = [name for name in names if "loss" in name] + [name for name in names if "temperature" in name]
+    losses = sorted((name for name in names if "loss" in name), key=len)  # the whole before its terms
+    wanted = losses + [name for name in names if "temperature" in name]
     charts = []
     for name in wanted:
         lines = [line for arm, rows in histories.items() if (line := _curve(arm, rows, name, colours[arm]))]
@@ -253,6 +263,10 @@ def _flat(trial: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
 def _number(value: Any) -> str:

@@ -115,8 +115,19 @@ def test_a_price_on_labelled_categories_is_said() -> None:
 def test_a_baseline_above_the_control_is_owned_up_to() -> None:
     ahead = row("one_pass", 0.02, 0.08, arm="instruction")
     behind = row("one_pass", -0.2, -0.02, arm="instruction")
-    assert "instruction stands above control" in said(verdict(made_up_table(0.92), [ahead]))
+    assert "instruction has a higher one-pass figure than control" in said(
+        verdict(made_up_table(0.92), [ahead])
+    )
     assert said(verdict(made_up_table(0.92), [behind])) == ""
+
+
+def test_the_arm_with_the_largest_gain_speaks_first() -> None:
+    table = {**made_up_table(0.92), "two_stage": made_up_table(0.5)["joint"]}
+    table = {arm: table[arm] for arm in ("control", "two_stage", "joint")}
+    rows = [row("one_pass", 0.2, 0.4, arm="two_stage"), row("one_pass", 0.64, 0.86)]
+    sentences = verdict(table, rows)
+    assert "joint names categories" in sentences[0]
+    assert "two_stage names categories" in sentences[1]
 
 
 def test_the_limits_come_last_and_always() -> None:
