@@ -213,7 +213,7 @@ class TrainingStream:
 
 
 def ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """The items in order, made up to ``count`` ahead in a thread; its errors are raised here."""
+    """The items in order, made up to ``count`` ahead in a thread that starts now; errors are raised here."""
     made: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=count)
 
     def make() -> None:
@@ -224,15 +224,18 @@ def ahead(items: Iterable[T], count: int) -> Iterator[T]:
         except BaseException as error:  # of whatever kind, it belongs to the consumer
             made.put((False, error))
 
-    threading.Thread(target=make, name="batches", daemon=True).start()
-    while True:
-        more, item = made.get()
-        if more:
-            yield item
-        elif item is None:
-            return
-        else:
-            raise item
+    def taken() -> Iterator[T]:
+        while True:
+            more, item = made.get()
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+
+    threading.Thread(target=make, name="stream", daemon=True).start()
+    return taken()
 
 
 @lru_cache(maxsize=16)

@@ -30,7 +30,7 @@ from finedefics_platform.stream import FeedRows, SampleIndex, TrainingStream, ah
 from finedefics_platform.workspace import Workspace
 
 Validate = Callable[[Backbone, Dataset, Experiment, int, int], dict[str, float]]
-BATCHES_AHEAD = 2
+STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Loop:
     device: torch.device
     dataset: Dataset
     index: SampleIndex
-    backbone: Backbone
     last_metrics: dict[str, float] = field(default_factory=dict)
 
     def say(self, name: str, **fields: Any) -> None:
@@ -63,23 +62,31 @@ class Loop:
         if self.rank == 0:
             self.task.channel.send(name, **fields)
 
+    def position(self, stage: int, step: int) -> Position:
+        """A place in this run."""
+        experiment = self.task.experiment
+        return Position(stage, step, self.world_size, experiment.deepspeed.zero_stage, experiment.digest())
+
 
 def run_worker(task: Assignment) -> None:
     """Train every stage from the last checkpoint on, then write the model."""
     loop = _start(task)
-    experiment = task.experiment
-    fresh = Position(0, 0, loop.world_size, experiment.deepspeed.zero_stage, experiment.digest())
-    start = resume_point(fresh)
+    stages = task.experiment.stages
+    start = resume_point(loop.position(0, 0))
     if start is not None:
-        loop.say("resumed", stage=experiment.stages[start.stage].name, step=start.step)
+        loop.say("resumed", stage=stages[start.stage].name, step=start.step)
+    first, done = (start.stage, start.step) if start else (0, 0)
+    rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
+    model = task.experiment.model
+    backbone = load_backbone(model.path, dtype=model.dtype, train=model.train).to(loop.device)
     engine = None
-    for number, stage in enumerate(experiment.stages):
-        if start is not None and number < start.stage:
-            continue
+    for number in range(first, len(stages)):
         if engine is not None:
             engine.destroy()
-        engine = _run_stage(loop, number, stage, start if start and start.stage == number else None)
-    save_model(loop.backbone, task.model, loop.rank)
+            rows, done = _rows(loop, number, 0), 0
+        resumed = start is not None and number == first
+        engine = _run_stage(loop, backbone, number, rows, done, resumed)
+    save_model(backbone, task.model, loop.rank)
     loop.say("model", path=str(task.model))
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
@@ -90,36 +97,45 @@ def _start(task: Assignment) -> Loop:
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
     _report_configuration(task, rank)
     dataset = open_dataset(task.workspace, task.dataset)
-    model = task.experiment.model
-    backbone = load_backbone(model.path, dtype=model.dtype, train=model.train).to(device)
-    return Loop(task, rank, world_size, device, dataset, SampleIndex.of(dataset), backbone)
+    return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, SampleIndex.of(dataset))
 
 
-def _run_stage(loop: Loop, number: int, stage: Stage, resumed: Position | None) -> Any:
+def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]]:
+    """This rank's rows of a stage after ``done`` steps, read ahead."""
+    experiment = loop.task.experiment
+    stage, seed = experiment.stages[number], stage_seed(experiment, number)
+    stream = TrainingStream(loop.dataset, stage, seed, loop.rank, loop.world_size, done, loop.index)
+    return ahead(stream, STEPS_AHEAD)
+
+
+def _run_stage(
+    loop: Loop,
+    backbone: Backbone,
+    number: int,
+    rows: Iterator[tuple[int, FeedRows]],
+    first: int,
+    resumed: bool,
+) -> Any:
     """Train one stage and leave its weights in the backbone; returns the engine."""
     experiment = loop.task.experiment
+    stage = experiment.stages[number]
     settings = objective_settings(stage)
-    objective = Objective(loop.backbone, settings).to(loop.device)
+    objective = Objective(backbone, settings).to(loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
-    first = resumed.step if resumed else 0
     if resumed:
         load_shards(engine, loop.rank)
     loop.say("stage", stage=stage.name, number=number, step=first, steps=stage.steps)
-    stream = TrainingStream(
-        loop.dataset, stage, stage_seed(experiment, number), loop.rank, loop.world_size, first, loop.index
-    )
     collate = Collator(
-        loop.backbone.processor, loop.dataset.categories(), settings, negatives=experiment.data.negatives
+        backbone.processor, loop.dataset.categories(), settings, negatives=experiment.data.negatives
     )
     objective.train()
     meter = Meter()
-    for step, batch in ahead(_collated(stream, collate), BATCHES_AHEAD):
+    for step, batch in ahead(_collated(rows, collate), STEPS_AHEAD):
         meter.data_arrived()
         output: ObjectiveOutput = engine(batch.to(loop.device))
         terms = _finite_terms(output, stage, step)
@@ -159,10 +175,7 @@ def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: in
         loop.say("validation", stage=stage.name, step=done, metrics=checked)
     reported = {**loop.last_metrics, **checked, "stage": float(number), "step": float(done)}
     if last or (saving is not None and done % saving == 0):
-        position = Position(
-            number, done, loop.world_size, experiment.deepspeed.zero_stage, experiment.digest()
-        )
-        save_and_report(engine, position, reported, loop.rank)
+        save_and_report(engine, loop.position(number, done), reported, loop.rank)
         loop.say("checkpoint", stage=stage.name, step=done)
     elif checked:
         ray.train.report(reported)
@@ -171,7 +184,9 @@ def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: in
 def _validated(loop: Loop, engine: Any, validate: Validate) -> dict[str, float]:
     engine.eval()
     with torch.no_grad():
-        figures = validate(loop.backbone, loop.dataset, loop.task.experiment, loop.rank, loop.world_size)
+        figures = validate(
+            engine.module.backbone, loop.dataset, loop.task.experiment, loop.rank, loop.world_size
+        )
     engine.train()
     return {name: float(value) for name, value in figures.items()}
 
@@ -197,8 +212,8 @@ def stage_seed(experiment: Experiment, number: int) -> int:
     return int(np.random.SeedSequence([experiment.seed, number]).generate_state(1)[0])
 
 
-def _collated(stream: Iterable[tuple[int, FeedRows]], collate: Collator) -> Iterator[tuple[int, Batch]]:
-    return ((step, collate(rows, step=step)) for step, rows in stream)
+def _collated(rows_of: Iterable[tuple[int, FeedRows]], collate: Collator) -> Iterator[tuple[int, Batch]]:
+    return ((step, collate(rows, step=step)) for step, rows in rows_of)
 
 
 def _finite_terms(output: ObjectiveOutput, stage: Stage, step: int) -> dict[str, float]:

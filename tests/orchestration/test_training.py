@@ -215,7 +215,7 @@ def test_the_key_follows_content(drawn_dataset: Dataset, tiny_model: Path) -> No
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing_but_the_time(
-    run: TrainedRun, drawn_workspace: Workspace, tiny_model: Path
+    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
 ) -> None:
     """SIGKILL of one worker between two checkpoints: every loss is that of the undisturbed run."""
     killed: list[int] = []
