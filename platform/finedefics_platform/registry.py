@@ -146,7 +146,9 @@ def get_version(workspace: Workspace, reference: str) -> ModelVersion:
         raise wrong_use(
             "no registered model of this name",
             place=reference,
-            cure=f"use one of: {', '.join(known)}" if known else "register one by evaluating a trained run",
+            cure=f"use one of: {', '.join(known)}"
+            if known
+            else "make one with `finedefics evaluate RUN --register NAME`",
         )
     for candidate in found:
         if candidate.version == version or alias in candidate.aliases:

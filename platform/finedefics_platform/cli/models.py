@@ -46,7 +46,7 @@ def list_command(json: Json = False) -> None:
     if found:
         out.table("Models", ("version", "alias", "accuracy", "dataset", "run", "promoted"), rows)
     else:
-        out.say("No registered models yet: `finedefics evaluate` registers one.")
+        out.say("No registered models yet: `finedefics evaluate RUN --register NAME` makes one.")
     out.done(versions=len(found))
 
 
