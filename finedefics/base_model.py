@@ -7,6 +7,7 @@ Hugging Face folder and used everywhere as any other checkpoint would be.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps
 class BaseRecipe:
     """How long the base model is taught; the defaults are what the demo uses."""
 
-    birds: int = 4000
+    birds: int = 3000
     vision_steps: int = 600
     vision_batch: int = 32
     vision_rate: float = 3e-3
@@ -61,9 +62,21 @@ def build_base(
     backbone = untrained_backbone()
     pixels, seen = _birds(recipe.birds, seed, backbone.processor, watch)
     generator = torch.Generator().manual_seed(seed)
-    _teach_to_see(backbone, pixels, seen, recipe, generator, watch)
-    _teach_to_speak(backbone, pixels, seen, world, recipe, generator, watch)
+    with _one_thread():
+        _teach_to_see(backbone, pixels, seen, recipe, generator, watch)
+        _teach_to_speak(backbone, pixels, seen, world, recipe, generator, watch)
     backbone.save_pretrained(folder)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A model this small gains nothing from a second thread, and loses much where that waits for a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def untrained_backbone() -> Backbone:

@@ -5,7 +5,7 @@ validation check of training reports. Optuna proposes values; trials that fall b
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,16 +151,17 @@ def run_search(
 
 
 def check_key(document: Mapping[str, Any], key: str, place: str) -> None:
-    """FinedeficsError (exit code 2) if the experiment's schema has no such key."""
-    parent: Any = json.loads(json.dumps(parse_experiment(document, place=place).model_dump(mode="json")))
+    """FinedeficsError (exit code 2) if the experiment, its defaults filled in, has no such key."""
+    node: Any = parse_experiment(document, place=place).model_dump(mode="json")
     for part in key.split("."):
-        parent = parent[int(part)] if isinstance(parent, list) and part.isdigit() else parent
-        if isinstance(parent, dict):
-            if part not in parent:
-                raise wrong_use(
-                    f"unknown key `{key}`", place=f"{place}: space", cure=f"use {', '.join(parent)}"
-                )
-            parent = parent[part]
+        children = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
+        index = int(part) if isinstance(node, list) and part.isdigit() else part
+        if index not in children:
+            known = ", ".join(map(str, children)) or "a key that holds this value"
+            raise wrong_use(
+                f"unknown key `{key}`", place=f"{place}: space", cure=f"instead of `{part}` use: {known}"
+            )
+        node = children[index]
 
 
 def _tune(
@@ -170,6 +171,8 @@ def _tune(
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
+
+    from finedefics_platform.trial_watch import TrialWatch
 
     steps = sum(stage["steps"] for stage in document["stages"])
     trainable = tune.with_resources(
@@ -198,29 +201,10 @@ def _tune(
                     name=f"{folder.name}/tune",
                     storage_path=storage,
                     verbose=0,
-                    callbacks=[_watch(progress, advance)],
+                    callbacks=[TrialWatch(progress, advance)],
                 ),
             )
         return tuner.fit()
-
-
-def _watch(progress: Progress, advance: Callable[[int], None]) -> Any:
-    from ray import tune
-
-    class Watch(tune.Callback):
-        """Hands trial results to the progress."""
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
-            shown = {k: v for k, v in result.items() if k.startswith("val_") or k in ("step", "loss")}
-            progress.event("trial", trial=trial.trial_id, config=trial.config, **shown)
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            advance(1)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            advance(1)
-
-    return Watch()
 
 
 def _trial(

@@ -1,5 +1,6 @@
 """The command line: which commands there are, and how a command ends."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -80,6 +81,8 @@ def finedefics(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    # The command shows bars of its own; read by Transformers when it is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     json, debug = "--json" in options, "--debug" in options

@@ -1,7 +1,9 @@
 """What the demo starts from: a drawn world as an image folder, and the base model that knows it from text."""
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -77,8 +79,18 @@ def base_model(
 
 def teach_base(world: World, folder: Path, recipe: BaseRecipe, progress: Progress = SILENT) -> None:
     """Teach a world's base model and write it as a Hugging Face folder."""
-    with _Bars(progress) as watch:
+    with _Bars(progress) as watch, _no_warnings():
         _whole(folder, lambda aside: build_base(world, aside, recipe, watch=watch))
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Saving makes Accelerate import DeepSpeed, which would warn of a missing GPU across the bar."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _whole(folder: Path, make: Callable[[Path], None]) -> None:

@@ -23,7 +23,7 @@ from finedefics_platform.workspace import Workspace
 
 TITLE = "Naming birds nobody labelled"
 SHOWN_SAMPLES = 12
-PACKAGES = ("finedefics-platform", "torch", "transformers", "ray", "deepspeed", "mlflow")
+PACKAGES = ("finedefics", "torch", "transformers", "ray", "deepspeed", "mlflow")
 
 
 @dataclass(frozen=True)
