@@ -128,8 +128,10 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
     """Find on the driver, before anything starts, what would fail in every worker.
 
     Raises:
-        FinedeficsError: a feed is empty or cannot be shared equally, or hard negatives were never mined.
+        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined, or
+            DeepSpeed cannot do what is asked.
     """
+    from finedefics_platform.sharding import deepspeed_settings
     from finedefics_platform.stream import SampleIndex, check_divides
 
     index = SampleIndex.of(dataset)
@@ -137,6 +139,7 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
         check_divides(stage, experiment.resources.workers)
         for feed in stage.feeds:
             index.require(feed)
+        deepspeed_settings(experiment, stage, experiment.resources.workers)
         if _needs_mined_negatives(experiment, stage):
             dataset.files("negatives")
 

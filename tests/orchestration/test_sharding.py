@@ -49,6 +49,12 @@ def test_a_micro_batch_that_splits_the_contrast_is_refused() -> None:
         deepspeed_settings(experiment, experiment.stages[0], 2)
 
 
+def test_bfloat16_without_zero_is_refused() -> None:
+    experiment = experiment_of(model={"path": "base", "dtype": "bfloat16"}, deepspeed={"zero_stage": 0})
+    with pytest.raises(FinedeficsError, match=r"deepspeed\.zero_stage: .*use zero_stage 1 to 3"):
+        deepspeed_settings(experiment, experiment.stages[0], 2)
+
+
 def test_the_rate_rises_then_falls_to_its_final_share() -> None:
     stage = stage_of(steps=100, warmup_steps=10, final_learning_rate=0.1)
     shares = [rate_share(stage, step) for step in range(101)]

@@ -74,9 +74,7 @@ def test_rows_are_near_each_other_on_disk_and_epochs_differ() -> None:
 
 
 def test_an_empty_feed_names_the_dataset_and_the_cure() -> None:
-    with pytest.raises(
-        FinedeficsError, match=r"drawn@0: feed `captioned` is empty.* data describe"
-    ):
+    with pytest.raises(FinedeficsError, match=r"drawn@0: feed `captioned` is empty.* data describe"):
         plan_stage(index_of([3]), {"captioned": 2}, 1, 0)
 
 
