@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finedefics.conversation import Renderer, Templates, pad_right
+from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError
+from finedefics.packing import Packed, pack
 from finedefics.records import Category, Sample, conflicting
 
 FEEDS = ("labelled", "captioned", "text")
@@ -56,13 +57,10 @@ class Batch:
     Attributes:
         step: position in the stage.
         images: the processor's tensors, one picture a row.
-        sequences: [sequences, length] token ids whose labelled tokens are learned, right-padded.
-        sequence_mask, labels: of the same shape; labels are -100 where nothing is learned.
-        sequence_term: [sequences] index into `GENERATION_TERMS`.
-        sequence_image: [sequences] picture that fills the image places, or -1.
-        embedded: [embedded, length] token ids of unique texts and objects, closed by end of sequence.
-        embedded_mask: of the same shape.
-        embedded_image: [embedded] picture that fills the image places, or -1.
+        sequences: token sequences of which some tokens are learned.
+        targets: [rows, width] of ``sequences``: the token to predict there, -100 where nothing is learned.
+        target_terms: [rows, width] index into `GENERATION_TERMS`.
+        embedded: unique texts and objects, each closed by end of sequence.
         objects, attributes, categories: [rows] position in ``embedded``, or -1.
         negative_attributes, negative_categories: [rows, hard negatives] position in ``embedded``, or -1.
         category_ids: [rows] position of the row's category in the table, or -1 (not labelled).
@@ -70,18 +68,15 @@ class Batch:
         looks: [rows, attributes] code of each visible attribute value, 0 where hidden.
         text_ids: [rows] hash of the description.
         feeds: [rows] index into `FEEDS`.
+        size: samples and texts in the batch: what a micro-batch counts.
     """
 
     step: int
     images: dict[str, Tensor]
-    sequences: Tensor
-    sequence_mask: Tensor
-    labels: Tensor
-    sequence_term: Tensor
-    sequence_image: Tensor
-    embedded: Tensor
-    embedded_mask: Tensor
-    embedded_image: Tensor
+    sequences: Packed
+    targets: Tensor
+    target_terms: Tensor
+    embedded: Packed
     objects: Tensor
     attributes: Tensor
     categories: Tensor
@@ -92,11 +87,13 @@ class Batch:
     looks: Tensor
     text_ids: Tensor
     feeds: Tensor
+    size: int
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
+        kinds = Tensor | Packed
         moved: dict[str, Any] = {
-            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), kinds)
         }
         return replace(self, images={k: v.to(device) for k, v in self.images.items()}, **moved)
 
@@ -148,6 +145,7 @@ class Collator:
         settings: the stage's objective; texts and sequences no term needs are not made.
         negatives: hard negatives a row.
         templates: what is said to the model.
+        packed: several sequences share a row; False pads every one to the longest.
     """
 
     def __init__(
@@ -158,7 +156,9 @@ class Collator:
         *,
         negatives: int,
         templates: Templates | None = None,
+        packed: bool = True,
     ) -> None:
+        self.packed = packed
         self.encode_images = ImageEncoder(processor)
         self.render = Renderer(processor, templates)
         self.categories = {category.category_id: category for category in categories}
@@ -211,8 +211,10 @@ class _Draft:
         self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []  # ids, answer length, term, image
         self.embedded: dict[tuple[tuple[int, ...], int], int] = {}
         self.rows: list[dict[str, Any]] = []
+        self.size = 0
 
     def add_sample(self, feed: str, sample: Sample, image: int, block: tuple[int, ...]) -> None:
+        self.size += 1
         c, wants = self.c, self.c.settings.feeds
         category = (
             c.category(sample.category_id, f"sample {sample.sample_id}") if sample.category_id else None
@@ -225,6 +227,7 @@ class _Draft:
         self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
 
     def add_text(self, category: Category) -> None:
+        self.size += 1
         if not category.description:
             raise FinedeficsError(
                 "the category has no description",
@@ -285,10 +288,12 @@ class _Draft:
         self.rows.append(row)
 
     def batch(self, step: int, images: dict[str, Tensor]) -> Batch:
-        pad = self.c.render.pad
-        ids = [s[0] for s in self.sequences]
-        targets = [[-100] * (len(s[0]) - s[1]) + list(s[0][len(s[0]) - s[1] :]) for s in self.sequences]
-        embedded = [tokens for tokens, _ in self.embedded]
+        pad, packed = self.c.render.pad, self.c.packed
+        shown = [image for *_, image in self.sequences]
+        sequences, owners = pack([ids for ids, *_ in self.sequences], shown, pad=pad, packed=packed)
+        targets, terms = self._targets(sequences, owners)
+        keys = list(self.embedded)
+        embedded, _ = pack([ids for ids, _ in keys], [image for _, image in keys], pad=pad, packed=packed)
 
         def column(key: str, width: int | None = None) -> Tensor:
             values = [row[key] for row in self.rows]
@@ -298,14 +303,10 @@ class _Draft:
         return Batch(
             step=step,
             images=images,
-            sequences=_matrix(pad_right(ids, pad)),
-            sequence_mask=_matrix(pad_right([[1] * len(i) for i in ids], 0)),
-            labels=_matrix(pad_right(targets, -100)),
-            sequence_term=torch.tensor([s[2] for s in self.sequences], dtype=torch.long),
-            sequence_image=torch.tensor([s[3] for s in self.sequences], dtype=torch.long),
-            embedded=_matrix(pad_right(embedded, pad)),
-            embedded_mask=_matrix(pad_right([[1] * len(e) for e in embedded], 0)),
-            embedded_image=torch.tensor([image for _, image in self.embedded], dtype=torch.long),
+            sequences=sequences,
+            targets=targets,
+            target_terms=terms,
+            embedded=embedded,
             objects=column("objects"),
             attributes=column("attributes"),
             categories=column("categories"),
@@ -316,7 +317,20 @@ class _Draft:
             looks=column("looks", len(self.c.attribute_names)),
             text_ids=column("text_ids"),
             feeds=column("feeds"),
+            size=self.size,
         )
+
+    def _targets(self, sequences: Packed, owners: Tensor) -> tuple[Tensor, Tensor]:
+        """At every position whose next token is part of an answer: that token, and the answer's term."""
+        targets = torch.full_like(sequences.ids, -100)
+        if not self.sequences:
+            return targets, targets.clone()
+        table = torch.tensor([(len(ids), answer, term) for ids, answer, term, _ in self.sequences])
+        length, answer, term = table[owners.clamp(min=0)].unbind(-1)
+        following = sequences.positions + 1
+        learned = (owners >= 0) & (following < length) & (following >= length - answer)
+        targets[:, :-1] = torch.where(learned[:, :-1], sequences.ids[:, 1:], targets[:, :-1])
+        return targets, term
 
 
 def nearest_categories(categories: Sequence[Category]) -> dict[str, list[str]]:
@@ -335,7 +349,3 @@ def nearest_categories(categories: Sequence[Category]) -> dict[str, list[str]]:
 def _code(text: str) -> int:
     # stable over processes (Python's own hash is salted) and never 0, which means "not visible"
     return 1 + int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
-
-
-def _matrix(rows: list[list[int]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), len(rows[0]) if rows else 0)

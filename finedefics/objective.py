@@ -1,16 +1,20 @@
 """The objective of every stage: one module, one forward, any mix of labelled, captioned and text rows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from finedefics.backbones import Backbone
 from finedefics.batch import ABSENT, CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, Batch, ObjectiveSettings
 from finedefics.distributed import gather, total, world_size
-from finedefics.losses import info_nce, symmetric_info_nce
+from finedefics.losses import TEMPERATURE_RANGE, info_nce, symmetric_info_nce
+from finedefics.packing import Packed
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,18 @@ class Objective(nn.Module):
     Args:
         backbone: the multimodal model.
         settings: terms, their weights and feeds, and the temperatures.
+        micro_batch: rows whose activations are held at a time. The contrastive batch stays whole: every piece
+            is run forward without keeping activations, and again in the backward pass (GradCache, Gao et al.
+            2021, by way of activation checkpointing), so the gradient is that of the undivided batch.
     """
 
-    def __init__(self, backbone: Backbone, settings: ObjectiveSettings) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: ObjectiveSettings, *, micro_batch: int | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
+        self.micro_batch = micro_batch
         # learned in log space, so that a step is relative to the temperature's own size
         start = [settings.object_attribute_temperature, settings.attribute_category_temperature]
         self.log_temperatures = nn.Parameter(
@@ -51,63 +61,115 @@ class Objective(nn.Module):
     def temperatures(self) -> dict[str, float]:
         """Both temperatures, for the record."""
         names = ("object_attribute_temperature", "attribute_category_temperature")
-        return dict(zip(names, self.log_temperatures.detach().exp().tolist(), strict=True))
+        low, high = TEMPERATURE_RANGE
+        values = self.log_temperatures.detach().exp().clamp(low, high)
+        return dict(zip(names, values.tolist(), strict=True))
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Compute every term of the stage on one rank's share of a step."""
-        images = self.backbone.encode_images(batch.images) if batch.images else []
+        pieces = math.ceil(batch.size / self.micro_batch) if self.micro_batch else 1
+        images = self._encode_images(batch.images, pieces)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        forwarded = useful = 0
         if len(batch.sequences):
-            scaled, shown = self._generation(batch, images)
+            share, shown = self._generation(batch, images, pieces)
             terms |= shown
-            losses += [self._weight(name) * value for name, value in scaled.items()]
-            forwarded, useful = batch.sequences.numel(), int(batch.sequence_mask.sum())
+            losses += [self._weight(name) * value for name, value in share.items()]
         if len(batch.embedded):
-            contrast = self._contrast(batch, self._embed(batch, images))
+            contrast = self._contrast(batch, self._embed(batch.embedded, images, pieces))
             terms |= {name: value.detach() for name, value in contrast.items()}
             losses += [self._weight(name) * value for name, value in contrast.items()]
-            forwarded += batch.embedded.numel()
-            useful += int(batch.embedded_mask.sum())
-        return ObjectiveOutput(torch.stack(losses).sum(), terms, forwarded, useful)
+        passes = (batch.sequences, batch.embedded)
+        return ObjectiveOutput(
+            torch.stack(losses).sum(),
+            terms,
+            sum(each.ids.numel() for each in passes),
+            sum(each.useful for each in passes),
+        )
 
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight
 
-    def _generation(self, batch: Batch, images: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Next-token loss of each generation term: this rank's share, and the global mean to show."""
-        used = [images[i] for i in batch.sequence_image.tolist() if i != ABSENT]
-        embeddings = self.backbone.embed_tokens(batch.sequences, used)
-        hidden = self.backbone.hidden_states(embeddings, batch.sequence_mask)
-        targets = batch.labels[:, 1:]
-        learned = targets != -100
-        # the output head runs only where an answer token stands: it is the widest layer of the model
-        losses = F.cross_entropy(
-            self.backbone.logits(hidden[:, :-1][learned]).float(), targets[learned], reduction="none"
-        )
-        owner = batch.sequence_term[:, None].expand_as(targets)[learned]
-        share, shown = {}, {}
-        for index, name in enumerate(GENERATION_TERMS):
-            if self.settings.feeds(name):
-                own = losses[owner == index]
-                sums = total(
-                    torch.stack([own.sum().detach(), torch.tensor(float(len(own)), device=own.device)])
-                )
-                count = sums[1].clamp(min=1)
-                # ranks hold different numbers of answer tokens; their average must be the global mean
-                share[name] = own.sum() * world_size() / count
-                shown[name] = sums[0] / count
-        return share, shown
+    def _piecewise(self, function: Callable[..., Tensor], *inputs: Any, pieces: int) -> Tensor:
+        """Call a function, keeping its activations only where the batch is not divided."""
+        if pieces == 1 or not torch.is_grad_enabled():
+            return function(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False)
 
-    def _embed(self, batch: Batch, images: list[Tensor]) -> Tensor:
-        """Normalised hidden state at the end-of-sequence token of every unique text and object."""
-        used = [images[i] for i in batch.embedded_image.tolist() if i != ABSENT]
-        hidden = self.backbone.hidden_states(
-            self.backbone.embed_tokens(batch.embedded, used), batch.embedded_mask
+    def _encode_images(self, images: dict[str, Tensor], pieces: int) -> list[Tensor]:
+        if not images:
+            return []
+        count = len(next(iter(images.values())))
+        tokens: list[Tensor] = []
+        for piece in range(pieces):
+            first, last = piece * count // pieces, (piece + 1) * count // pieces
+            if first == last:  # a piece of text rows only
+                continue
+            part = {name: tensor[first:last] for name, tensor in images.items()}
+            lengths: list[int] = []
+
+            def encode(part: dict[str, Tensor] = part, lengths: list[int] = lengths) -> Tensor:
+                found = self.backbone.encode_images(part)
+                lengths[:] = map(len, found)
+                return torch.cat(found)
+
+            tokens += self._piecewise(encode, pieces=pieces).split(lengths)
+        return tokens
+
+    def _hidden(self, piece: Packed, images: list[Tensor]) -> Tensor:
+        used = [images[i] for i in piece.images.tolist()]
+        embeddings = self.backbone.embed_tokens(piece.ids, used)
+        return self.backbone.hidden_states(
+            embeddings, piece.attention(embeddings.dtype), position_ids=piece.positions
         )
-        last = batch.embedded_mask.sum(1) - 1
-        return F.normalize(hidden[torch.arange(len(last), device=last.device), last].float(), dim=-1)
+
+    def _generation(
+        self, batch: Batch, images: list[Tensor], pieces: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Next-token loss of each generation term: this rank's share, and the global mean to show."""
+
+        def sums(piece: Packed, targets: Tensor, terms: Tensor) -> Tensor:
+            learned = targets != -100
+            # the output head runs only where an answer token stands: it is the model's widest layer
+            logits = self.backbone.logits(self._hidden(piece, images)[learned]).float()
+            losses = F.cross_entropy(logits, targets[learned], reduction="none")
+            return losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
+
+        parts, first = [], 0
+        for piece in batch.sequences.split(pieces):
+            last = first + len(piece.ids)
+            targets, terms = batch.targets[first:last], batch.target_terms[first:last]
+            if len(piece):
+                first = last
+            else:  # a row that only keeps this rank in step with the others
+                targets, terms = torch.full_like(piece.ids, -100), torch.zeros_like(piece.ids)
+            parts.append(self._piecewise(sums, piece, targets, terms, pieces=pieces))
+        own = torch.stack(parts).sum(0)
+        learned = batch.targets != -100
+        counts = torch.bincount(batch.target_terms[learned], minlength=len(GENERATION_TERMS)).to(own.dtype)
+        everywhere = total(torch.stack([own.detach(), counts]))
+        count = everywhere[1].clamp(min=1)
+        asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]
+        # ranks hold different numbers of answer tokens; their average must be the global mean
+        share = {GENERATION_TERMS[i]: own[i] * world_size() / count[i] for i in asked}
+        return share, {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
+
+    def _embed(self, embedded: Packed, images: list[Tensor], pieces: int) -> Tensor:
+        """Normalised hidden state at the end of every unique text and object, [embedded, dim]."""
+
+        def ends(piece: Packed) -> Tensor:
+            return self._hidden(piece, images)[piece.ends[:, 0], piece.ends[:, 1]].float()
+
+        found = [self._piecewise(ends, piece, pieces=pieces) for piece in embedded.split(pieces)]
+        # pieces hold whole rows, so the order of sequences within them is not the order they were given in
+        order = torch.argsort(torch.argsort(self._piece_of(embedded, pieces), stable=True))
+        return F.normalize(torch.cat(found)[order], dim=-1)
+
+    @staticmethod
+    def _piece_of(embedded: Packed, pieces: int) -> Tensor:
+        starts = [piece * len(embedded.ids) // pieces for piece in range(1, pieces)]
+        rows = embedded.ends[:, 0].contiguous()
+        return torch.bucketize(rows, torch.tensor(starts, device=rows.device, dtype=rows.dtype), right=True)
 
     def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, Tensor]:
         rows = _Rows.gathered(batch, embedded)

@@ -137,7 +137,7 @@ class DeepSpeed(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
     micro_batch: int | None = Field(
-        None, gt=0, description="Rows a forward on one worker; default: all of them."
+        None, gt=0, description="Rows whose activations a worker holds at a time; default: all its rows."
     )
 
 

@@ -19,8 +19,7 @@ def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) ->
     """DeepSpeed's configuration of one stage.
 
     Raises:
-        FinedeficsError: ``deepspeed.micro_batch`` would split the contrastive batch, or bfloat16 is asked for
-            without ZeRO (exit code 2).
+        FinedeficsError: bfloat16 is asked for without ZeRO (exit code 2).
     """
     half = experiment.model.dtype == "bfloat16"
     if half and experiment.deepspeed.zero_stage == 0:
@@ -31,14 +30,8 @@ def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) ->
             cure="use zero_stage 1 to 3 with bfloat16, or model.dtype float32",
         )
     rows = sum(stage.feeds.values()) // world_size
-    micro_batch = experiment.deepspeed.micro_batch
-    if micro_batch is not None and micro_batch < rows:
-        raise wrong_use(
-            f"{micro_batch} rows a forward would split the contrastive batch of {rows} rows a worker",
-            place="deepspeed.micro_batch",
-            cure="leave it out and raise resources.workers, or give the stage fewer rows",
-        )
     return {
+        # the whole share of a worker: the objective itself divides it, without dividing the contrastive batch
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": stage.gradient_clip,

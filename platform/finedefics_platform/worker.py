@@ -125,7 +125,8 @@ def _run_stage(
     experiment = loop.task.experiment
     stage = experiment.stages[number]
     settings = objective_settings(stage)
-    objective = Objective(backbone, settings).to(loop.device)
+    micro_batch = experiment.deepspeed.micro_batch
+    objective = Objective(backbone, settings, micro_batch=micro_batch).to(loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
     if resumed:
         load_shards(engine, loop.rank)

@@ -43,12 +43,6 @@ def test_settings_follow_the_experiment() -> None:
     assert settings["train_micro_batch_size_per_gpu"] == 3
 
 
-def test_a_micro_batch_that_splits_the_contrast_is_refused() -> None:
-    experiment = experiment_of(deepspeed={"micro_batch": 2})
-    with pytest.raises(FinedeficsError, match=r"deepspeed\.micro_batch: 2 rows .* batch of 3 rows"):
-        deepspeed_settings(experiment, experiment.stages[0], 2)
-
-
 def test_bfloat16_without_zero_is_refused() -> None:
     experiment = experiment_of(model={"path": "base", "dtype": "bfloat16"}, deepspeed={"zero_stage": 0})
     with pytest.raises(FinedeficsError, match=r"deepspeed\.zero_stage: .*use zero_stage 1 to 3"):
