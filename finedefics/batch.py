@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,12 +38,17 @@ class TermSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """The objective of one stage: its terms and its temperatures."""
+    """The objective of one stage: its terms, its temperatures, and where an object's embedding is read.
+
+    ``object_readout`` is ``"eos"`` (the paper's: the picture's tokens and end of sequence, a pass of its own)
+    or ``"prompt"`` (the picture's last token within the prompt, read on the way of the answer's pass).
+    """
 
     terms: Mapping[str, TermSettings]
     object_attribute_temperature: float = 0.07
     attribute_category_temperature: float = 0.07
     learnable_temperatures: bool = False
+    object_readout: Literal["eos", "prompt"] = "eos"
 
     def feeds(self, *terms: str) -> set[str]:
         """Feeds that take part in any of the terms at a weight above 0."""
@@ -61,7 +66,8 @@ class Batch:
         targets: [rows, width] of ``sequences``: the token to predict there, -100 where nothing is learned.
         target_terms: [rows, width] index into `GENERATION_TERMS`.
         embedded: unique texts and objects, each closed by end of sequence.
-        objects, attributes, categories: [rows] position in ``embedded``, or -1.
+        objects, attributes, categories: [rows] position among the reads of ``embedded`` and then of
+            ``sequences``, or -1.
         negative_attributes, negative_categories: [rows, hard negatives] position in ``embedded``, or -1.
         category_ids: [rows] position of the row's category in the table, or -1 (not labelled).
         negative_category_ids: [rows, hard negatives].
@@ -210,6 +216,8 @@ class _Draft:
         self.c = collator
         self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []  # ids, answer length, term, image
         self.embedded: dict[tuple[tuple[int, ...], int], int] = {}
+        self.reads: list[tuple[int, int]] = []  # (sequence, position) where an object is read
+        self.object_rows: dict[int, int] = {}  # row -> index of its read
         self.rows: list[dict[str, Any]] = []
         self.size = 0
 
@@ -281,16 +289,32 @@ class _Draft:
             "feeds": FEEDS.index(feed),
         }
         if with_object and picture is not None:
-            image, block = picture
-            row["objects"] = self._embed((*c.encode_images.object_block(block), c.render.eos), image)
+            self._object(row, *picture)
         for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
 
+    def _object(self, row: dict[str, Any], image: int, block: tuple[int, ...]) -> None:
+        """Where the row's object is read: in a pass of its own, or where its picture is shown anyway."""
+        c = self.c
+        if c.settings.object_readout == "eos":
+            row["objects"] = self._embed((*c.encode_images.object_block(block), c.render.eos), image)
+            return
+        before = c.render.prompt(c.render.templates.question).before
+        shown = next((i for i, (*_, at) in enumerate(self.sequences) if at == image), None)
+        if shown is None:  # no answer is learned from this picture: its prefix makes a pass of its own
+            row["objects"] = self._embed((*before, *block), image)
+        else:
+            self.object_rows[len(self.rows)] = len(self.reads)
+            self.reads.append((shown, len(before) + len(block) - 1))
+
     def batch(self, step: int, images: dict[str, Tensor]) -> Batch:
         pad, packed = self.c.render.pad, self.c.packed
+        for row, read in self.object_rows.items():
+            self.rows[row]["objects"] = len(self.embedded) + read
         shown = [image for *_, image in self.sequences]
-        sequences, owners = pack([ids for ids, *_ in self.sequences], shown, pad=pad, packed=packed)
+        texts = [ids for ids, *_ in self.sequences]
+        sequences, owners = pack(texts, shown, pad=pad, packed=packed, reads=self.reads)
         targets, terms = self._targets(sequences, owners)
         keys = list(self.embedded)
         embedded, _ = pack([ids for ids, _ in keys], [image for _, image in keys], pad=pad, packed=packed)

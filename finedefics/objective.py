@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from finedefics.batch import ABSENT, CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS,
 from finedefics.distributed import gather, total, world_size
 from finedefics.losses import TEMPERATURE_RANGE, info_nce, symmetric_info_nce
 from finedefics.packing import Packed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,16 @@ class Objective(nn.Module):
         images = self._encode_images(batch.images, pieces)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
+        read: list[Tensor] = []
+        if len(batch.embedded):
+            read.append(self._embed(batch.embedded, images, pieces))
         if len(batch.sequences):
-            share, shown = self._generation(batch, images, pieces)
+            share, shown, objects = self._generation(batch, images, pieces)
             terms |= shown
             losses += [self._weight(name) * value for name, value in share.items()]
-        if len(batch.embedded):
-            contrast = self._contrast(batch, self._embed(batch.embedded, images, pieces))
+            read.append(objects)
+        if len(batch.feeds):
+            contrast = self._contrast(batch, F.normalize(torch.cat(read), dim=-1))
             terms |= {name: value.detach() for name, value in contrast.items()}
             losses += [self._weight(name) * value for name, value in contrast.items()]
         passes = (batch.sequences, batch.embedded)
@@ -90,7 +96,7 @@ class Objective(nn.Module):
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight
 
-    def _piecewise(self, function: Callable[..., Tensor], *inputs: Any, pieces: int) -> Tensor:
+    def _piecewise(self, function: Callable[..., T], *inputs: Any, pieces: int) -> T:
         """Call a function, keeping its activations only where the batch is not divided."""
         if pieces == 1 or not torch.is_grad_enabled():
             return function(*inputs)
@@ -125,25 +131,28 @@ class Objective(nn.Module):
 
     def _generation(
         self, batch: Batch, images: list[Tensor], pieces: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Next-token loss of each generation term: this rank's share, and the global mean to show."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Next-token loss of each generation term: this rank's share, the global mean to show, and the
+        hidden states that were to be read on the way, [reads, dim]."""
 
-        def sums(piece: Packed, targets: Tensor, terms: Tensor) -> Tensor:
+        def run(piece: Packed, targets: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self._hidden(piece, images)
             learned = targets != -100
             # the output head runs only where an answer token stands: it is the model's widest layer
-            logits = self.backbone.logits(self._hidden(piece, images)[learned]).float()
+            logits = self.backbone.logits(hidden[learned]).float()
             losses = F.cross_entropy(logits, targets[learned], reduction="none")
-            return losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
+            sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
+            return sums, hidden[piece.reads[:, 0], piece.reads[:, 1]].float()
 
-        parts, first = [], 0
-        for piece in batch.sequences.split(pieces):
-            last = first + len(piece.ids)
+        parts, reads = [], []
+        bounds = batch.sequences.bounds(pieces)
+        for (first, last), piece in zip(bounds, batch.sequences.split(pieces), strict=True):
             targets, terms = batch.targets[first:last], batch.target_terms[first:last]
-            if len(piece):
-                first = last
-            else:  # a row that only keeps this rank in step with the others
+            if first == last:  # a row that only keeps this rank in step with the others
                 targets, terms = torch.full_like(piece.ids, -100), torch.zeros_like(piece.ids)
-            parts.append(self._piecewise(sums, piece, targets, terms, pieces=pieces))
+            sums, read = self._piecewise(run, piece, targets, terms, pieces=pieces)
+            parts.append(sums)
+            reads.append(read)
         own = torch.stack(parts).sum(0)
         learned = batch.targets != -100
         counts = torch.bincount(batch.target_terms[learned], minlength=len(GENERATION_TERMS)).to(own.dtype)
@@ -152,24 +161,17 @@ class Objective(nn.Module):
         asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]
         # ranks hold different numbers of answer tokens; their average must be the global mean
         share = {GENERATION_TERMS[i]: own[i] * world_size() / count[i] for i in asked}
-        return share, {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
+        shown = {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
+        return share, shown, torch.cat(reads)[batch.sequences.in_given_order(pieces)]
 
     def _embed(self, embedded: Packed, images: list[Tensor], pieces: int) -> Tensor:
-        """Normalised hidden state at the end of every unique text and object, [embedded, dim]."""
+        """Hidden state at the end of every unique text and object, [embedded, dim]."""
 
         def ends(piece: Packed) -> Tensor:
-            return self._hidden(piece, images)[piece.ends[:, 0], piece.ends[:, 1]].float()
+            return self._hidden(piece, images)[piece.reads[:, 0], piece.reads[:, 1]].float()
 
         found = [self._piecewise(ends, piece, pieces=pieces) for piece in embedded.split(pieces)]
-        # pieces hold whole rows, so the order of sequences within them is not the order they were given in
-        order = torch.argsort(torch.argsort(self._piece_of(embedded, pieces), stable=True))
-        return F.normalize(torch.cat(found)[order], dim=-1)
-
-    @staticmethod
-    def _piece_of(embedded: Packed, pieces: int) -> Tensor:
-        starts = [piece * len(embedded.ids) // pieces for piece in range(1, pieces)]
-        rows = embedded.ends[:, 0].contiguous()
-        return torch.bucketize(rows, torch.tensor(starts, device=rows.device, dtype=rows.dtype), right=True)
+        return torch.cat(found)[embedded.in_given_order(pieces)]
 
     def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, Tensor]:
         rows = _Rows.gathered(batch, embedded)

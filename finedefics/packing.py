@@ -23,7 +23,7 @@ class Packed:
         ids: [rows, width] token ids.
         segments: [rows, width] number of the sequence within its row from 1, 0 where there is padding.
         positions: [rows, width] position within the sequence.
-        ends: [sequences, 2] row and column of each sequence's last token, in the order they were given.
+        reads: [reads, 2] row and column of the positions whose hidden states are wanted, in the order given.
         images: [pictures] index of the picture that fills each block of image places, in row-major order.
         image_rows: [pictures] the row of each of those blocks.
     """
@@ -31,12 +31,12 @@ class Packed:
     ids: Tensor
     segments: Tensor
     positions: Tensor
-    ends: Tensor
+    reads: Tensor
     images: Tensor
     image_rows: Tensor
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.ids)
 
     @property
     def useful(self) -> int:
@@ -48,29 +48,38 @@ class Packed:
         return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     def rows(self, first: int, last: int) -> "Packed":
-        """Rows ``first`` to ``last`` (exclusive); ends keep their order and count rows from ``first``."""
-        inside = (self.ends[:, 0] >= first) & (self.ends[:, 0] < last)
+        """Rows ``first`` to ``last`` (exclusive); reads keep their order and count rows from ``first``."""
+        inside = (self.reads[:, 0] >= first) & (self.reads[:, 0] < last)
         shown = (self.image_rows >= first) & (self.image_rows < last)
-        shift = torch.tensor([first, 0], device=self.ends.device)
+        shift = torch.tensor([first, 0], device=self.reads.device)
         return Packed(
             self.ids[first:last],
             self.segments[first:last],
             self.positions[first:last],
-            self.ends[inside] - shift,
+            self.reads[inside] - shift,
             self.images[shown],
             self.image_rows[shown] - first,
         )
 
     def split(self, pieces: int) -> Iterator["Packed"]:
         """``pieces`` runs of rows, near equal: every rank that asks for as many makes as many calls."""
-        count = len(self.ids)
-        for piece in range(pieces):
-            first, last = piece * count // pieces, (piece + 1) * count // pieces
+        for first, last in self.bounds(pieces):
             # an empty run would skip a forward that other ranks make: repeat a row that nobody reads
             yield self.rows(first, last) if last > first else self.rows(0, 1)._unread()
 
+    def bounds(self, pieces: int) -> list[tuple[int, int]]:
+        """First and last (exclusive) row of each piece."""
+        count = len(self.ids)
+        return [(p * count // pieces, (p + 1) * count // pieces) for p in range(pieces)]
+
+    def in_given_order(self, pieces: int) -> Tensor:
+        """[reads] where each read stands once the reads of all pieces are concatenated."""
+        starts = torch.tensor([first for first, _ in self.bounds(pieces)][1:], device=self.reads.device)
+        piece = torch.bucketize(self.reads[:, 0].contiguous(), starts, right=True)
+        return torch.argsort(torch.argsort(piece, stable=True))
+
     def _unread(self) -> "Packed":
-        return Packed(self.ids, self.segments, self.positions, self.ends[:0], self.images, self.image_rows)
+        return Packed(self.ids, self.segments, self.positions, self.reads[:0], self.images, self.image_rows)
 
     def attention(self, dtype: torch.dtype) -> Tensor:
         """What each position may see.
@@ -89,7 +98,12 @@ class Packed:
 
 
 def pack(
-    sequences: Sequence[Sequence[int]], images: Sequence[int], *, pad: int, packed: bool = True
+    sequences: Sequence[Sequence[int]],
+    images: Sequence[int],
+    *,
+    pad: int,
+    packed: bool = True,
+    reads: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Packed, Tensor]:
     """Lay sequences out in rows.
 
@@ -98,6 +112,7 @@ def pack(
         images: for each sequence the picture that fills its image places, or -1.
         pad: id of the padding token.
         packed: False gives every sequence a row of its own.
+        reads: (sequence, position in it) whose hidden states are wanted; by default each sequence's last.
 
     Returns:
         The layout, and [rows, width] the index of the sequence at every position (-1 where padding).
@@ -107,7 +122,7 @@ def pack(
     ids = torch.full((len(layout), width), pad)
     segments, positions = torch.zeros_like(ids), torch.zeros_like(ids)
     owners = torch.full_like(ids, -1)
-    ends = torch.zeros(len(sequences), 2, dtype=torch.long)
+    starts = torch.zeros(len(sequences), 2, dtype=torch.long)
     shown: list[tuple[int, int]] = []
     for row, members in enumerate(layout):
         start = 0
@@ -117,12 +132,15 @@ def pack(
             segments[row, start:stop] = number
             positions[row, start:stop] = torch.arange(lengths[index])
             owners[row, start:stop] = index
-            ends[index] = torch.tensor([row, stop - 1])
+            starts[index] = torch.tensor([row, start])
             if images[index] >= 0:
                 shown.append((images[index], row))
             start = stop
     order = torch.tensor(shown, dtype=torch.long).reshape(len(shown), 2)
-    return Packed(ids, segments, positions, ends, order[:, 0], order[:, 1]), owners
+    wanted = [(index, length - 1) for index, length in enumerate(lengths)] if reads is None else list(reads)
+    owner, offset = torch.tensor(wanted, dtype=torch.long).reshape(len(wanted), 2).unbind(1)
+    places = starts[owner] + torch.stack([torch.zeros_like(offset), offset], 1)
+    return Packed(ids, segments, positions, places, order[:, 0], order[:, 1]), owners
 
 
 def _layout(lengths: Sequence[int], packed: bool) -> tuple[list[list[int]], int]:
