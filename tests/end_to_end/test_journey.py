@@ -1,0 +1,189 @@
+"""The whole journey at a small size, asserted on what came out: images in, a promoted model out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from finedefics.scoring import Recogniser
+from finedefics_platform.demo.ingredients import SMALL
+from finedefics_platform.demo.journey import ARMS, Demo, run_demo
+from finedefics_platform.events import read_events
+from finedefics_platform.registry import open_model
+from finedefics_platform.tracking import server_run_id
+from finedefics_platform.workspace import Workspace
+
+ANSWERS = ("names", "alignment", "describe")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def demo(home: Workspace, ray_cluster: Any) -> Demo:
+    return run_demo(home, scale=SMALL)
+
+
+@pytest.fixture(scope="module")
+def table(demo: Demo) -> dict[str, Any]:
+    return json.loads(demo.summary.table_file.read_text())
+
+
+def accuracy(table: dict[str, Any], arm: str, answer: str, group: str) -> float:
+    return table[arm][answer][group]["accuracy"]
+
+
+def test_the_table_has_every_arm_answer_and_group(table: dict[str, Any]) -> None:
+    assert set(table) == {"base", *ARMS}
+    for cells in table.values():
+        assert set(cells) == set(ANSWERS)
+        for answer in cells.values():
+            assert answer["pictures_per_second"] > 0
+            for group in ("labelled", "new"):
+                cell = answer[group]
+                assert cell["low"] <= cell["accuracy"] <= cell["high"]
+                assert cell["n"] == {"labelled": 18, "new": 6}[group] * SMALL.plan.test
+
+
+def test_the_base_has_the_diagnosis(demo: Demo) -> None:
+    """It can hardly name a picture, though it sees attributes and knows the texts."""
+    items = demo.evaluations["base"].items().to_pylist()
+    named = [row["correct"] for row in items if (row["answer"], row["scope"]) == ("names", "all")]
+    assert np.mean(named) <= 0.10
+
+
+def test_joint_training_names_species_that_never_had_a_label(table: dict[str, Any]) -> None:
+    best = max(accuracy(table, arm, a, "new") for arm in ("base", "control") for a in ("names", "alignment"))
+    assert accuracy(table, "joint", "alignment", "new") >= best + 0.30
+
+
+def test_instruction_tuning_learns_the_labelled_species(table: dict[str, Any]) -> None:
+    assert accuracy(table, "instruction", "names", "labelled") >= 0.50
+
+
+def test_loss_terms_fall(demo: Demo) -> None:
+    steps = [
+        e["metrics"] for e in read_events(demo.runs["joint"].folder / "events.jsonl") if e["event"] == "step"
+    ]
+    for term in ("answer", "object_attribute", "attribute_category", "category_category"):
+        losses = [metrics[f"loss_{term}"] for metrics in steps]
+        assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8]), term
+
+
+def test_two_workers_took_part_and_zero_shared_the_optimizer_state(demo: Demo) -> None:
+    for run in demo.runs.values():
+        facts = [e for e in read_events(run.folder / "events.jsonl") if e["event"] == "facts"]
+        assert facts
+        for fact in facts:
+            assert fact["world_size"] == 2
+            assert len({worker["pid"] for worker in fact["workers"]}) == 2
+            held = [worker["optimizer_elements"] for worker in fact["workers"]]
+            assert 0.4 < held[0] / sum(held) < 0.6
+
+
+def test_the_champion_answers_as_the_evaluated_model_did(home: Workspace, demo: Demo) -> None:
+    folder = open_model(home, f"{demo.version.name}@champion")
+    recogniser = Recogniser.load(folder / "model", folder / "index")
+    samples = demo.dataset.samples("test", limit=48)
+    served = [best[0][0] for best in recogniser.recognise([s.image for s in samples], "alignment", top=1)]
+    items = demo.evaluations["joint"].items()
+    wanted = items.filter((pc.field("answer") == "alignment") & (pc.field("scope") == "all")).to_pylist()
+    evaluated = {row["sample_id"]: row["predicted"] for row in wanted}
+    assert served == [evaluated[sample.sample_id] for sample in samples]
+
+
+def test_the_run_is_browsable_through_the_mlflow_client(home: Workspace, demo: Demo) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=home.tracking_uri)
+    for arm, run in demo.runs.items():
+        assert run.parent_run_id is not None
+        parent = client.get_run(server_run_id(home, run.parent_run_id))
+        assert parent.info.status == "FINISHED"
+        assert parent.data.metrics["test_alignment_new"] == pytest.approx(
+            demo.summary.table[arm]["alignment"]["new"]["accuracy"]
+        )
+        children = client.search_runs(
+            [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        )
+        stages = [c for c in children if c.data.metrics.get("loss") is not None]
+        assert len(stages) == {"two_stage": 2}.get(arm, 1)
+        for child in stages:
+            curve = client.get_metric_history(child.info.run_id, "loss")
+            assert len(curve) >= 20
+    champion = client.get_model_version_by_alias(demo.version.name, "champion")
+    assert int(champion.version) == demo.version.version
+
+
+def test_the_search_tried_what_it_was_asked(home: Workspace, demo: Demo) -> None:
+    from mlflow import MlflowClient
+
+    assert len(demo.search.trials) == SMALL.trials
+    for trial in demo.search.trials:
+        assert trial["error"] is None
+        assert trial["config"]["data.negatives"] in (0, 1, 3, 7)
+        assert 0.03 <= trial["config"]["stages.0.temperatures.object_attribute"] <= 0.2
+        assert 0 <= trial["metric"] <= 1
+    assert demo.search.best in demo.search.trials
+    client = MlflowClient(tracking_uri=home.tracking_uri)
+    parent = client.get_run(server_run_id(home, demo.search.parent_run_id or ""))
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert len(children) == SMALL.trials
+
+
+def test_the_command_line_shows_runs_and_champion(home: Workspace, demo: Demo) -> None:
+    runs = finedefics(home, "runs", "list", "--json")
+    assert {*ARMS} <= {line["name"] for line in runs if line["event"] == "run"}
+    models = finedefics(home, "models", "list", "--json")
+    assert any("champion" in line["aliases"] for line in models if line["event"] == "model")
+
+
+def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) -> None:
+    sample = demo.dataset.samples("test", limit=1)[0]
+    picture = tmp_path / "bird.jpg"
+    picture.write_bytes(sample.image)
+    lines = finedefics(home, "predict", str(picture), "--model", f"{demo.version.name}@champion", "--json")
+    prediction = next(line for line in lines if line["event"] == "prediction")
+    items = demo.evaluations["joint"].items().to_pylist()
+    wanted = {(r["sample_id"], r["answer"], r["scope"]): r["predicted"] for r in items}
+    best = prediction["candidates"][0]["category_id"]
+    assert best == wanted[sample.sample_id, "alignment", "all"]
+
+
+def test_a_second_journey_reuses_the_first(home: Workspace, demo: Demo) -> None:
+    before = {path: path.stat().st_mtime_ns for path in home.root.rglob("*.safetensors")}
+    again = run_demo(home, scale=SMALL)
+    assert {path: path.stat().st_mtime_ns for path in home.root.rglob("*.safetensors")} == before
+    assert again.runs == demo.runs
+    assert again.version.version == demo.version.version
+
+
+def test_the_report_is_one_self_contained_page(demo: Demo) -> None:
+    page = demo.summary.report_file.read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    for arm in ("base", *ARMS):
+        assert arm in page
+
+
+def finedefics(workspace: Workspace, *arguments: str) -> list[dict[str, Any]]:
+    """Run a command in a process of its own; its JSON lines."""
+    done = subprocess.run(
+        [sys.executable, "-m", "finedefics_platform.cli.main", *arguments],
+        env={**os.environ, "FINEDEFICS_HOME": str(workspace.root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
