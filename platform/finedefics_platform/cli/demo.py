@@ -1,7 +1,8 @@
 """`finedefics demo | world | base`: the whole journey by one command, and what it starts from."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +39,9 @@ def demo(
     )
     summary = made.summary
     out.show(terminal_table(summary.table, summary.differences))
+    summaries = {arm: evaluated.summary for arm, evaluated in made.evaluations.items()}
+    out.table(*_retrieval(summaries))
+    out.table(*_cost(summaries["joint"]))
     for sentence in summary.sentences:
         out.say(f"  • {sentence}")
     minutes = (time.monotonic() - started) / 60
@@ -52,6 +56,33 @@ def demo(
         model=f"{made.version.name}@champion",
         minutes=minutes,
         verdict=summary.sentences,
+    )
+
+
+def _retrieval(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    rows = [
+        [
+            arm,
+            *(
+                f"{100 * summary['retrieval'][key]:.0f}"
+                for key in ("object_to_name", "object_to_description")
+            ),
+        ]
+        for arm, summary in summaries.items()
+    ]
+    title = "Embedding retrieval: percent of pictures whose nearest text is their own (base is before)"
+    return title, ["arm", "among names", "among descriptions"], rows
+
+
+def _cost(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    rows = [
+        [answer, f"{tokens['forwarded']:.0f}", f"{tokens['generated']:.0f}"]
+        for answer, tokens in summary["tokens_per_picture"].items()
+    ]
+    return (
+        "Cost of an answer: language-model tokens a picture (joint)",
+        ["answer", "forwarded", "generated"],
+        rows,
     )
 
 
