@@ -39,15 +39,18 @@ def train(
     out = reporter(json)
     workspace = open_workspace()
     loaded = load_experiment(experiment, set_ or [])
+    tracker = Tracker(workspace, loaded.tracking.experiment)
     run = training.train(
         workspace,
         loaded,
-        tracker=Tracker(workspace, loaded.tracking.experiment),
+        tracker=tracker,
         progress=out,
         force=force,
         validate=validate_alignment,
     )
     out.say(f"trained [bold]{run.key}[/]: {run.model}")
+    if waiting := tracker.waiting():
+        out.say(f"[yellow]{waiting} entries wait for the tracking server[/]: finedefics runs sync sends them")
     out.say(f"next: finedefics evaluate {run.key} --data {loaded.data.dataset}")
     out.done(run=run.key, model=str(run.model), metrics=run.metrics, mlflow_run=run.parent_run_id)
 
