@@ -132,19 +132,16 @@ def arm_experiment(arm: str, dataset: Dataset, base: Path, scale: Scale, seed: i
 def record_evaluations(
     tracker: Tracker, runs: dict[str, TrainedRun], evaluations: dict[str, Evaluated], base: Path
 ) -> None:
-    """Put each evaluation's figures and item table on the run that made the model."""
+    """Put each evaluation's figures and item table on the run that made the model, once."""
     from finedefics.evaluation.tables import accuracy_table
 
     for arm, evaluated in evaluations.items():
+        run = runs[arm].parent_run_id if arm in runs else _base_run(tracker, base)
+        noted = evaluated.folder / "recorded_on"
+        if run is None or (noted.is_file() and noted.read_text() == run):
+            continue
         speeds = {arm: evaluated.summary["pictures_per_second"]}
         table = accuracy_table({arm: evaluated.items()}, speeds)[arm]
-        run = (
-            runs[arm].parent_run_id
-            if arm in runs
-            else tracker.parent(arm, key=base.name, tags={"kind": "base"})
-        )
-        if run is None:
-            continue
         figures = {
             f"test_{answer}_{group}": cell["accuracy"]
             for answer, cells in table.items()
@@ -153,7 +150,16 @@ def record_evaluations(
         }
         tracker.metrics(run, 0, figures | evaluated.summary["retrieval"])
         tracker.artifact(run, evaluated.items_file, "evaluation")
+        noted.write_text(run)
+
+
+def _base_run(tracker: Tracker, base: Path) -> str:
+    """The base model's own run, so that its figures stand beside those of the arms."""
+    run = tracker.find_run(base.name)
+    if run is None:
+        run = tracker.parent(BASE, key=base.name, tags={"kind": "base"})
         tracker.finish(run)
+    return run
 
 
 def demo_search(
