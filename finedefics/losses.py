@@ -1,14 +1,20 @@
-"""The contrastive terms of Finedefics (ICLR 2025, section 3) as functions of embeddings and masks.
+"""The contrastive terms of Finedefics (ICLR 2025, section 3): every formula stands here and nowhere else.
 
-Every term is an InfoNCE over explicit boolean masks ``[queries, keys]`` of allowed negatives, so that rows of
-one category, or descriptions that do not conflict, never repel each other.
+A term is one or two InfoNCE over boolean masks ``[queries, keys]`` of allowed negatives, so that rows of one
+category, or descriptions that do not conflict, never repel each other. `alignment_losses` makes the masks
+from category ids, normalises and checks; the functions named after the terms take masks as they are.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from finedefics.embeddings import Ids, check_shapes, codes, normalised
+from finedefics.errors import FinedeficsError
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 DEFAULT_WEIGHTS = {"object_attribute": 0.5, "attribute_category": 0.5, "category_category": 0.5}
@@ -22,10 +28,55 @@ def clamp_temperature(temperature: float | Tensor) -> float | Tensor:
     )
 
 
+@dataclass(frozen=True)
+class Half:
+    """One InfoNCE: who asks, who answers, and what came out.
+
+    Attributes:
+        name: "object to attribute" and the like.
+        loss: scalar, the mean over the queries that have a negative; 0 where none has.
+        contrasted: [queries] boolean, whether a query has any allowed negative.
+    """
+
+    name: str
+    loss: Tensor
+    contrasted: Tensor
+
+
+@dataclass(frozen=True)
+class TermLoss:
+    """A contrastive term and the halves it is the mean of."""
+
+    halves: tuple[Half, ...]
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean of the halves, a scalar."""
+        return torch.stack([half.loss for half in self.halves]).mean()
+
+    @property
+    def contrasted(self) -> Tensor:
+        """Queries of all halves that have any allowed negative, counted; a scalar."""
+        return torch.stack([half.contrasted.sum() for half in self.halves]).sum()
+
+    @property
+    def left_out(self) -> Tensor:
+        """Queries of all halves that were left out of their mean, counted; a scalar."""
+        return torch.stack([(~half.contrasted).sum() for half in self.halves]).sum()
+
+
 def info_nce(
-    queries: Tensor, keys: Tensor, positives: Tensor, allowed: Tensor | None, temperature: float | Tensor
-) -> Tensor:
-    """Mean over queries of the cross-entropy of the positive key among the allowed ones.
+    queries: Tensor,
+    keys: Tensor,
+    positives: Tensor,
+    allowed: Tensor | None,
+    temperature: float | Tensor,
+    *,
+    name: str = "query to key",
+) -> Half:
+    """Cross-entropy of each query's positive key among the allowed ones.
+
+    A query without any allowed negative has nothing to tell apart: it is left out of the mean.
 
     Args:
         queries: [queries, dim], normalised.
@@ -34,48 +85,226 @@ def info_nce(
         allowed: [queries, keys] boolean, True where a key is a negative of the query; None allows all. The
             positive is always kept.
         temperature: clamped to `TEMPERATURE_RANGE`.
-
-    Returns:
-        Scalar; 0 without queries.
+        name: of the half.
     """
-    if len(queries) == 0:
-        return keys.sum() * 0.0
     similarity = queries @ keys.T / clamp_temperature(temperature)
-    if allowed is not None:
-        keep = allowed.clone()
-        keep[torch.arange(len(queries), device=keep.device), positives] = True
-        similarity = similarity.masked_fill(~keep, float("-inf"))
-    return F.cross_entropy(similarity, positives)
+    positive = F.one_hot(positives, max(1, len(keys)))[:, : len(keys)].bool()
+    negative = ~positive if allowed is None else allowed & ~positive
+    contrasted = negative.any(1)
+    losses = F.cross_entropy(
+        similarity.masked_fill(~(negative | positive), float("-inf")), positives, reduction="none"
+    )
+    return Half(name, (losses * contrasted).sum() / contrasted.sum().clamp(min=1), contrasted)
 
 
-def symmetric_info_nce(
+def _symmetric(
     left: Tensor,
     right: Tensor,
+    extra_left: Tensor,
     extra_right: Tensor,
-    temperature: float | Tensor,
-    allowed_right: Tensor | None,
     allowed_left: Tensor | None,
-) -> Tensor:
-    """Half the InfoNCE of left over right and its hard negatives, half that of right over left.
+    allowed_right: Tensor | None,
+    temperature: float | Tensor,
+    names: tuple[str, str],
+) -> TermLoss:
+    """Each side over the other and its hard negatives; row i of both sides is a positive pair."""
+    rows = torch.arange(len(left), device=left.device)
+    there, back = torch.cat([right, extra_right]), torch.cat([left, extra_left])
+    one, other = names
+    return TermLoss(
+        (
+            info_nce(left, there, rows, allowed_right, temperature, name=f"{one} to {other}"),
+            info_nce(right, back, rows, allowed_left, temperature, name=f"{other} to {one}"),
+        )
+    )
 
-    ``left[i]`` and ``right[i]`` are a positive pair; ``extra_right`` [extras, dim] are keys only.
-    ``allowed_right`` is [rows, rows + extras], ``allowed_left`` is [rows, rows].
+
+def object_attribute(
+    objects: Tensor,
+    attributes: Tensor,
+    negative_attributes: Tensor,
+    *,
+    allowed_attributes: Tensor | None,
+    allowed_objects: Tensor | None,
+    temperature: float | Tensor,
+) -> TermLoss:
+    """OAC: half InfoNCE(o_i over A), half InfoNCE(a_i over {o_j}), A = {a_j} and the hard negatives.
+
+    Args:
+        objects, attributes: [rows, dim], normalised; equal rows are positive pairs.
+        negative_attributes: [extras, dim], keys only.
+        allowed_attributes: [rows, rows + extras] allowed negatives of the objects; None allows all.
+        allowed_objects: [rows, rows] allowed negatives of the attributes.
+        temperature: τ_oa.
     """
-    positives = torch.arange(len(left), device=left.device)
-    forward = info_nce(left, torch.cat([right, extra_right]), positives, allowed_right, temperature)
-    backward = info_nce(right, left, positives, allowed_left, temperature)
-    return (forward + backward) / 2
+    masks = (allowed_objects, allowed_attributes)
+    sides = ("object", "attribute")
+    return _symmetric(objects, attributes, objects[:0], negative_attributes, *masks, temperature, sides)
+
+
+def object_category(
+    objects: Tensor,
+    categories: Tensor,
+    negative_categories: Tensor,
+    *,
+    allowed_categories: Tensor | None,
+    allowed_objects: Tensor | None,
+    temperature: float | Tensor,
+) -> TermLoss:
+    """The ablation without attributes: `object_attribute` with names in the place of descriptions."""
+    masks = (allowed_objects, allowed_categories)
+    sides = ("object", "category")
+    return _symmetric(objects, categories, objects[:0], negative_categories, *masks, temperature, sides)
+
+
+def attribute_category(
+    attributes: Tensor,
+    categories: Tensor,
+    negative_attributes: Tensor,
+    negative_categories: Tensor,
+    *,
+    allowed_attributes: Tensor | None,
+    allowed_categories: Tensor | None,
+    temperature: float | Tensor,
+) -> TermLoss:
+    """ACC: half InfoNCE(a_i over C), half InfoNCE(c_i over A), each with its hard negatives.
+
+    Args:
+        attributes, categories: [rows, dim], normalised; equal rows are positive pairs.
+        negative_attributes, negative_categories: [extras, dim], keys only.
+        allowed_attributes: [rows, rows + extras] allowed negatives of the categories; None allows all.
+        allowed_categories: [rows, rows + extras] allowed negatives of the attributes.
+        temperature: τ_ac.
+    """
+    extras, masks = (negative_attributes, negative_categories), (allowed_attributes, allowed_categories)
+    return _symmetric(attributes, categories, *extras, *masks, temperature, ("attribute", "category"))
+
+
+def category_category(
+    categories: Tensor,
+    negative_categories: Tensor,
+    *,
+    allowed: Tensor | None,
+    temperature: float | Tensor,
+    released_variant: bool = False,
+) -> TermLoss:
+    """CCC: InfoNCE(c_i over C), which keeps the names of siblings apart.
+
+    Args:
+        categories: [rows, dim], normalised.
+        negative_categories: [extras, dim], keys only.
+        allowed: [rows, rows + extras] allowed negatives; None allows all.
+        temperature: τ_oa, as released.
+        released_variant: the positive of every row is column 0, as in the released code, not the diagonal.
+    """
+    positives = torch.arange(len(categories), device=categories.device)
+    if released_variant:
+        positives = torch.zeros_like(positives)
+    keys = torch.cat([categories, negative_categories])
+    return TermLoss(
+        (info_nce(categories, keys, positives, allowed, temperature, name="category to category"),)
+    )
 
 
 @dataclass(frozen=True)
 class AlignmentLosses:
-    """The three contrastive terms of one batch (scalars)."""
+    """The three contrastive terms of one batch (scalars), and every half by its name."""
 
     object_attribute: Tensor
     attribute_category: Tensor
     category_category: Tensor
+    halves: Mapping[str, Tensor]
 
-    def total(self, weights: dict[str, float] | None = None) -> Tensor:
-        """Weighted sum; by default the paper's 0.5 each."""
+    def total(self, weights: Mapping[str, float] | None = None) -> Tensor:
+        """Weighted sum; by default the paper's 0.5 each. A term that ``weights`` leaves out counts 0.
+
+        Raises:
+            ValueError: an unknown term, or no term at all.
+        """
         chosen = DEFAULT_WEIGHTS if weights is None else weights
+        if not chosen or set(chosen) - set(DEFAULT_WEIGHTS):
+            raise ValueError(f"weights {dict(chosen)} are not of the terms {', '.join(DEFAULT_WEIGHTS)}")
         return torch.stack([weight * getattr(self, term) for term, weight in chosen.items()]).sum()
+
+
+def alignment_losses(
+    objects: Tensor,
+    attributes: Tensor,
+    categories: Tensor,
+    *,
+    negative_attributes: Tensor | None = None,
+    negative_categories: Tensor | None = None,
+    category_ids: Ids | None = None,
+    negative_category_ids: Ids | None = None,
+    object_attribute_temperature: float | Tensor,
+    attribute_category_temperature: float | Tensor,
+    released_variant: bool = False,
+) -> AlignmentLosses:
+    """All three contrastive terms of a batch of labelled rows.
+
+    Args:
+        objects, attributes, categories: [batch, dim], not normalised.
+        negative_attributes, negative_categories: [batch * k, dim], the hard negatives of row i at
+            i * k to (i + 1) * k; every row meets those of all rows.
+        category_ids: [batch]; rows of one category are then never each other's negatives, in any term.
+        negative_category_ids: [batch * k]; wanted where there are ids and hard negatives. A hard negative is
+            not a negative of the rows of its own category.
+        object_attribute_temperature, attribute_category_temperature: clamped to `TEMPERATURE_RANGE`; a
+            tensor may be learned.
+        released_variant: the numbers of the released code, where CCC's positive is column 0 for every row.
+
+    Raises:
+        FinedeficsError: an embedding is not finite or zero, a row has no category id, or a query has no
+            negative left; the message names the input and the row. (A batch of one row is accepted with hard
+            negatives: its InfoNCE over {o_j} is 0 by definition.)
+        ValueError: shapes that do not fit each other, hard negatives without the ids their rows have, a
+            temperature that is not finite, or ids together with ``released_variant``, which masks nothing.
+    """
+    single = {"objects": objects, "attributes": attributes, "categories": categories}
+    hard = {"negative_attributes": negative_attributes, "negative_categories": negative_categories}
+    temperatures = (object_attribute_temperature, attribute_category_temperature)
+    check_shapes(single, hard)
+    if released_variant and category_ids is not None:
+        raise ValueError("released_variant masks nothing: leave category_ids out")
+    if not all(math.isfinite(float(value)) for value in temperatures):
+        raise ValueError(f"temperatures must be finite numbers, not {[float(t) for t in temperatures]}")
+    o, a, c = (normalised(name, value) for name, value in single.items())
+    extra_a, extra_c = (o[:0] if value is None else normalised(name, value) for name, value in hard.items())
+    ids, extra_ids = codes(category_ids, negative_category_ids, len(o), max(len(extra_a), len(extra_c)))
+
+    def allowed(extras: Tensor) -> Tensor | None:
+        if ids is None:
+            return None
+        return (ids[:, None] != torch.cat([ids, extra_ids[: len(extras)]])).to(o.device)
+
+    oa, ac = temperatures
+    with_a, with_c, rows = allowed(extra_a), allowed(extra_c), allowed(o[:0])
+    terms = {
+        "object_attribute": object_attribute(
+            o, a, extra_a, allowed_attributes=with_a, allowed_objects=rows, temperature=oa
+        ),
+        "attribute_category": attribute_category(
+            a, c, extra_a, extra_c, allowed_attributes=with_a, allowed_categories=with_c, temperature=ac
+        ),
+        "category_category": category_category(
+            c, extra_c, allowed=with_c, temperature=oa, released_variant=released_variant
+        ),
+    }
+    _check_contrast(terms, alone=len(o) == 1 and len(extra_a) > 0)
+    return AlignmentLosses(
+        **{name: term.loss for name, term in terms.items()},
+        halves={half.name: half.loss for term in terms.values() for half in term.halves},
+    )
+
+
+def _check_contrast(terms: Mapping[str, TermLoss], *, alone: bool) -> None:
+    """Raise where a query has no negative; ``alone``: one row, whose InfoNCE over {o_j} has no other key."""
+    for term, found in terms.items():
+        for half in found.halves:
+            if half.contrasted.all() or (alone and half.name == "attribute to object"):
+                continue
+            raise FinedeficsError(
+                f"the query {half.name} has no negative left, nothing to contrast",
+                place=f"{term}, row {int((~half.contrasted).nonzero()[0])}",
+                cure="give a batch with rows of another category, or hard negatives of other categories",
+            )

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from finedefics.backbones import Backbone
-from finedefics.batch import ABSENT, CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, Batch, ObjectiveSettings
-from finedefics.distributed import gather, total, world_size
-from finedefics.losses import TEMPERATURE_RANGE, info_nce, symmetric_info_nce
+from finedefics.batch import GENERATION_TERMS, Batch, ObjectiveSettings
+from finedefics.contrast import Rows, contrastive_terms
+from finedefics.distributed import total, world_size
+from finedefics.losses import TEMPERATURE_RANGE, TermLoss
 from finedefics.packing import Packed
 
 T = TypeVar("T")
@@ -28,12 +29,15 @@ class ObjectiveOutput:
         terms: every term's value over the global batch, detached, equal on every rank.
         forwarded_tokens: positions this rank's language model computed, padding included.
         useful_tokens: those that were not padding.
+        left_out: for every contrastive term, how many queries of the global batch have no allowed negative
+            and so are left out of its mean (a caption that conflicts with no other, say).
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     forwarded_tokens: int
     useful_tokens: int
+    left_out: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -73,6 +77,7 @@ class Objective(nn.Module):
         images = self._encode_images(batch.images, pieces)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
+        left_out: dict[str, Tensor] = {}
         read: list[Tensor] = []
         if len(batch.embedded):
             read.append(self._embed(batch.embedded, images, pieces))
@@ -83,14 +88,16 @@ class Objective(nn.Module):
             read.append(objects)
         if len(batch.feeds):
             contrast = self._contrast(batch, F.normalize(torch.cat(read), dim=-1))
-            terms |= {name: value.detach() for name, value in contrast.items()}
-            losses += [self._weight(name) * value for name, value in contrast.items()]
+            terms |= {name: term.loss.detach() for name, term in contrast.items()}
+            losses += [self._weight(name) * term.loss for name, term in contrast.items()]
+            left_out = {name: term.left_out for name, term in contrast.items()}
         passes = (batch.sequences, batch.embedded)
         return ObjectiveOutput(
             torch.stack(losses).sum(),
             terms,
             sum(each.ids.numel() for each in passes),
             sum(each.useful for each in passes),
+            left_out,
         )
 
     def _weight(self, term: str) -> float:
@@ -173,157 +180,6 @@ class Objective(nn.Module):
         found = [self._piecewise(ends, piece, pieces=pieces) for piece in embedded.split(pieces)]
         return torch.cat(found)[embedded.in_given_order(pieces)]
 
-    def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, Tensor]:
-        rows = _Rows.gathered(batch, embedded)
+    def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, TermLoss]:
         oa, ac = self.log_temperatures.exp()
-        losses: dict[str, Tensor] = {}
-        for name in CONTRASTIVE_TERMS:
-            feeds = self.settings.feeds(name)
-            if feeds:
-                temperature = ac if name == "attribute_category" else oa
-                losses[name] = _TERMS[name](rows.of_feeds(feeds), temperature)
-        return losses
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of the global batch with their embeddings; a mask says which of the three each row has."""
-
-    objects: Tensor  # [rows, dim]
-    attributes: Tensor  # [rows, dim]
-    categories: Tensor  # [rows, dim]
-    negative_attributes: Tensor  # [rows, k, dim]
-    negative_categories: Tensor  # [rows, k, dim]
-    has: Tensor  # [rows, 3] object, attribute, category
-    has_negatives: Tensor  # [rows, k, 2] attribute, category
-    category_ids: Tensor  # [rows]
-    negative_ids: Tensor  # [rows, k]
-    looks: Tensor  # [rows, attributes]
-    text_ids: Tensor  # [rows]
-    feeds: Tensor  # [rows]
-
-    @staticmethod
-    def gathered(batch: Batch, embedded: Tensor) -> "_Rows":
-        k = batch.negative_attributes.shape[1]
-        single = torch.stack([batch.objects, batch.attributes, batch.categories], 1)
-        negative = torch.stack([batch.negative_attributes, batch.negative_categories], 2)
-        places = torch.cat([single, negative.flatten(1)], 1)  # [rows, 3 + 2k]
-        vectors = gather(embedded[places.clamp(min=0)])
-        facts = [places, batch.category_ids[:, None], batch.negative_category_ids]
-        facts += [batch.looks, batch.text_ids[:, None], batch.feeds[:, None]]
-        widths = [f.shape[1] for f in facts]
-        places, category, negatives, looks, texts, feeds = gather(torch.cat(facts, 1)).split(widths, 1)
-        negative_vectors = vectors[:, 3:].unflatten(1, (k, 2))
-        return _Rows(
-            vectors[:, 0],
-            vectors[:, 1],
-            vectors[:, 2],
-            negative_vectors[:, :, 0],
-            negative_vectors[:, :, 1],
-            places[:, :3] != ABSENT,
-            (places[:, 3:] != ABSENT).unflatten(1, (k, 2)),
-            category[:, 0],
-            negatives,
-            looks,
-            texts[:, 0],
-            feeds[:, 0],
-        )
-
-    def where(self, keep: Tensor) -> "_Rows":
-        """The rows for which ``keep`` [rows] holds."""
-        return _Rows(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
-
-    def of_feeds(self, feeds: set[str]) -> "_Rows":
-        wanted = torch.tensor([name in feeds for name in FEEDS], device=self.feeds.device)
-        return self.where(wanted[self.feeds])
-
-    def repels(self) -> Tensor:
-        """[rows, rows] which rows may be negatives of each other.
-
-        Two labelled rows: where their categories differ. A row without a label: where its description
-        conflicts with the other's in an attribute visible in both, or, without attributes, is another text.
-        """
-        left, right = self.category_ids[:, None], self.category_ids[None]
-        both_labelled = (left != ABSENT) & (right != ABSENT)
-        a, b = self.looks[:, None], self.looks[None]
-        conflict = ((a != b) & (a != 0) & (b != 0)).any(-1)
-        described = (self.looks != 0).any(-1)
-        unlike = torch.where(
-            described[:, None] & described[None], conflict, self.text_ids[:, None] != self.text_ids[None]
-        )
-        return torch.where(both_labelled, left != right, unlike)
-
-    def extras(self, kind: int) -> tuple[Tensor, Tensor]:
-        """Hard negatives of every row as keys for all: [extras, dim] and the mask [rows, extras].
-
-        A row without a label meets only its own hard negatives (they were mined to conflict with it); a
-        labelled row meets all that are of another category.
-        """
-        vectors = (self.negative_attributes, self.negative_categories)[kind].flatten(0, 1)
-        present = self.has_negatives[:, :, kind].flatten()
-        ids = self.negative_ids.flatten()[present]
-        k = self.negative_ids.shape[1]
-        owner = torch.arange(len(self.feeds), device=ids.device).repeat_interleave(k)[present]
-        own = owner[None] == torch.arange(len(self.feeds), device=ids.device)[:, None]
-        labelled = (self.category_ids != ABSENT)[:, None]
-        return vectors[present], torch.where(labelled, ids[None] != self.category_ids[:, None], own)
-
-
-def _pairs(rows: _Rows, left: Tensor, right: Tensor, kind: int, temperature: Tensor) -> Tensor:
-    repels = rows.repels()
-    extra, extra_allowed = rows.extras(kind)
-    return symmetric_info_nce(left, right, extra, temperature, torch.cat([repels, extra_allowed], 1), repels)
-
-
-def _object_attribute(rows: _Rows, temperature: Tensor) -> Tensor:
-    rows = rows.where(rows.has[:, 0] & rows.has[:, 1])
-    return _pairs(rows, rows.objects, rows.attributes, 0, temperature)
-
-
-def _object_category(rows: _Rows, temperature: Tensor) -> Tensor:
-    rows = rows.where(rows.has[:, 0] & rows.has[:, 2])
-    return _pairs(rows, rows.objects, rows.categories, 1, temperature)
-
-
-def _attribute_category(rows: _Rows, temperature: Tensor) -> Tensor:
-    rows = rows.where(rows.has[:, 1] & rows.has[:, 2])
-    repels = rows.repels()
-    categories, categories_allowed = rows.extras(1)
-    attributes, attributes_allowed = rows.extras(0)
-    positives = torch.arange(len(rows.feeds), device=repels.device)
-    forward = info_nce(
-        rows.attributes,
-        torch.cat([rows.categories, categories]),
-        positives,
-        torch.cat([repels, categories_allowed], 1),
-        temperature,
-    )
-    backward = info_nce(
-        rows.categories,
-        torch.cat([rows.attributes, attributes]),
-        positives,
-        torch.cat([repels, attributes_allowed], 1),
-        temperature,
-    )
-    return (forward + backward) / 2
-
-
-def _category_category(rows: _Rows, temperature: Tensor) -> Tensor:
-    rows = rows.where(rows.has[:, 2])
-    extra, extra_allowed = rows.extras(1)
-    positives = torch.arange(len(rows.feeds), device=rows.feeds.device)
-    allowed = torch.cat([rows.repels(), extra_allowed], 1)
-    return info_nce(rows.categories, torch.cat([rows.categories, extra]), positives, allowed, temperature)
-
-
-_TERMS = {
-    "object_attribute": _object_attribute,
-    "attribute_category": _attribute_category,
-    "category_category": _category_category,
-    "object_category": _object_category,
-}
-
-
-def finite(output: ObjectiveOutput) -> str | None:
-    """Name of the first term that is not a finite number, None where all are."""
-    return next((name for name, value in output.terms.items() if not math.isfinite(value.item())), None)
+        return contrastive_terms(Rows.gathered(batch, embedded), self.settings, oa, ac, step=batch.step)
