@@ -266,8 +266,9 @@ def alignment_losses(
     check_shapes(single, hard)
     if released_variant and category_ids is not None:
         raise ValueError("released_variant masks nothing: leave category_ids out")
-    if not all(math.isfinite(float(value)) for value in temperatures):
-        raise ValueError(f"temperatures must be finite numbers, not {[float(t) for t in temperatures]}")
+    shown = [float(torch.as_tensor(value).detach()) for value in temperatures]
+    if not all(map(math.isfinite, shown)):
+        raise ValueError(f"temperatures must be finite numbers, not {shown}")
     o, a, c = (normalised(name, value) for name, value in single.items())
     extra_a, extra_c = (o[:0] if value is None else normalised(name, value) for name, value in hard.items())
     ids, extra_ids = codes(category_ids, negative_category_ids, len(o), max(len(extra_a), len(extra_c)))
