@@ -1,4 +1,4 @@
-"""What the contrastive terms refuse, and that the message names the input and the row: never a silent zero."""
+"""What the contrastive terms refuse, and that the message names input and row: never a silent zero."""
 
 from typing import Any
 
