@@ -28,6 +28,7 @@ from finedefics.base_model import untrained_backbone
 from finedefics.batch import Collator, ObjectiveSettings, TermSettings
 from finedefics.data.birds import describe
 from finedefics.data.generated import make_world, picture
+from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
 
@@ -71,6 +72,8 @@ class Case:
     terms: dict[str, TermSettings] = field(default_factory=lambda: GENERATION | CONTRAST)
     fault: Callable[[], Any] = nullcontext
     options: dict[str, Any] = field(default_factory=dict)
+    one_category: bool = False  # of every row, and no hard negatives: nothing to contrast
+    spoil: int | None = None  # the rank whose weights hold a NaN
 
 
 CASES = {
@@ -82,6 +85,8 @@ CASES = {
     "in the prompt": Case((1, 2), options={"object_readout": "prompt"}),
     "in the prompt, divided": Case((1,), micro_batch=8, options={"object_readout": "prompt"}),
     "faulty": Case((2,), fault=local_backward),
+    "one category": Case((2,), terms=CONTRAST, one_category=True),
+    "diverged": Case((2,), terms=CONTRAST, spoil=1),
 }
 
 
@@ -121,7 +126,10 @@ def step(case: Case, rank: int, world_size: int) -> dict[str, Any]:
     micro_batch = case.micro_batch and max(1, case.micro_batch // world_size)
     objective: nn.Module = Objective(backbone, settings, micro_batch=micro_batch)
     categories, rows = drawn_rows()
-    collate = Collator(backbone.processor, categories, settings, negatives=2, packed=case.packed)
+    if case.one_category:
+        rows = {"labelled": rows["labelled"][::5] * 2, "captioned": [], "text": []}
+    negatives = 0 if case.one_category else 2
+    collate = Collator(backbone.processor, categories, settings, negatives=negatives, packed=case.packed)
     share = {
         feed: every[rank * len(every) // world_size : (rank + 1) * len(every) // world_size]
         for feed, every in rows.items()
@@ -130,6 +138,8 @@ def step(case: Case, rank: int, world_size: int) -> dict[str, Any]:
         # without a generation term nothing reaches the output head
         unused = not any(term in GENERATION for term in case.terms)
         objective = DistributedDataParallel(objective, find_unused_parameters=unused)
+    if case.spoil == rank:
+        next(backbone.part("text").parameters()).data.fill_(float("nan"))
     with case.fault():
         output = objective(collate(share, step=0))
         output.loss.backward()
@@ -155,11 +165,15 @@ def member(rank: int, world_size: int, port: int, out: Path) -> None:
     found = {}
     for name, case in CASES.items():
         if world_size in case.worlds:
-            own = step(case, rank, world_size)
-            ranks = [{key: own[key] for key in ("loss", "terms", "left_out")}] * world_size
+            try:
+                own = step(case, rank, world_size)
+            except FinedeficsError as error:
+                own = {"error": str(error), "gradients": {}}
+            gradients = own.pop("gradients")
+            ranks = [own] * world_size
             if world_size > 1:
-                dist.all_gather_object(ranks, ranks[0])
-            found[name] = {"ranks": ranks, "gradients": own["gradients"]}
+                dist.all_gather_object(ranks, own)
+            found[name] = {"ranks": ranks, "gradients": gradients}
     if rank == 0:
         torch.save(found, out / f"{world_size}.pt")
     if world_size > 1:

@@ -90,3 +90,16 @@ def test_a_gather_that_drops_other_ranks_gradients_would_be_found(found: Found) 
     assert max(distances(broken, found[1]["whole"]).values()) > 0.1
     with pytest.raises(AssertionError):
         assert_same_step(broken, found[1]["whole"])
+
+
+def test_a_batch_with_nothing_to_contrast_stops_every_rank_alike(found: Found) -> None:
+    errors = {rank["error"] for rank in found[2]["one category"]["ranks"]}
+    assert len(errors) == 1
+    assert errors.pop().startswith("term object_attribute, step 1: no row of the feeds captioned, labelled")
+
+
+def test_an_embedding_that_diverged_on_one_rank_stops_every_rank(found: Found) -> None:
+    errors = {rank["error"] for rank in found[2]["diverged"]["ranks"]}
+    assert len(errors) == 1
+    # rank 1 of 2 holds the second half of every feed's rows
+    assert errors.pop().startswith("step 1: the object embedding of row 16 of the global batch is not finite")

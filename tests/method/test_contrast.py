@@ -1,0 +1,120 @@
+"""Who may repel whom in the contrastive batch, and what happens to a row that meets no one."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from finedefics.batch import ABSENT, FEEDS, ObjectiveSettings, TermSettings
+from finedefics.contrast import Rows, contrastive_terms
+from finedefics.errors import FinedeficsError
+from finedefics.losses import alignment_losses
+
+LABELLED, CAPTIONED = FEEDS.index("labelled"), FEEDS.index("captioned")
+TERMS = {
+    "object_attribute": TermSettings(1.0, ("labelled", "captioned")),
+    "attribute_category": TermSettings(1.0, ("labelled",)),
+    "category_category": TermSettings(1.0, ("labelled",)),
+}
+OA, AC = torch.tensor(0.07), torch.tensor(0.2)
+
+
+def rows_of(
+    category_ids: list[int],
+    *,
+    looks: list[list[int]] | None = None,
+    negative_ids: list[list[int]] | None = None,
+) -> Rows:
+    """Rows with random embeddings; category -1 is a captioned row, a hard negative -1 is absent."""
+    generator = torch.Generator().manual_seed(0)
+    count, extra = (
+        len(category_ids),
+        torch.tensor(negative_ids or [[] for _ in category_ids], dtype=torch.long),
+    )
+
+    def normal(*shape: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, 6, generator=generator), dim=-1)
+
+    ids = torch.tensor(category_ids)
+    labelled = ids != ABSENT
+    present = (extra != ABSENT)[..., None].expand(-1, -1, 2)
+    return Rows(
+        objects=normal(count),
+        attributes=normal(count),
+        categories=normal(count),
+        negative_attributes=normal(count, extra.shape[1]),
+        negative_categories=normal(count, extra.shape[1]),
+        has=torch.stack([torch.ones(count, dtype=torch.bool)] * 2 + [labelled], 1),
+        has_negatives=present & torch.stack([torch.ones_like(labelled), labelled], -1)[:, None],
+        category_ids=ids,
+        negative_ids=extra,
+        looks=torch.tensor(looks or [[0]] * count),
+        text_ids=torch.arange(count),
+        feeds=torch.where(labelled, LABELLED, CAPTIONED),
+    )
+
+
+def terms_of(rows: Rows, **terms: TermSettings) -> dict[str, Any]:
+    return contrastive_terms(rows, ObjectiveSettings(terms=terms or TERMS), OA, AC, step=6)
+
+
+def test_labelled_rows_give_the_alignment_losses() -> None:
+    rows = rows_of([0, 1, 0, 2], negative_ids=[[1, 3], [2, 4], [1, 5], [0, 1]])
+    expected = alignment_losses(
+        rows.objects,
+        rows.attributes,
+        rows.categories,
+        negative_attributes=rows.negative_attributes.flatten(0, 1),
+        negative_categories=rows.negative_categories.flatten(0, 1),
+        category_ids=rows.category_ids,
+        negative_category_ids=rows.negative_ids,
+        object_attribute_temperature=OA,
+        attribute_category_temperature=AC,
+    )
+    for name, term in terms_of(rows).items():
+        assert float(term.loss) == pytest.approx(float(getattr(expected, name)), rel=1e-6)
+        assert int(term.left_out) == 0
+
+
+def test_rows_without_a_label_repel_where_their_looks_conflict() -> None:
+    rows = rows_of([ABSENT, ABSENT, ABSENT, 0], looks=[[1, 2], [1, 0], [3, 2], [1, 4]])
+    assert rows.repels().tolist() == [
+        [False, False, True, True],
+        [False, False, True, False],  # what both show agrees; the rest is hidden
+        [True, True, False, True],
+        [True, False, True, False],
+    ]
+
+
+def test_a_row_without_a_label_meets_only_its_own_hard_negatives() -> None:
+    rows = rows_of([ABSENT, 3], negative_ids=[[5, 3], [4, ABSENT]])
+    _, meets = rows.extras(0)
+    assert meets.tolist() == [[True, True, False], [True, False, True]]
+
+
+def test_a_caption_that_meets_no_one_is_left_out_and_counted() -> None:
+    """Its looks agree with every row's: it is no negative, and its own zero loss does not dilute the mean."""
+    rows = rows_of([0, 1, ABSENT], looks=[[1, 2], [1, 3], [1, 0]])
+    term = terms_of(rows)["object_attribute"]
+    assert int(term.left_out) == 2  # as an object and as a description
+    others = rows.where(rows.category_ids != ABSENT)
+    expected = terms_of(others)["object_attribute"]
+    assert int(expected.left_out) == 0
+    assert float(term.loss) == pytest.approx(float(expected.loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["object_attribute", "attribute_category", "category_category"])
+def test_a_term_in_which_no_row_has_a_negative_is_an_error(name: str) -> None:
+    rows = rows_of([0, 0])
+    with pytest.raises(
+        FinedeficsError, match=rf"^term {name}, step 7: no row of the feeds .*labelled"
+    ) as caught:
+        terms_of(rows, **{name: TERMS[name]})
+    assert "more rows a step" in caught.value.cure
+
+
+def test_a_term_without_any_row_is_an_error() -> None:
+    settings = {"category_category": TERMS["category_category"]}
+    with pytest.raises(FinedeficsError, match="no row of the feeds labelled has a negative"):
+        terms_of(rows_of([ABSENT, ABSENT], looks=[[1], [2]]), **settings)
