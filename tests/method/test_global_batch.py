@@ -77,6 +77,15 @@ def test_objects_read_in_the_prompt_are_the_same_on_two_processes(found: Found) 
     assert_same_step(found[1]["in the prompt, divided"], found[1]["in the prompt"])
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_adapters_get_the_gradients_of_one_process(found: Found, world_size: int) -> None:
+    assert_same_step(found[world_size]["adapters"], found[1]["adapters"])
+    assert_same_step(found[1]["adapters, divided"], found[1]["adapters"])
+    names = found[1]["adapters"]["gradients"].keys() - {"log_temperatures"}
+    assert names
+    assert all("lora_" in name for name in names)
+
+
 def test_every_part_of_the_model_is_reached(found: Found) -> None:
     gradients = found[1]["whole"]["gradients"]
     for part in ("vision_model", "connector", "text_model", "lm_head", "log_temperatures"):
