@@ -4,11 +4,12 @@ Usage: global_batch_zero_group.py OUT WORLD_SIZE ZERO_STAGE...
 
 Writes OUT/<zero stage>.pt: the losses and terms of every rank, and every parameter's whole gradient; and
 OUT/plain.pt: those of one process without DeepSpeed on all rows. The rows and the model are those of
-tests/method/global_batch_group.py, whose folder must be on the path.
+tests/method/global_batch_group.py.
 """
 
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 from datetime import timedelta
@@ -17,8 +18,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from global_batch_group import CASES, CONTRAST, GENERATION, drawn_rows
-from global_batch_group import step as plain_step
 
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Collator
@@ -27,11 +26,13 @@ from finedefics_platform.experiment import parse_experiment
 from finedefics_platform.sharding import prepare_deepspeed, start_engine
 from finedefics_platform.worker import objective_settings
 
+PLAIN = runpy.run_path(str(Path(__file__).parents[1] / "method" / "global_batch_group.py"))
+
 
 def document(zero_stage: int) -> dict[str, Any]:
     terms = {
         name: {"weight": term.weight, "feeds": list(term.feeds)}
-        for name, term in (GENERATION | CONTRAST).items()
+        for name, term in (PLAIN["GENERATION"] | PLAIN["CONTRAST"]).items()
     }
     return {
         "name": "zero",
@@ -60,7 +61,7 @@ def step(zero_stage: int, rank: int, world_size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     objective = Objective(untrained_backbone(), settings)
     engine = start_engine(objective, experiment, stage, world_size)
-    categories, rows = drawn_rows()
+    categories, rows = PLAIN["drawn_rows"]()
     collate = Collator(objective.backbone.processor, categories, settings, negatives=2)
     share = {
         feed: every[rank * len(every) // world_size : (rank + 1) * len(every) // world_size]
@@ -82,7 +83,7 @@ def step(zero_stage: int, rank: int, world_size: int) -> dict[str, Any]:
 def member(rank: int, world_size: int, port: int, out: Path, zero_stages: list[int]) -> None:
     torch.set_num_threads(1)
     if rank == 0:  # before there is a group, so alone
-        torch.save(plain_step(CASES["whole"], rank=0, world_size=1), out / "plain.pt")
+        torch.save(PLAIN["step"](PLAIN["CASES"]["whole"], rank=0, world_size=1), out / "plain.pt")
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world_size))
     dist.init_process_group(
         "gloo",

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 GROUP = Path(__file__).with_name("global_batch_zero_group.py")
-ROWS = Path(__file__).parents[1] / "method"  # global_batch_group.py draws them
 ZERO_STAGES = ("0", "1", "2", "3")
 TOLERANCE = 1e-5  # single precision against double; seen: 2.6e-6
 Found = dict[str, dict[str, Any]]
@@ -21,10 +20,9 @@ Found = dict[str, dict[str, Any]]
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each ZeRO stage saw, and one process without it ("plain")."""
     folder = tmp_path_factory.mktemp("zero")
-    path = os.pathsep.join([str(ROWS), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, str(GROUP), str(folder), str(request.param), *ZERO_STAGES],
-        env=os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
         text=True,
         timeout=400,
