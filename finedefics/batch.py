@@ -196,6 +196,7 @@ class Collator:
         for category in rows.get("text", ()):
             assert isinstance(category, Category)
             draft.add_text(category)
+        draft.keep_in_step({feed for feed in FEEDS if rows.get(feed)})
         return draft.batch(step, images)
 
     def category(self, category_id: str, place: str) -> Category:
@@ -293,6 +294,17 @@ class _Draft:
         for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
+
+    def keep_in_step(self, feeds: set[str]) -> None:
+        """Where no row of this rank needs a pass that other ranks may make, add one that nobody learns from.
+
+        Ranks that make different numbers of calls would wait for each other forever.
+        """
+        wants = self.c.settings.feeds
+        if not self.sequences and feeds & wants(*GENERATION_TERMS):
+            self.sequences.append(((self.c.render.eos,), 0, 0, ABSENT))
+        if not self.embedded and feeds & wants(*CONTRASTIVE_TERMS):
+            self._embed((self.c.render.eos,))
 
     def _object(self, row: dict[str, Any], image: int, block: tuple[int, ...]) -> None:
         """Where the row's object is read: in a pass of its own, or where its picture is shown anyway."""

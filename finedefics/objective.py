@@ -181,5 +181,7 @@ class Objective(nn.Module):
         return torch.cat(found)[embedded.in_given_order(pieces)]
 
     def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, TermLoss]:
-        oa, ac = self.log_temperatures.exp()
+        free = self.log_temperatures.exp()
+        # clamped in value but not in gradient: a learned temperature that left the range must find back
+        oa, ac = free + (free.clamp(*TEMPERATURE_RANGE) - free).detach()
         return contrastive_terms(Rows.gathered(batch, embedded), self.settings, oa, ac, step=batch.step)

@@ -151,6 +151,7 @@ def _run_stage(
             loop.last_metrics = {
                 "loss": total,
                 **{f"loss_{name}": value for name, value in terms.items()},
+                **{f"left_out_{name}": float(count) for name, count in output.left_out.items()},
                 **_temperatures(objective),
                 "learning_rate": rate,
                 "gradient_norm": norm,

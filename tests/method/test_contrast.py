@@ -2,15 +2,23 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from finedefics.batch import ABSENT, FEEDS, ObjectiveSettings, TermSettings
+from finedefics.base_model import untrained_backbone
+from finedefics.batch import ABSENT, FEEDS, Collator, ObjectiveSettings, TermSettings
 from finedefics.contrast import Rows, contrastive_terms
+from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
 from finedefics.losses import alignment_losses
+from finedefics.objective import Objective
+from finedefics.records import Category, Sample
 
+SPECIES = make_world(0).species[:4]
+BIRD = SPECIES[0].attributes
+CATEGORIES = [Category(s.name, s.name, s.family, s.description, s.attributes) for s in SPECIES]
 LABELLED, CAPTIONED = FEEDS.index("labelled"), FEEDS.index("captioned")
 TERMS = {
     "object_attribute": TermSettings(1.0, ("labelled", "captioned")),
@@ -118,3 +126,33 @@ def test_a_term_without_any_row_is_an_error() -> None:
     settings = {"category_category": TERMS["category_category"]}
     with pytest.raises(FinedeficsError, match="no row of the feeds labelled has a negative"):
         terms_of(rows_of([ABSENT, ABSENT], looks=[[1], [2]]), **settings)
+
+
+def test_a_rank_without_a_caption_still_makes_the_call_that_others_make() -> None:
+    backbone = untrained_backbone()
+    settings = ObjectiveSettings({"caption": TermSettings(1.0, ("labelled",))})
+    collate = Collator(backbone.processor, CATEGORIES, settings, negatives=0)
+    image = picture(BIRD, np.random.default_rng(0))[0]
+    without = Sample("a", image, CATEGORIES[0].category_id)
+    batch = collate({"labelled": [without]}, step=0)
+    assert len(batch.sequences) == 1
+    assert (batch.targets == -100).all()
+    output = Objective(backbone, settings)(batch)
+    assert output.loss.item() == 0
+    output.loss.backward()
+
+
+def test_a_learned_temperature_finds_back_into_its_range() -> None:
+    backbone = untrained_backbone()
+    settings = ObjectiveSettings(
+        {"category_category": TermSettings(1.0, ("text",))},
+        object_attribute_temperature=0.9,
+        learnable_temperatures=True,
+    )
+    objective = Objective(backbone, settings)
+    batch = Collator(backbone.processor, CATEGORIES, settings, negatives=0)({"text": CATEGORIES}, step=0)
+    objective(batch).loss.backward()
+    assert objective.temperatures()["object_attribute_temperature"] == pytest.approx(0.5)
+    gradient = objective.log_temperatures.grad
+    assert gradient is not None
+    assert gradient[0] != 0
