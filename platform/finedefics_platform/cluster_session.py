@@ -13,6 +13,7 @@ from finedefics_platform.progress import SILENT, Progress
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing phones home
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default a report waits up to 2 s for the controller
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer output prints a banner even when told to be silent
     # Actors of a run are more processes than two cores; that they start one after the other is no news.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU leaves CUDA_VISIBLE_DEVICES as it is
