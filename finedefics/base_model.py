@@ -22,14 +22,29 @@ from finedefics.conversation import Renderer, Templates, pad_right
 from finedefics.data.birds import ATTRIBUTE_VALUES, describe
 from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS, World, random_birds
 
-IMAGE_EDGE, PATCH, LATENTS = 64, 8, 8
-VISION_HIDDEN, TEXT_HIDDEN, LAYERS, HEADS = 64, 96, 3, 4
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<end_of_utterance>{% endfor %}"
 )
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths and depths of a tiny Idefics2; the defaults are the demo's (0.7 M parameters)."""
+
+    image_edge: int = 64
+    patch: int = 8
+    latents: int = 8
+    vision_hidden: int = 64
+    vision_layers: int = 3
+    text_hidden: int = 96
+    text_layers: int = 3
+    heads: int = 4
+
+
+SIZES = Sizes()
 
 
 @dataclass(frozen=True)
@@ -79,43 +94,43 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def untrained_backbone() -> Backbone:
-    """A tiny Idefics2 of about 0.6M random parameters, with its own tokenizer and processor."""
+def untrained_backbone(sizes: Sizes = SIZES) -> Backbone:
+    """A tiny Idefics2 of random weights, with its own tokenizer and processor."""
     from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-    processor = _processor()
+    processor = _processor(sizes)
     tokenizer = processor.tokenizer
     config = Idefics2Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         tie_word_embeddings=False,
         vision_config={
-            "hidden_size": VISION_HIDDEN,
-            "intermediate_size": 2 * VISION_HIDDEN,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "image_size": IMAGE_EDGE,
-            "patch_size": PATCH,
+            "hidden_size": sizes.vision_hidden,
+            "intermediate_size": 2 * sizes.vision_hidden,
+            "num_hidden_layers": sizes.vision_layers,
+            "num_attention_heads": sizes.heads,
+            "image_size": sizes.image_edge,
+            "patch_size": sizes.patch,
             # with the default 0.02 a tower this narrow ignores the picture for hundreds of steps
-            "initializer_range": 0.7 / math.sqrt(VISION_HIDDEN),
+            "initializer_range": 0.7 / math.sqrt(sizes.vision_hidden),
         },
         perceiver_config={
-            "resampler_n_latents": LATENTS,
+            "resampler_n_latents": sizes.latents,
             "resampler_depth": 2,
-            "resampler_n_heads": HEADS,
-            "resampler_head_dim": TEXT_HIDDEN // HEADS,
-            "num_key_value_heads": HEADS,
-            "hidden_size": TEXT_HIDDEN,
+            "resampler_n_heads": sizes.heads,
+            "resampler_head_dim": sizes.text_hidden // sizes.heads,
+            "num_key_value_heads": sizes.heads,
+            "hidden_size": sizes.text_hidden,
         },
         text_config={
             "model_type": "mistral",
             "vocab_size": len(tokenizer),
-            "hidden_size": TEXT_HIDDEN,
-            "intermediate_size": 2 * TEXT_HIDDEN,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
+            "hidden_size": sizes.text_hidden,
+            "intermediate_size": 2 * sizes.text_hidden,
+            "num_hidden_layers": sizes.text_layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.heads,
             "max_position_embeddings": 256,
-            "initializer_range": 0.7 / math.sqrt(TEXT_HIDDEN),
+            "initializer_range": 0.7 / math.sqrt(sizes.text_hidden),
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
@@ -130,7 +145,7 @@ def untrained_backbone() -> Backbone:
     return Backbone(model, processor, train=("vision", "connector", "text"))
 
 
-def _processor() -> Any:
+def _processor(sizes: Sizes) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import Idefics2Processor, PreTrainedTokenizerFast
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
@@ -154,13 +169,13 @@ def _processor() -> Any:
         padding_side="left",
     )
     fast.add_special_tokens({"additional_special_tokens": special[4:]})
-    size = {"shortest_edge": IMAGE_EDGE, "longest_edge": IMAGE_EDGE}
+    size = {"shortest_edge": sizes.image_edge, "longest_edge": sizes.image_edge}
     images = Idefics2ImageProcessorPil(size=size, do_image_splitting=False)
-    return Idefics2Processor(images, fast, image_seq_len=LATENTS, chat_template=CHAT_TEMPLATE)
+    return Idefics2Processor(images, fast, image_seq_len=sizes.latents, chat_template=CHAT_TEMPLATE)
 
 
 def _birds(count: int, seed: int, processor: Any, watch: Watch) -> tuple[Tensor, list[dict[str, str]]]:
-    pixels = torch.empty(count, 3, IMAGE_EDGE, IMAGE_EDGE)
+    pixels = torch.empty(count, 3, SIZES.image_edge, SIZES.image_edge)
     seen = []
     for number, (image, visible) in enumerate(random_birds(count, seed)):
         pixels[number] = torch.as_tensor(
@@ -173,7 +188,8 @@ def _birds(count: int, seed: int, processor: Any, watch: Watch) -> tuple[Tensor,
 
 
 def _vision_features(backbone: Backbone, pixels: Tensor) -> Tensor:
-    mask = torch.ones(len(pixels), IMAGE_EDGE // PATCH, IMAGE_EDGE // PATCH, dtype=torch.bool)
+    edge = SIZES.image_edge // SIZES.patch
+    mask = torch.ones(len(pixels), edge, edge, dtype=torch.bool)
     return backbone.part("vision")(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
 
 
@@ -182,8 +198,12 @@ class _AttributeHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(len(ATTRIBUTE_VALUES), VISION_HIDDEN) * VISION_HIDDEN**-0.5)
-        self.classify = nn.ModuleList(nn.Linear(VISION_HIDDEN, len(v)) for v in ATTRIBUTE_VALUES.values())
+        self.queries = nn.Parameter(
+            torch.randn(len(ATTRIBUTE_VALUES), SIZES.vision_hidden) * SIZES.vision_hidden**-0.5
+        )
+        self.classify = nn.ModuleList(
+            nn.Linear(SIZES.vision_hidden, len(v)) for v in ATTRIBUTE_VALUES.values()
+        )
 
     def forward(self, features: Tensor) -> list[Tensor]:
         weights = (features @ self.queries.T).softmax(1)  # [batch, patches, attributes]
@@ -239,7 +259,7 @@ def _teach_to_speak(
     features = _standardised_features(backbone, pixels)
     render = Renderer(backbone.processor)
     prompt = render.prompt(render.templates.request)
-    block = [backbone.image_token_id] * LATENTS
+    block = [backbone.image_token_id] * SIZES.latents
     fake = render.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
     head = [*prompt.before, fake, *block, fake, *prompt.after]
     captions = [(*head, *render.closed(describe(s))) for s in seen]

@@ -1,0 +1,63 @@
+"""Peak memory of a contrastive batch: 256 rows against 32 at one micro-batch, a process each."""
+
+import json
+import resource
+import subprocess
+import sys
+
+from benchmarks.registry import Result, benchmark
+
+SIZES = (32, 256)
+MICRO_BATCH = 8
+
+
+@benchmark("contrastive_memory")
+def contrastive_memory() -> dict[str, Result]:
+    """Ratio of the memory that a step takes above what model, optimizer and batch take already."""
+    small, large = (_measured(size, MICRO_BATCH) for size in SIZES)
+    whole = _measured(SIZES[1], None)
+    ratio = large / small
+    how = (
+        f"peak resident memory of a step above the process before it: {small:.0f} MiB for {SIZES[0]} rows, "
+        f"{large:.0f} MiB for {SIZES[1]} at micro-batch {MICRO_BATCH} ({whole:.0f} MiB undivided)"
+    )
+    return {"contrastive_memory": Result(ratio, "times", "lower", 1.3, (ratio, ratio), how)}
+
+
+def _measured(size: int, micro_batch: int | None) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", str(size), str(micro_batch or 0)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _step(size: int, micro_batch: int) -> float:
+    """MiB that a forward and backward of ``size`` rows adds to this process's peak."""
+    import torch
+
+    from benchmarks.samples import NEGATIVES, make_data
+    from benchmarks.samples import SIZES as MODEL
+    from benchmarks.stage_one import STAGE_ONE
+    from finedefics.base_model import untrained_backbone
+    from finedefics.batch import Collator
+    from finedefics.objective import Objective
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = make_data()
+    backbone = untrained_backbone(MODEL)
+    objective = Objective(backbone, STAGE_ONE, micro_batch=micro_batch or None)
+    collate = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES)
+    # one small step first: allocator pools and library workspaces are not the batch's doing
+    objective(collate({"labelled": data.random_batch(MICRO_BATCH)}, step=0)).loss.backward()
+    batch = collate({"labelled": data.random_batch(size)}, step=0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    objective(batch).loss.backward()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_step(int(sys.argv[1]), int(sys.argv[2]))))
