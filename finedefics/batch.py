@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finedefics.conversation import Renderer, Templates
+from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.errors import FinedeficsError
 from finedefics.packing import Packed, pack
 from finedefics.records import Category, Sample, conflicting
 
 FEEDS = ("labelled", "captioned", "text")
-GENERATION_TERMS = ("answer", "caption", "text")
+GENERATION_TERMS = ("answer", "caption", "text", "choice")
 CONTRASTIVE_TERMS = ("object_attribute", "attribute_category", "category_category", "object_category")
 ABSENT = -1
 
@@ -152,6 +152,7 @@ class Collator:
         negatives: hard negatives a row.
         templates: what is said to the model.
         packed: several sequences share a row; False pads every one to the longest.
+        seed: of the order in which a multiple choice shows its options.
     """
 
     def __init__(
@@ -163,8 +164,9 @@ class Collator:
         negatives: int,
         templates: Templates | None = None,
         packed: bool = True,
+        seed: int = 0,
     ) -> None:
-        self.packed = packed
+        self.packed, self.seed = packed, seed
         self.encode_images = ImageEncoder(processor)
         self.render = Renderer(processor, templates)
         self.categories = {category.category_id: category for category in categories}
@@ -232,7 +234,12 @@ class _Draft:
             self._dialogue("answer", c.render.templates.question, category.name, image, block)
         if sample.description and feed in wants("caption"):
             self._dialogue("caption", c.render.templates.request, sample.description, image, block)
-        negatives = [i for i in sample.negatives if i != sample.category_id][: c.negatives]
+        wrong = [i for i in sample.negatives if i != sample.category_id]
+        if category and feed in wants("choice"):
+            names = [c.category(i, f"sample {sample.sample_id}").name for i in wrong[: OPTIONS - 1]]
+            chosen = c.render.choice(category.name, names, seed=c.seed, sample_id=sample.sample_id)
+            self._dialogue("choice", *chosen, image, block)
+        negatives = wrong[: c.negatives]
         self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
 
     def add_text(self, category: Category) -> None:

@@ -1,11 +1,24 @@
-"""What a model is asked and answers: templates as data, rendered through its own chat template."""
+"""What a model is asked and answers: templates as data, rendered through its own chat template.
 
+Stage I and open-set instruction tuning ask `Templates.question` and learn the category's name; closed-set
+instruction tuning asks a multiple choice among hard options and learns the option's letter.
+"""
+
+import hashlib
+import json
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from finedefics.errors import FinedeficsError
+
+TEMPLATES_FILE = "templates.json"
+LETTERS = string.ascii_uppercase
+OPTIONS = 4  # of a multiple choice in training: the truth and the three hardest wrong categories
+_PROBE = {"name": "\0name\0", "description": "\0text\0", "question": "\0ask\0", "options": "\0list\0"}
 
 
 @dataclass(frozen=True)
@@ -13,19 +26,98 @@ class Templates:
     """What is said to the model.
 
     Attributes:
-        question: asks for the category of a picture (open set).
+        question: asks for the category of a picture (open set, and the first line of a multiple choice).
         request: asks for a picture's attribute description.
         statements: sentences that tie a category's name and its description, in both directions; the last one
             must end with the name, because describe-then-name continues it.
+        choices: a multiple choice with the places ``{question}`` and ``{options}``; the options stand one a
+            line, ``A. name``, as in the FOCI protocol.
+
+    Raises:
+        ValueError: a text is empty, or lacks a place or has an unknown one.
     """
 
     question: str = "What is this?"
     request: str = "Describe this."
     statements: tuple[str, ...] = ("{name} has {description}", "{description} is {name}")
+    choices: str = "{question}\nChoices:\n{options}\nReply with the letter of the right choice, nothing else."
+
+    def __post_init__(self) -> None:
+        for key in ("question", "request"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"the {key} is empty")
+        _check_places("choices", self.choices, ("question", "options"))
+        if not self.statements:
+            raise ValueError("statements are empty, and describe-then-name continues the last one")
+        for statement in self.statements:
+            _check_places("a statement", statement, ("name", "description"))
+        if not self.statements[-1].endswith("{name}"):
+            raise ValueError("the last statement must end with {name}: describe-then-name continues it")
 
     def naming_prefix(self, description: str) -> str:
         """The last statement up to the name: what describe-then-name completes."""
-        return self.statements[-1].split("{name}")[0].format(description=description).rstrip()
+        return self.statements[-1].removesuffix("{name}").format(description=description).rstrip()
+
+    def multiple_choice(self, names: Sequence[str]) -> str:
+        """The question with the names as lettered options, in the order given (at most 26)."""
+        lines = [f"{letter}. {name}" for letter, name in zip(letters(len(names)), names, strict=True)]
+        return self.choices.format(question=self.question, options="\n".join(lines))
+
+    def save(self, folder: Path) -> None:
+        """Write ``templates.json``, so that whoever loads the model asks what it was trained on."""
+        (folder / TEMPLATES_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def load(folder: str | Path) -> "Templates":
+        """What `save` wrote into a model's folder; the defaults where the model came without.
+
+        Raises:
+            FinedeficsError: the file holds something else.
+        """
+        file = Path(folder) / TEMPLATES_FILE
+        if not file.is_file():
+            return Templates()
+        try:
+            stored = json.loads(file.read_text())
+            return Templates(**{**stored, "statements": tuple(stored["statements"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise FinedeficsError(
+                f"no templates that can be used ({error})", place=str(file), cure="train the model again"
+            ) from error
+
+
+def _check_places(what: str, text: str, places: tuple[str, ...]) -> None:
+    try:
+        filled = text.format(**{place: _PROBE[place] for place in places})
+    except (KeyError, IndexError, ValueError) as error:
+        known = " and ".join(f"{{{place}}}" for place in places)
+        raise ValueError(f"{what} has a place other than {known}: {text!r}") from error
+    if missing := [place for place in places if _PROBE[place] not in filled]:
+        raise ValueError(f"{what} lacks {{{missing[0]}}}: {text!r}")
+
+
+def letters(count: int) -> str:
+    """The letters of so many options; FinedeficsError beyond 26."""
+    if count > len(LETTERS):
+        raise FinedeficsError(
+            f"{count} options have no letters (at most {len(LETTERS)} do)",
+            place="multiple choice",
+            cure="ask on hard options only, or use another answer",
+        )
+    return LETTERS[:count]
+
+
+def option_order(count: int, *, seed: int, sample_id: str) -> list[int]:
+    """In what order a sample's options are shown: a permutation of ``range(count)``.
+
+    It depends on the seed and the sample's id alone: not on the batch, the worker, the epoch or the order of
+    pictures, so a question is the same wherever and whenever it is asked.
+    """
+
+    def draw(position: int) -> bytes:
+        return hashlib.sha256(f"{seed}\0{sample_id}\0{position}".encode()).digest()
+
+    return sorted(range(count), key=draw)
 
 
 @dataclass(frozen=True)
@@ -93,6 +185,23 @@ class Renderer:
         """Every statement about a category as token ids, closed by end of sequence."""
         texts = [s.format(name=name, description=description) for s in self.templates.statements]
         return [(*self.tokens(text), self.eos) for text in texts]
+
+    def choice(self, truth: str, wrong: Sequence[str], *, seed: int, sample_id: str) -> tuple[str, str]:
+        """A multiple choice about one sample and its answer, the letter of the truth.
+
+        Raises:
+            FinedeficsError: there is no wrong option.
+        """
+        if not wrong:
+            raise FinedeficsError(
+                "no hard negative to offer beside the truth",
+                place=f"sample {sample_id}",
+                cure="run `finedefics data mine`, or leave the term `choice` out",
+            )
+        order = option_order(1 + len(wrong), seed=seed, sample_id=sample_id)
+        names = [truth, *wrong]
+        question = self.templates.multiple_choice([names[i] for i in order])
+        return question, LETTERS[order.index(0)]
 
     def closed(self, text: str) -> tuple[int, ...]:
         """The text's tokens and end of sequence: an answer, or what an embedding is read from."""

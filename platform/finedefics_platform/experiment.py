@@ -21,6 +21,7 @@ Term = Literal[
     "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
     "caption",  # next-token loss of the description, given picture and request
     "text",  # next-token loss of sentences that tie a category's name and its description
+    "choice",  # next-token loss of the right letter, given picture and hard options (multiple choice)
     "object_attribute",
     "attribute_category",
     "category_category",
@@ -30,6 +31,7 @@ DEFAULT_FEEDS: dict[str, tuple[Feed, ...]] = {
     "answer": ("labelled",),
     "caption": ("labelled", "captioned"),
     "text": ("text",),
+    "choice": ("labelled",),
     "object_attribute": ("labelled", "captioned"),
     "attribute_category": ("labelled", "text"),
     "category_category": ("labelled", "text"),
