@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from finedefics.backbones import Backbone
+from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics_platform.sharding import consolidated_state
 
@@ -97,8 +98,10 @@ def load_shards(engine: Any, rank: int) -> None:
         _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
 
 
-def save_model(backbone: Backbone, folder: Path, rank: int) -> None:
-    """Write the tuned model as an ordinary Hugging Face folder. All ranks call it; rank 0 writes.
+def save_model(backbone: Backbone, folder: Path, rank: int, templates: Templates) -> None:
+    """Write the tuned model as an ordinary Hugging Face folder, with the templates it was trained on.
+
+    All ranks call it; rank 0 writes.
 
     Written aside and renamed, so that ``folder`` is never half a model.
     """
@@ -108,6 +111,7 @@ def save_model(backbone: Backbone, folder: Path, rank: int) -> None:
     aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:
         backbone.save_pretrained(aside, state)
+        templates.save(aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)

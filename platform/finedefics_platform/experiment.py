@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError, wrong_use
 
 Feed = Literal["labelled", "captioned", "text"]
@@ -48,13 +49,37 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_SAID = Templates()
+
+
+class TemplateTexts(Section):
+    """What the model is asked, in training and wherever it answers later; stored with it."""
+
+    question: str = Field(_SAID.question, description="Asks for the category.")
+    request: str = Field(_SAID.request, description="Asks for the attribute description.")
+    statements: tuple[str, ...] = Field(
+        _SAID.statements, description="Tie {name} and {description}; the last one ends with {name}."
+    )
+    choices: str = Field(_SAID.choices, description="A multiple choice with {question} and {options}.")
+
+    @model_validator(mode="after")
+    def _places_are_there(self) -> "TemplateTexts":
+        self.as_templates()
+        return self
+
+    def as_templates(self) -> Templates:
+        """As the method takes them."""
+        return Templates(**dict(self))
+
+
 class Data(Section):
-    """Which dataset version feeds the run."""
+    """Which dataset version feeds the run, and in what words."""
 
     dataset: str = Field(description="Name (`birds`), name and digest (`birds@1a2b…`) or path of a version.")
     negatives: int = Field(
         3, ge=0, le=64, description="Hard negatives a sample, a prefix of the mined ranking."
     )
+    templates: TemplateTexts = TemplateTexts()
 
 
 class Model(Section):
@@ -148,6 +173,7 @@ class Evaluation(Section):
 
     split: Literal["val", "test"] = "test"
     answers: tuple[str, ...] = ("names", "alignment", "describe")
+    seed: int = Field(0, description="Of the order in which a multiple choice shows its options.")
     options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
     every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
     limit: int | None = Field(None, gt=0, description="Use only so many pictures.")

@@ -86,7 +86,7 @@ def run_worker(task: Assignment) -> None:
             rows, done = _rows(loop, number, 0), 0
         resumed = start is not None and number == first
         engine = _run_stage(loop, backbone, number, rows, done, resumed)
-    save_model(backbone, task.model, loop.rank)
+    save_model(backbone, task.model, loop.rank, task.experiment.data.templates.as_templates())
     loop.say("model", path=str(task.model))
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
@@ -132,7 +132,12 @@ def _run_stage(
         load_shards(engine, loop.rank)
     loop.say("stage", stage=stage.name, number=number, step=first, steps=stage.steps)
     collate = Collator(
-        backbone.processor, loop.dataset.categories(), settings, negatives=experiment.data.negatives
+        backbone.processor,
+        loop.dataset.categories(),
+        settings,
+        negatives=experiment.data.negatives,
+        templates=experiment.data.templates.as_templates(),
+        seed=stage_seed(experiment, number),
     )
     objective.train()
     meter = Meter()
