@@ -167,6 +167,7 @@ def check_key(document: Mapping[str, Any], key: str, place: str) -> None:
 def _tune(
     workspace: Workspace, search: Search, document: Mapping[str, Any], folder: Path, progress: Progress
 ) -> Any:
+    import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import ConcurrencyLimiter
@@ -174,6 +175,7 @@ def _tune(
 
     from finedefics_platform.trial_watch import TrialWatch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     steps = sum(stage["steps"] for stage in document["stages"])
     trainable = tune.with_resources(
         tune.with_parameters(_trial, document=document, name=search.name, workspace=workspace), {"cpu": 0.5}
