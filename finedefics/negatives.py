@@ -28,6 +28,7 @@ class Confusable:
     sample_id: str
     category_id: str | None
     attributes: Mapping[str, str] = field(default_factory=dict)  # of its description; empty where it has none
+    provided: tuple[str, ...] = ()  # ids that the source names as hard negatives, hardest first
 
 
 class Miner(Protocol):
@@ -112,6 +113,30 @@ class AttributeMiner:
                 if name in self._column:  # an attribute of no category says nothing of similarity
                     table[row, self._column[name]] = self._codes.setdefault((name, value), len(self._codes))
         return table
+
+
+@MINERS.register("provided")
+class ProvidedMiner:
+    """Takes the hard negatives that the source names, in its order; similarity is 1 / rank, for want of any.
+
+    A picture's own category and ids that the category table lacks are left out.
+    """
+
+    miner_id = "provided"
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self._known = {category.category_id for category in categories}
+
+    def __call__(self, pictures: Sequence[Confusable], keep: int = KEEP) -> list[Ranking]:
+        """At most ``keep`` candidates a picture; none where the source names none."""
+        return [
+            [
+                (category, 1 / rank)
+                for rank, category in enumerate(picture.provided, start=1)
+                if category in self._known and category != picture.category_id
+            ][:keep]
+            for picture in pictures
+        ]
 
 
 def _compare(

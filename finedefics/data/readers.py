@@ -32,6 +32,7 @@ class Entry:
     category: str | None  # the category's name; None: a picture without a label
     description: str | None = None
     attributes: Mapping[str, str] | None = None
+    negatives: tuple[str, ...] = ()  # ids of hard negatives that the source names, hardest first
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,10 @@ def ingest(
                 "sample_id": row["sample_id"],
                 "description": entry.description,
                 "attributes": None if entry.attributes is None else attributes_to_arrow(entry.attributes),
+                "negatives": list(entry.negatives) or None,
             }
             for row in rows
-            if (entry := by_id[row["sample_id"]]).description or entry.attributes
+            if (entry := by_id[row["sample_id"]]).description or entry.attributes or entry.negatives
         ]
         draft.write("annotations", pa.Table.from_pylist(notes, schema=ANNOTATIONS), provenance)
         quarantine = sorted((asdict(row) for row in rejected), key=lambda row: row["source"])
@@ -167,15 +168,22 @@ def mine(
     dataset = open_dataset(workspace, reference)
     categories = dataset.categories()
     made = MINERS[miner](categories)
-    step = _step_digest("mine", dataset, ("samples", "categories", "descriptions"), [made.miner_id, keep])
+    tables = ("samples", "categories", "descriptions", "annotations")
+    step = _step_digest("mine", dataset, tables, [made.miner_id, keep])
     if done := _finished(workspace, dataset.name, step, "mine", progress):
         return done
     described: dict[str, dict[str, str]] = {}
     if dataset.has("descriptions"):
         for row in dataset.table("descriptions", ["sample_id", "attributes"]).to_pylist():
             described[row["sample_id"]] = attributes_from_arrow(row["attributes"])
+    provided = _provided(dataset) if miner == "provided" else {}
     pictures = [
-        Confusable(row["sample_id"], row["category_id"], described.get(row["sample_id"], {}))
+        Confusable(
+            row["sample_id"],
+            row["category_id"],
+            described.get(row["sample_id"], {}),
+            provided.get(row["sample_id"], ()),
+        )
         for row in dataset.table("samples", ["sample_id", "category_id"]).to_pylist()
     ]
     work = partial(_mine_some, miner=miner, categories=categories, keep=keep)
@@ -213,6 +221,11 @@ def _mine_some(
     pictures: Sequence[Confusable], *, miner: str, categories: Sequence[Category], keep: int
 ) -> list[Ranking]:
     return MINERS[miner](categories)(pictures, keep)
+
+
+def _provided(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    rows = dataset.table("annotations", ["sample_id", "negatives"]).to_pylist()
+    return {row["sample_id"]: tuple(row["negatives"] or ()) for row in rows}
 
 
 def _subject(sample_id: str, note: Mapping[str, Any] | None) -> Subject:

@@ -26,6 +26,7 @@ ANNOTATIONS = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("description", pa.string()),
         pa.field("attributes", ATTRIBUTES),
+        pa.field("negatives", pa.list_(pa.string())),  # ids, hardest first; the miner "provided" takes them
     ]
 )
 STORED_TABLES = {**TABLES, "annotations": ANNOTATIONS}

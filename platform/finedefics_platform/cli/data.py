@@ -21,7 +21,7 @@ _SHOWN = 12  # names in one line; --json has all
 
 @app.command()
 def ingest(
-    folder: Annotated[str, typer.Argument(help="The source: a folder of pictures.")],
+    folder: Annotated[str, typer.Argument(help="The source: a folder of pictures, or a released CSV.")],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset; a version of it is added.")],
     reader: Annotated[str, typer.Option("--reader", help="How the source is laid out.")] = "folder",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
@@ -30,7 +30,8 @@ def ingest(
     """Make a versioned dataset from a folder of pictures.
 
     Layout: <split>/<category>/<picture> or <category>/<picture>, and optionally annotations.jsonl and
-    categories.jsonl. Pictures that cannot be used are quarantined with the reason.
+    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released the source is a pretrain.csv or finetune.csv of the Finedefics
+    release; its hard negatives are kept for `finedefics data mine NAME --miner provided`.
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
     """
