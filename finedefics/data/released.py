@@ -79,7 +79,7 @@ def read_rows(file: str | Path) -> list[ReleasedRow]:
 
 
 def _rows(reader: Any, place: str) -> Iterator[ReleasedRow]:
-    header = next(reader, [])
+    header: list[str] = next(reader, [])
     if not {"image_path", "image_path_1"} & set(header):
         raise FinedeficsError(
             "the header has no column `image_path`",
