@@ -15,7 +15,7 @@ from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, make_world, picture
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
-from finedefics.scoring import ANSWERS, Recogniser
+from finedefics.scoring import ANSWERS, Pictures, Recogniser
 
 RECIPE = BaseRecipe(birds=1500, vision_steps=300, language_steps=250)
 STEPS, ROWS, PICTURES, REPEATS = 48, 24, 96, 5
@@ -70,7 +70,7 @@ def _ratio(seconds: dict[str, list[float]], how: str) -> Result:
 
 @torch.no_grad()
 def _language(model: Recogniser, answer: str, tokens: list, blocks: list) -> None:
-    ANSWERS[answer](model, tokens, blocks)
+    ANSWERS[answer](model, Pictures(tokens, blocks))
 
 
 def _decoded(image: bytes):  # type: ignore[no-untyped-def]
