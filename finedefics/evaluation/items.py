@@ -1,7 +1,7 @@
 """Evaluation as a table: one row for each picture, answer and scope, from which every figure is computed."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from finedefics.batch import decode_image
-from finedefics.conversation import Renderer
 from finedefics.errors import FinedeficsError
 from finedefics.records import Sample
-from finedefics.scoring import ANSWERS, Recogniser, multiple_choice
+from finedefics.scoring import ANSWERS, Answered, Recogniser, best_category, multiple_choice
 
 BATCH = 32
 LABELLED, NEW = "labelled", "new"
@@ -26,7 +25,8 @@ class Items:
 
     Attributes:
         rows: dictionaries with ``sample_id, category_id, group, answer, scope, predicted, correct`` and
-            ``description`` (None where the answer writes none).
+            ``description`` (the model's own words; None where the answer writes none). ``predicted`` is None
+            where those words name no category, or no option.
         seconds: time each answer took over all pictures, decoding and vision tower included.
         tokens: ``{answer: (forwarded, generated)}`` language-model tokens over all pictures.
         objects: [pictures, dim] object embeddings, in the order of ``sample_ids``.
@@ -65,18 +65,17 @@ def evaluate_samples(
     place = {category.category_id: i for i, category in enumerate(model.categories)}
     choices = [_options(sample, place, options) for sample in samples]
     for answer in answers:
-        model.answer(
-            [samples[0].image], answer
-        )  # the first call of a kind allocates; it is not the answer's cost
+        # the first call of a kind allocates; it is not the answer's cost
+        _ask(model, answer, samples[:1], choices[:1])
         scores: list[Tensor] = []
         texts: list[str] = []
         forwarded = generated = 0
         started = time.perf_counter()
         for start in range(0, len(samples), BATCH):
             part = samples[start : start + BATCH]
-            answered = model.answer([sample.image for sample in part], answer)
+            answered = _ask(model, answer, part, choices[start : start + BATCH])
             scores.append(answered.scores)
-            texts += answered.descriptions
+            texts += answered.texts
             forwarded += answered.forwarded_tokens
             generated += answered.generated_tokens
             tick(len(part))
@@ -85,6 +84,13 @@ def evaluate_samples(
         items.rows += _rows(model, samples, answer, torch.cat(scores), choices, texts, labelled)
     items.objects = object_embeddings(model, samples)
     return items
+
+
+def _ask(
+    model: Recogniser, answer: str, samples: Sequence[Sample], choices: Sequence[Sequence[int]]
+) -> Answered:
+    images, ids = [sample.image for sample in samples], [sample.sample_id for sample in samples]
+    return model.answer(images, answer, options=choices, sample_ids=ids)
 
 
 def _options(sample: Sample, place: dict[str, int], count: int) -> list[int]:
@@ -113,7 +119,10 @@ def _rows(
     texts: Sequence[str],
     labelled: Collection[str],
 ) -> list[dict[str, Any]]:
-    predictions = {ALL: scores.argmax(1), OPTIONS: multiple_choice(scores, choices)}
+    predictions = {OPTIONS: multiple_choice(scores, choices)}
+    if not ANSWERS[answer].asks_options:
+        predictions = {ALL: best_category(scores), **predictions}
+    ids: dict[int | None, str] = {i: category.category_id for i, category in enumerate(model.categories)}
     return [
         {
             "sample_id": sample.sample_id,
@@ -121,7 +130,7 @@ def _rows(
             "group": LABELLED if sample.category_id in labelled else NEW,
             "answer": answer,
             "scope": scope,
-            "predicted": (predicted := model.categories[int(best[row])].category_id),
+            "predicted": (predicted := ids.get(best[row])),
             "correct": predicted == sample.category_id,
             "description": texts[row] if texts else None,
         }
@@ -136,23 +145,23 @@ def object_embeddings(model: Recogniser, samples: Sequence[Sample]) -> np.ndarra
     parts = []
     for start in range(0, len(samples), BATCH):
         pictures = [decode_image(s.image, s.sample_id) for s in samples[start : start + BATCH]]
-        tensors, blocks = model.encoder(pictures)
-        tokens = model.backbone.encode_images({k: v.to(model.backbone.device) for k, v in tensors.items()})
-        ids = [(*model.encoder.object_block(block), model.render.eos) for block in blocks]
-        parts.append(model.embed(ids, tokens).cpu().numpy())
+        parts.append(model.embed_objects(model.encode(pictures))[0].cpu().numpy())
     return np.concatenate(parts)
 
 
-@torch.no_grad()
 def text_embeddings(model: Recogniser) -> dict[str, np.ndarray]:
     """Embeddings of all names and of all descriptions, each [categories, dim], normalised."""
-    render: Renderer = model.render
-    return {
-        "name": model.embed([render.closed(c.name) for c in model.categories]).cpu().numpy(),
-        "description": model.embed([render.closed(c.description or c.name) for c in model.categories])
-        .cpu()
-        .numpy(),
-    }
+    return {"name": model.index.names.numpy(), "description": model.index.descriptions.numpy()}
+
+
+def unparseable(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of pictures, by answer, to which the model's own words named no category, or no option."""
+    asked: dict[str, list[bool]] = {}
+    for row in rows:
+        # a name that is none of the options was understood all the same: only the wider scope counts
+        if row["scope"] == (OPTIONS if ANSWERS[row["answer"]].asks_options else ALL):
+            asked.setdefault(row["answer"], []).append(row["predicted"] is None)
+    return {answer: sum(missing) / len(missing) for answer, missing in asked.items()}
 
 
 def retrieval(objects: np.ndarray, texts: np.ndarray, truth: Sequence[int]) -> float:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Sample
 from finedefics_platform.cluster_session import ensure_ray
 from finedefics_platform.experiment import Evaluation as Settings
@@ -26,6 +26,7 @@ from finedefics_platform.workspace import Workspace
 if TYPE_CHECKING:
     from finedefics.backbones import Backbone
     from finedefics.evaluation.items import Items
+    from finedefics.scoring import EnsembleWeight, Recogniser
 
 HASHED_WHOLE = 200_000_000  # bytes of weights up to which a model is identified by its content
 ITEMS = pa.schema(
@@ -49,7 +50,8 @@ class Evaluated:
     Attributes:
         folder: holds ``items.parquet``, ``summary.json``, ``embeddings.npz`` and the category ``index/``.
         summary: pictures, settings, ``pictures_per_second`` and ``tokens_per_picture`` by answer (a speed is
-            that of one process), and ``retrieval`` of names and descriptions from object embeddings.
+            that of one process), the ``unparseable`` share of replies, the weight of the ``ensemble`` and
+            what it was chosen on, and ``retrieval`` of names and descriptions from object embeddings.
     """
 
     folder: Path
@@ -98,6 +100,12 @@ def evaluate(
     from finedefics.evaluation.items import check_answers
 
     check_answers(settings.answers)
+    if "ensemble" in settings.answers and settings.split == "val":
+        raise wrong_use(
+            "the ensemble's weight is chosen on val, so its accuracy there would flatter it",
+            place="answer `ensemble`",
+            cure="evaluate on the split test, or leave the answer out",
+        )
     dataset = open_dataset(workspace, dataset_reference)
     samples = [s for s in dataset.samples(settings.split) if s.category_id is not None][: settings.limit]
     if not samples:
@@ -129,9 +137,13 @@ def _evaluate(
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    remote = ray.remote(num_cpus=1, max_retries=2)(_answer_shard)
+    task = ray.remote(num_cpus=1, max_retries=2)
+    place = (str(model), str(dataset.root))
+    weighed = "ensemble" in settings.answers
+    weight = _result(task(_ensemble_weight).remote(*place, settings)) if weighed else None
+    remote = task(_answer_shard)
     waiting = [
-        remote.remote(str(model), str(dataset.root), samples[shard::shards], settings, labelled, index)
+        remote.remote(*place, samples[shard::shards], settings, labelled, index, weight)
         for shard in range(shards)
         for index in [str(aside / "index") if shard == 0 else None]
     ]
@@ -142,7 +154,7 @@ def _evaluate(
             done, waiting = ray.wait(waiting, num_returns=1)
             advance(len(_result(done[0])[0].sample_ids))
         parts = [_result(reference) for reference in order]
-    _write(aside, parts, samples, settings)
+    _write(aside, parts, samples, settings, weight)
     aside.replace(folder)
 
 
@@ -163,28 +175,57 @@ def _answer_shard(
     settings: Settings,
     labelled: set[str],
     index_folder: str | None,
+    weight: "EnsembleWeight | None",
 ) -> "tuple[Items, dict[str, np.ndarray]]":
     """One process's share of the pictures (a Ray task)."""
-    import torch
-
-    from finedefics.backbones import load_backbone
     from finedefics.evaluation.items import evaluate_samples, text_embeddings
-    from finedefics.scoring import Recogniser
-    from finedefics_platform.store import open_dataset
-    from finedefics_platform.workspace import open_workspace
 
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
-    categories = open_dataset(open_workspace(), dataset).categories()
-    recogniser = Recogniser(load_backbone(model), categories)
+    recogniser = _recogniser(model, dataset, settings, weight)
     if index_folder is not None:
         recogniser.index.save(Path(index_folder))
     items = evaluate_samples(
         recogniser, samples, settings.answers, labelled=labelled, options=settings.options
     )
     texts = text_embeddings(recogniser)
-    texts["category_ids"] = np.array([c.category_id for c in categories])
+    texts["category_ids"] = np.array([c.category_id for c in recogniser.categories])
     return items, texts
+
+
+def _recogniser(
+    model: str, dataset: str, settings: Settings, weight: "EnsembleWeight | None" = None
+) -> "Recogniser":
+    """The model as it was trained to be asked, with the categories of the dataset."""
+    import torch
+
+    from finedefics.backbones import load_backbone
+    from finedefics.conversation import Templates
+    from finedefics.scoring import Recogniser
+    from finedefics_platform.workspace import open_workspace
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
+    categories = open_dataset(open_workspace(), dataset).categories()
+    backbone, templates = load_backbone(model), Templates.load(model)
+    return Recogniser(backbone, categories, templates=templates, ensemble=weight, seed=settings.seed)
+
+
+def _ensemble_weight(model: str, dataset: str, settings: Settings) -> "EnsembleWeight":
+    """Choose the ensemble's weight on the validation split (a Ray task)."""
+    import torch
+
+    from finedefics.evaluation.items import BATCH
+    from finedefics.scoring import choose_weight
+    from finedefics.scoring.ensemble import PARTS
+
+    samples = _validation_samples(dataset, settings.limit, cure="leave the answer `ensemble` out")
+    recogniser = _recogniser(model, dataset, settings)
+    batches = [[s.image for s in samples[i : i + BATCH]] for i in range(0, len(samples), BATCH)]
+    names, alignment = (
+        torch.cat([recogniser.answer(batch, part).scores for batch in batches]) for part in PARTS
+    )
+    place = {category.category_id: i for i, category in enumerate(recogniser.categories)}
+    truth = [place[sample.category_id or ""] for sample in samples]
+    return choose_weight(names, alignment, truth, dataset=Path(dataset).name, split="val")
 
 
 def _write(
@@ -192,8 +233,9 @@ def _write(
     parts: "Sequence[tuple[Items, dict[str, np.ndarray]]]",
     samples: list[Sample],
     settings: Settings,
+    weight: "EnsembleWeight | None",
 ) -> None:
-    from finedefics.evaluation.items import retrieval
+    from finedefics.evaluation.items import retrieval, unparseable
 
     order = {sample.sample_id: i for i, sample in enumerate(samples)}
     rows = [row for items, _ in parts for row in items.rows]
@@ -216,6 +258,8 @@ def _write(
             a: {"forwarded": float(t[0]) / len(samples), "generated": float(t[1]) / len(samples)}
             for a, t in tokens.items()
         },
+        "unparseable": unparseable(rows),
+        "ensemble": asdict(weight) if weight else None,
         "retrieval": {
             "object_to_name": retrieval(objects, texts["name"], truth),
             "object_to_description": retrieval(objects, texts["description"], truth),
@@ -258,10 +302,13 @@ def validate_alignment(
     from finedefics.distributed import total
     from finedefics.scoring import Recogniser
 
-    samples = _validation_samples(str(dataset.root), experiment.evaluation.limit)
+    samples = _validation_samples(
+        str(dataset.root), experiment.evaluation.limit, cure="leave out evaluation.every"
+    )
     share = samples[: len(samples) - len(samples) % world][rank::world]
     labelled = dataset.labelled_category_ids()
-    recogniser = Recogniser(backbone, dataset.categories())
+    templates = experiment.data.templates.as_templates()
+    recogniser = Recogniser(backbone, dataset.categories(), templates=templates)
     ranked = recogniser.recognise([sample.image for sample in share], "alignment", top=1)
     counts = torch.zeros(2, 2)
     for sample, best in zip(share, ranked, strict=True):
@@ -276,7 +323,7 @@ def validate_alignment(
 
 
 @lru_cache(maxsize=4)
-def _validation_samples(root: str, limit: int | None) -> tuple[Sample, ...]:
+def _validation_samples(root: str, limit: int | None, cure: str) -> tuple[Sample, ...]:
     from finedefics_platform.workspace import open_workspace
 
     dataset = open_dataset(open_workspace(), root)
@@ -285,7 +332,7 @@ def _validation_samples(root: str, limit: int | None) -> tuple[Sample, ...]:
         raise FinedeficsError(
             "no labelled picture in the split val",
             place=root,
-            cure="leave out evaluation.every, or add a val split",
+            cure=f"{cure}, or add a val split",
         )
     # spread over the split: a limit must not leave whole categories out
     stride = max(1, len(samples) // limit) if limit else 1

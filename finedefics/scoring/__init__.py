@@ -1,0 +1,54 @@
+"""How a model answers: each answer is one strategy that scores the categories for every picture.
+
+============================  ==================================================================
+``names``                     likelihood of each name as the answer to the open question
+``names_corrected``           the same, less the name's likelihood without the picture
+``names_free``                the generated answer, matched strictly to a name
+``alignment``                 similarity with the category index, one forward pass
+``alignment_names``           … with the names alone
+``alignment_descriptions``    … with the descriptions alone
+``describe``                  write a description, then the likelihood of each name after it
+``letters``                   multiple choice: the generated letter, read strictly
+``letters_foci``              … read as the FOCI benchmark reads it
+``letters_likelihood``        … the likelihood of each option's letter, nothing generated
+``ensemble``                  names and alignment, weighted as a validation split decided
+============================  ==================================================================
+
+A new answer is one class with its settings as fields, registered by name in its own file.
+"""
+
+from finedefics.scoring import alignment, describe, ensemble, letters, names
+from finedefics.scoring.answers import (
+    ANSWERS,
+    Answer,
+    Answered,
+    Pictures,
+    as_mapping,
+    best_category,
+    multiple_choice,
+)
+from finedefics.scoring.ensemble import EnsembleWeight, choose_weight
+from finedefics.scoring.index import CategoryIndex
+from finedefics.scoring.parsing import parse_letter, parse_letter_foci
+from finedefics.scoring.recogniser import Recogniser
+
+__all__ = [
+    "ANSWERS",
+    "Answer",
+    "Answered",
+    "CategoryIndex",
+    "EnsembleWeight",
+    "Pictures",
+    "Recogniser",
+    "alignment",
+    "as_mapping",
+    "best_category",
+    "choose_weight",
+    "describe",
+    "ensemble",
+    "letters",
+    "multiple_choice",
+    "names",
+    "parse_letter",
+    "parse_letter_foci",
+]

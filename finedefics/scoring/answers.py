@@ -1,0 +1,89 @@
+"""What an answer is given and what it gives: the surface every strategy shares."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from finedefics.registry import Registry
+
+if TYPE_CHECKING:
+    from finedefics.scoring.recogniser import Recogniser
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures as the language model takes them, and what may be answered.
+
+    Attributes:
+        tokens: each picture's tokens after the connector, [tokens, hidden].
+        blocks: for each picture the token ids that stand for it in a prompt.
+        options: for each picture the positions in the category table that are offered (multiple choice); None
+            where every category competes.
+        sample_ids: decide, with the recogniser's seed, in what order options are shown.
+    """
+
+    tokens: list[Tensor]
+    blocks: Sequence[Sequence[int]]
+    options: Sequence[Sequence[int]] | None = None
+    sample_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Scores [pictures, categories] (higher is likelier, -inf: not chosen) and what they cost.
+
+    Attributes:
+        forwarded_tokens: positions the language model computed, padding left out, generated ones included.
+        generated_tokens: those that were generated one after the other.
+        texts: the model's own words, one a picture, where the strategy writes any.
+    """
+
+    scores: Tensor
+    forwarded_tokens: int
+    generated_tokens: int = 0
+    texts: tuple[str, ...] = ()
+
+
+class Answer(Protocol):
+    """A strategy. ``asks_options``: it shows the options to the model, so it answers among them only."""
+
+    @property
+    def asks_options(self) -> bool:
+        """Whether the question itself lists what may be answered."""
+        ...
+
+    def __call__(self, model: "Recogniser", pictures: Pictures) -> Answered:
+        """Score the categories of ``model`` for every picture."""
+        ...
+
+
+ANSWERS: Registry[Answer] = Registry("answer")
+
+
+def best_category(scores: Tensor) -> list[int | None]:
+    """Position of each row's likeliest category, rows [pictures, categories]; None where none was chosen."""
+    return [_best(row, range(len(row))) for row in scores.tolist()]
+
+
+def multiple_choice(scores: Tensor, options: Sequence[Sequence[int]]) -> list[int | None]:
+    """The likeliest option of each picture as a position in the category table; None where none was chosen.
+
+    Args:
+        scores: [pictures, categories].
+        options: for each picture the positions that may be chosen, in any order. Equal scores are decided by
+            the category table, never by the order of the options, in which the truth often stands first.
+    """
+    return [_best(row, sorted(choice)) for row, choice in zip(scores.tolist(), options, strict=True)]
+
+
+def _best(scores: Sequence[float], among: Sequence[int]) -> int | None:
+    best = max(among, key=lambda position: scores[position])
+    return None if scores[best] == -math.inf else best
+
+
+def as_mapping(ranking: Sequence[tuple[str, str, float]]) -> list[Mapping[str, object]]:
+    """A ranking as JSON-able rows."""
+    return [{"category_id": i, "name": name, "score": round(score, 6)} for i, name, score in ranking]

@@ -1,0 +1,29 @@
+"""Describe, then name: accurate where the model reads attributes well, tens of generated tokens dearer."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from finedefics.scoring.answers import ANSWERS, Answered, Pictures
+from finedefics.scoring.recogniser import Recogniser
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Write the description, then the likelihood of each name after those words, without the picture."""
+
+    limit: int = 96  # tokens of a description
+    asks_options: ClassVar[bool] = False
+
+    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+        """The descriptions are the answer's ``texts``."""
+        templates = model.render.templates
+        prompts = model.prompted(pictures, templates.request)
+        texts, generated = model.language.write(prompts, pictures.tokens, limit=self.limit)
+        prefixes = [model.render.tokens(templates.naming_prefix(text)) for text in texts]
+        scores = model.language.completion_scores(prefixes, model.closed_names)
+        read = sum(map(len, prompts)) + sum(map(len, prefixes))
+        names = len(prompts) * sum(map(len, model.closed_names))
+        return Answered(scores.cpu(), read + names + generated, generated, tuple(texts))
+
+
+ANSWERS.register("describe")(Describe())

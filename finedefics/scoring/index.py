@@ -1,0 +1,150 @@
+"""The category index: embeddings of names and descriptions, and how the model that made them is asked."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finedefics.conversation import Templates
+from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.records import Category
+from finedefics.scoring.ensemble import EnsembleWeight
+from finedefics.scoring.language import Language
+
+if TYPE_CHECKING:
+    from finedefics.scoring.recogniser import Recogniser
+
+Variant = Literal["names", "descriptions", "sum"]
+Readout = Literal["eos", "prompt"]
+CATEGORIES, EMBEDDINGS, ASKING = "categories.json", "index.safetensors", "asking.json"
+
+
+@dataclass(frozen=True)
+class CategoryIndex:
+    """What a model knows of categories, built from texts alone: it grows without training or pictures.
+
+    Attributes:
+        categories: in the order of the rows.
+        names, descriptions: [categories, dim], normalised; a category without a description has its name's.
+        templates: what the model was asked in training.
+        object_readout: where it was trained to embed a picture (`finedefics.batch.ObjectiveSettings`).
+        ensemble: the weight of the ensemble answer, where a validation split decided one.
+    """
+
+    categories: tuple[Category, ...]
+    names: Tensor
+    descriptions: Tensor
+    templates: Templates = field(default_factory=Templates)
+    object_readout: Readout = "eos"
+    ensemble: EnsembleWeight | None = None
+
+    @staticmethod
+    def build(
+        language: Language, categories: Sequence[Category], object_readout: Readout = "eos"
+    ) -> "CategoryIndex":
+        """Embed the names and descriptions of categories; the templates are the language's own."""
+        check_distinct(categories)
+        names, descriptions = _embed(language, categories)
+        return CategoryIndex(
+            tuple(categories), names, descriptions, language.render.templates, object_readout
+        )
+
+    def embeddings(self, variant: Variant = "sum") -> Tensor:
+        """[categories, dim], normalised: names, descriptions, or the direction of their sum."""
+        if variant == "sum":
+            return F.normalize(self.names + self.descriptions, dim=-1)
+        return self.names if variant == "names" else self.descriptions
+
+    def add(self, recogniser: "Recogniser", categories: Sequence[Category]) -> "CategoryIndex":
+        """This index with more categories at its end; only their texts are embedded.
+
+        Args:
+            recogniser: of the model that made this index.
+
+        Raises:
+            FinedeficsError: an id or a name is in the index already (exit code 2).
+        """
+        check_distinct([*self.categories, *categories])
+        names, descriptions = _embed(recogniser.language, categories)
+        return replace(
+            self,
+            categories=(*self.categories, *categories),
+            names=torch.cat([self.names, names]),
+            descriptions=torch.cat([self.descriptions, descriptions]),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``categories.json``, ``index.safetensors`` and ``asking.json``."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{**vars(c), "attributes": dict(c.attributes)} for c in self.categories]
+        (folder / CATEGORIES).write_text(json.dumps(rows, indent=1))
+        save_file(
+            {"names": self.names.contiguous(), "descriptions": self.descriptions.contiguous()},
+            str(folder / EMBEDDINGS),
+        )
+        asking = {
+            "templates": asdict(self.templates),
+            "object_readout": self.object_readout,
+            "ensemble": asdict(self.ensemble) if self.ensemble else None,
+        }
+        (folder / ASKING).write_text(json.dumps(asking, indent=1))
+
+    @staticmethod
+    def load(folder: Path) -> "CategoryIndex":
+        """Read what `save` wrote; FinedeficsError when it is not there."""
+        from safetensors.torch import load_file
+
+        if missing := [n for n in (CATEGORIES, EMBEDDINGS, ASKING) if not (folder / n).is_file()]:
+            raise FinedeficsError(
+                f"no category index here ({missing[0]} is missing)",
+                place=str(folder),
+                cure="evaluate the model to build one",
+            )
+        rows = json.loads((folder / CATEGORIES).read_text())
+        asking = json.loads((folder / ASKING).read_text())
+        texts = {**asking["templates"], "statements": tuple(asking["templates"]["statements"])}
+        stored = load_file(str(folder / EMBEDDINGS))
+        return CategoryIndex(
+            tuple(Category(**row) for row in rows),
+            stored["names"],
+            stored["descriptions"],
+            Templates(**texts),
+            asking["object_readout"],
+            EnsembleWeight(**asking["ensemble"]) if asking["ensemble"] else None,
+        )
+
+
+def check_distinct(categories: Sequence[Category]) -> None:
+    """FinedeficsError (exit code 2) where two categories share an id, or a name up to case."""
+    for what in ("category_id", "name"):
+        seen: set[str] = set()
+        for category in categories:
+            value = getattr(category, what)
+            if value.casefold() in seen:
+                raise wrong_use(
+                    f"two categories have the {what.removeprefix('category_')} {value!r}",
+                    place="category index",
+                    cure="rename one of them, or leave it out",
+                )
+            seen.add(value.casefold())
+
+
+@torch.no_grad()
+def _embed(language: Language, categories: Sequence[Category]) -> tuple[Tensor, Tensor]:
+    texts = [c.name for c in categories] + [c.description or c.name for c in categories]
+    unique = list(dict.fromkeys(texts))
+    closed = [language.render.closed(text) for text in unique]
+    # by length, so that a few long texts do not make every batch long
+    order = sorted(range(len(closed)), key=lambda i: len(closed[i]))
+    parts = [order[start : start + 128] for start in range(0, len(order), 128)]
+    found = torch.cat([language.embed([closed[i] for i in part]) for part in parts])
+    place = {unique[i]: row for row, i in enumerate(order)}
+    both = found[[place[text] for text in texts]].cpu().unflatten(0, (2, len(categories)))
+    return both[0], both[1]

@@ -1,0 +1,127 @@
+"""The language model's three uses in answering: embed a sequence, score completions, write on.
+
+None of them depends on what else is in the batch: padding is masked and does not count in positions.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finedefics.backbones import Backbone
+from finedefics.conversation import Renderer, pad_right
+
+ROWS_AT_ONCE = 256  # completions that are scored together: each holds a copy of its prefix's cache
+
+
+class Language:
+    """A backbone's language model with the tokenizer it speaks through."""
+
+    def __init__(self, backbone: Backbone, render: Renderer) -> None:
+        self.backbone, self.render = backbone, render
+        config = getattr(backbone.model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        # chat models end their turn with a token of their own, beside the end of sequence
+        self.ends = {render.eos, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])}
+
+    def embed(self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None) -> Tensor:
+        """Normalised final hidden state at the last token of each sequence, [sequences, dim]."""
+        device = self.backbone.device
+        ids = torch.tensor(pad_right(sequences, self.render.pad), device=device)
+        mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0), device=device)
+        hidden = self.backbone.hidden_states(self.backbone.embed_tokens(ids, image_tokens), mask)
+        rows = torch.arange(len(ids), device=device)
+        return F.normalize(hidden[rows, mask.sum(1) - 1].float(), dim=-1)
+
+    def completion_scores(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        image_tokens: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Log-likelihood [prefixes, completions] of each completion after each prefix.
+
+        A prefix runs once; its key-value cache serves all completions.
+        """
+        embeddings, mask = self._left_padded(prefixes, image_tokens)
+        out = self._run(embeddings, mask, (mask.cumsum(1) - 1).clamp(min=0))
+        first = self.backbone.logits(out.last_hidden_state[:, -1:])
+        if max(map(len, completions)) == 1:  # nothing follows the first token: one pass is enough
+            wanted = torch.tensor([tokens[0] for tokens in completions], device=mask.device)
+            return first[:, 0].float().log_softmax(-1)[:, wanted]
+        step = max(1, ROWS_AT_ONCE // len(prefixes))
+        parts = []
+        for start in range(0, len(completions), step):
+            last = start + step >= len(completions)
+            cache = out.past_key_values if last else copy.deepcopy(out.past_key_values)
+            parts.append(self._complete(first, cache, mask, completions[start : start + step]))
+        return torch.cat(parts, 1)
+
+    def _complete(
+        self, first: Tensor, cache: Any, mask: Tensor, completions: Sequence[Sequence[int]]
+    ) -> Tensor:
+        count, width = len(completions), max(map(len, completions))
+        ids = torch.tensor(pad_right(completions, self.render.pad), device=mask.device)
+        lengths = torch.tensor([len(tokens) for tokens in completions], device=mask.device)
+        places = torch.arange(width, device=mask.device)
+        real = (places < lengths[:, None]).repeat(len(mask), 1)
+        cache.batch_repeat_interleave(count)
+        tiled = ids.repeat(len(mask), 1)
+        hidden = self._run(
+            self.backbone.embed_tokens(tiled),
+            torch.cat([mask.repeat_interleave(count, 0), real.long()], 1),
+            mask.sum(1).repeat_interleave(count)[:, None] + places,
+            cache,
+        ).last_hidden_state
+        before = first.repeat_interleave(count, 0)
+        logits = torch.cat([before, self.backbone.logits(hidden[:, :-1])], 1).float()
+        chosen = logits.log_softmax(-1).gather(-1, tiled[..., None])[..., 0]
+        return (chosen * real).sum(1).unflatten(0, (len(mask), count))
+
+    def write(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        image_tokens: list[Tensor] | None = None,
+        *,
+        limit: int,
+    ) -> tuple[list[str], int]:
+        """Continue each prefix greedily by at most ``limit`` tokens: the texts, and the tokens generated."""
+        embeddings, mask = self._left_padded(prefixes, image_tokens)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        written: list[list[int]] = [[] for _ in prefixes]
+        alive = [True] * len(prefixes)
+        cache, generated = None, 0
+        for _ in range(limit):
+            out = self._run(embeddings, mask, positions, cache)
+            cache = out.past_key_values
+            token = self.backbone.logits(out.last_hidden_state[:, -1]).argmax(-1)
+            generated += sum(alive)
+            for row, chosen in enumerate(token.tolist()):
+                alive[row] = alive[row] and chosen not in self.ends
+                if alive[row]:
+                    written[row].append(chosen)
+            if not any(alive):
+                break
+            embeddings = self.backbone.embed_tokens(token[:, None])
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            positions = positions[:, -1:] + 1
+        decode = self.render.tokenizer.decode
+        return [decode(tokens, skip_special_tokens=True) for tokens in written], generated
+
+    def _run(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Any:
+        return self.backbone.language_model(
+            embeddings, mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+
+    def _left_padded(
+        self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Input embeddings and mask with padding in front, as continuing a sequence needs it."""
+        width, device = max(map(len, sequences)), self.backbone.device
+        ids = [[self.render.pad] * (width - len(s)) + list(s) for s in sequences]
+        mask = [[0] * (width - len(s)) + [1] * len(s) for s in sequences]
+        embeddings = self.backbone.embed_tokens(torch.tensor(ids, device=device), image_tokens)
+        return embeddings, torch.tensor(mask, device=device)

@@ -1,0 +1,83 @@
+"""Multiple choice as the FOCI protocol asks it: the options are shown, the answer is a letter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from finedefics.conversation import letters, option_order
+from finedefics.errors import FinedeficsError
+from finedefics.scoring.answers import ANSWERS, Answered, Pictures
+from finedefics.scoring.parsing import parse_letter, parse_letter_foci
+from finedefics.scoring.recogniser import Recogniser
+
+LIMIT = 16  # tokens of a reply: room for "The answer is B."
+
+
+@dataclass(frozen=True)
+class Letters:
+    """The generated letter; a reply that ``parse`` does not understand chooses nothing (all scores -inf)."""
+
+    parse: Callable[[str, str], int | None] = parse_letter
+    asks_options: ClassVar[bool] = True
+
+    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+        """The replies are the answer's ``texts``."""
+        orders, prompts = _questions(model, pictures)
+        replies, generated = model.language.write(prompts, pictures.tokens, limit=LIMIT)
+        scores = torch.full((len(replies), len(model.categories)), -torch.inf)
+        for row, (order, reply) in enumerate(zip(orders, replies, strict=True)):
+            if (place := self.parse(reply, letters(len(order)))) is not None:
+                scores[row, order[place]] = 0.0
+        return Answered(scores, sum(map(len, prompts)) + generated, generated, tuple(replies))
+
+
+@dataclass(frozen=True)
+class LetterLikelihood:
+    """Log-likelihood of each option's letter right after the question: one pass, and always an answer."""
+
+    asks_options: ClassVar[bool] = True
+
+    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+        """-inf for what is not among a picture's options."""
+        orders, prompts = _questions(model, pictures)
+        tokens = _letter_tokens(model, max(map(len, orders)))
+        found = model.language.completion_scores(prompts, tokens, pictures.tokens).cpu()
+        scores = torch.full((len(prompts), len(model.categories)), -torch.inf)
+        for row, order in enumerate(orders):
+            scores[row, torch.tensor(order)] = found[row, : len(order)]
+        longer = sum(map(len, tokens)) if max(map(len, tokens)) > 1 else 0
+        return Answered(scores, sum(map(len, prompts)) + len(prompts) * longer)
+
+
+def _questions(model: Recogniser, pictures: Pictures) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+    """For each picture its options in the order shown (positions in the category table), and the prompt."""
+    assert pictures.options is not None, "Recogniser.answer gives options to answers that ask them"
+    orders, prompts = [], []
+    for block, offered, sample_id in zip(pictures.blocks, pictures.options, pictures.sample_ids, strict=True):
+        shown = option_order(len(offered), seed=model.seed, sample_id=sample_id)
+        order = [offered[i] for i in shown]
+        question = model.render.templates.multiple_choice([model.categories[i].name for i in order])
+        prompt = model.render.prompt(question)
+        orders.append(order)
+        prompts.append((*prompt.before, *block, *prompt.after))
+    _letter_tokens(model, max(map(len, orders)))
+    return orders, prompts
+
+
+def _letter_tokens(model: Recogniser, count: int) -> list[tuple[int, ...]]:
+    tokens = [model.render.tokens(letter) for letter in letters(count)]
+    unknown = model.render.tokenizer.unk_token_id
+    if len(set(tokens)) < count or any(unknown in ids for ids in tokens):
+        raise FinedeficsError(
+            "the tokenizer does not tell the letters of the options apart",
+            place=str(model.render.tokenizer.name_or_path or "tokenizer"),
+            cure="use the answer `names`, which compares the options by their names",
+        )
+    return tokens
+
+
+ANSWERS.register("letters")(Letters())
+ANSWERS.register("letters_foci")(Letters(parse_letter_foci))
+ANSWERS.register("letters_likelihood")(LetterLikelihood())

@@ -1,0 +1,64 @@
+"""Answers by the category's name: its likelihood, or the name the model says by itself."""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from finedefics.scoring.answers import ANSWERS, Answered, Pictures
+from finedefics.scoring.recogniser import Recogniser
+
+
+@dataclass(frozen=True)
+class Names:
+    """Log-likelihood of each name as the answer to the open question.
+
+    ``corrected``: less the name's log-likelihood without the picture, log p(name | picture) - log p(name), so
+    that a name is not preferred for being common or short.
+    """
+
+    corrected: bool = False
+    asks_options: ClassVar[bool] = False
+
+    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+        """One pass over each prompt, then one over all names."""
+        prompts = model.prompted(pictures, model.render.templates.question)
+        scores = model.language.completion_scores(prompts, model.closed_names, pictures.tokens)
+        if self.corrected:
+            scores = scores - model.name_priors
+        names = len(prompts) * sum(map(len, model.closed_names))
+        return Answered(scores.cpu(), sum(map(len, prompts)) + names)
+
+
+@dataclass(frozen=True)
+class FreeNames:
+    """The generated answer to the open question, matched to a name: open-set recognition.
+
+    Strict: the answer must be the name up to case, spacing and punctuation. Anything else chooses nothing.
+    """
+
+    asks_options: ClassVar[bool] = False
+
+    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+        """Score 0 for the name that was said, -inf for the others."""
+        prompts = model.prompted(pictures, model.render.templates.question)
+        # an answer that is still going on a few tokens after the longest name is none
+        limit = max(map(len, model.closed_names)) + 4
+        texts, generated = model.language.write(prompts, pictures.tokens, limit=limit)
+        known = {plain(category.name): i for i, category in enumerate(model.categories)}
+        scores = torch.full((len(texts), len(model.categories)), -torch.inf)
+        for row, text in enumerate(texts):
+            if plain(text) in known:
+                scores[row, known[plain(text)]] = 0.0
+        return Answered(scores, sum(map(len, prompts)) + generated, generated, tuple(texts))
+
+
+def plain(text: str) -> str:
+    """A name's words in lower case, one space between them."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+ANSWERS.register("names")(Names())
+ANSWERS.register("names_corrected")(Names(corrected=True))
+ANSWERS.register("names_free")(FreeNames())

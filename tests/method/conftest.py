@@ -1,0 +1,33 @@
+"""A tiny model of random weights whose tokenizer knows the letters, and a few drawn birds."""
+
+import io
+
+import pytest
+import torch
+
+from finedefics.backbones import Backbone
+from finedefics.base_model import untrained_backbone
+from finedefics.conversation import Templates
+from finedefics.data.generated import random_birds
+
+
+@pytest.fixture(scope="session")
+def lettered() -> Backbone:
+    torch.manual_seed(0)
+    backbone = untrained_backbone()
+    words = Templates().multiple_choice(["A", "B", "C", "D"]).replace(".", " .").replace(":", " :").split()
+    backbone.processor.tokenizer.add_tokens([*"ABCDEF", *words])
+    backbone.model.resize_token_embeddings(len(backbone.processor.tokenizer), mean_resizing=False)
+    torch.nn.init.normal_(backbone.model.get_output_embeddings().weight, std=0.2)
+    return backbone.eval()
+
+
+@pytest.fixture(scope="session")
+def birds() -> list[bytes]:
+    """Seven PNG files."""
+    files = []
+    for image, _ in random_birds(7, seed=3):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        files.append(buffer.getvalue())
+    return files

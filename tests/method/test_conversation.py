@@ -1,0 +1,86 @@
+"""What the model is asked: templates as checked data, and options in an order of their own."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from finedefics.backbones import Backbone
+from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.conversation import Renderer, Templates, letters, option_order
+from finedefics.errors import FinedeficsError
+from finedefics.records import Category, Sample
+
+
+def test_the_order_of_options_depends_on_seed_and_sample_alone() -> None:
+    assert option_order(4, seed=3, sample_id="wren-1") == option_order(4, seed=3, sample_id="wren-1")
+    orders = {
+        (seed, i): tuple(option_order(4, seed=seed, sample_id=str(i))) for seed in (0, 1) for i in range(99)
+    }
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders.values())
+    assert any(orders[0, i] != orders[1, i] for i in range(99))
+    # written down, because a change would ask every stored question anew
+    assert option_order(4, seed=0, sample_id="wren-1") == [1, 0, 2, 3]
+
+
+def test_the_truth_stands_everywhere_equally_often() -> None:
+    places = Counter(option_order(4, seed=0, sample_id=str(i)).index(0) for i in range(4000))
+    assert sum((count - 1000) ** 2 / 1000 for count in places.values()) < 16.3  # chi-square, p = 0.001
+
+
+def test_a_multiple_choice_lists_one_lettered_option_a_line() -> None:
+    lines = Templates(question="Which bird is this?").multiple_choice(["Wren", "Auk", "Tern"]).splitlines()
+    assert lines[:5] == ["Which bird is this?", "Choices:", "A. Wren", "B. Auk", "C. Tern"]
+    assert "letter" in lines[5]
+    with pytest.raises(FinedeficsError, match="27 options have no letters"):
+        letters(27)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"question": " "}, "question is empty"),
+        ({"choices": "{question} what?"}, "lacks {options}"),
+        ({"choices": "{question} {options} {name}"}, "a place other than {question} and {options}"),
+        ({"statements": ()}, "statements are empty"),
+        ({"statements": ("{name} is {description}",)}, "must end with {name}"),
+        ({"statements": ("it is {name}",)}, "lacks {description}"),
+    ],
+)
+def test_templates_without_their_places_are_refused(texts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{")):
+        Templates(**texts)
+
+
+def test_templates_travel_with_a_model(tmp_path: Path) -> None:
+    assert Templates.load(tmp_path) == Templates()
+    said = Templates(
+        question="Which bird?", statements=("{name}: {description}", "{description} makes a {name}")
+    )
+    said.save(tmp_path)
+    assert Templates.load(tmp_path) == said
+    assert said.naming_prefix("a red crown") == "a red crown makes a"
+    (tmp_path / "templates.json").write_text('{"question": "x"}')
+    with pytest.raises(FinedeficsError, match="no templates that can be used"):
+        Templates.load(tmp_path)
+
+
+def test_a_choice_is_asked_through_the_chat_template_and_its_letter_learned(
+    lettered: Backbone, birds: list[bytes]
+) -> None:
+    processor, image = lettered.processor, birds[0]
+    render = Renderer(processor)
+    categories = [Category(name, name) for name in ("wren", "auk", "tern", "gull", "rail")]
+    settings = ObjectiveSettings({"choice": TermSettings(1.0, ("labelled",))})
+    collate = Collator(processor, categories, settings, negatives=1, seed=5)
+    sample = Sample("s", image, "auk", negatives=("tern", "auk", "gull", "rail", "wren"))
+    batch = collate({"labelled": [sample]}, step=0)
+    question, letter = render.choice("auk", ["tern", "gull", "rail"], seed=5, sample_id="s")
+    assert f"{letter}. auk" in question
+    learned = batch.targets != -100
+    assert batch.targets[learned].tolist() == [*render.tokens(letter), render.eos]
+    first = int(learned[0].nonzero()[0]) + 1  # the target at a position is the token after it
+    asked = render.prompt(question).after
+    assert batch.sequences.ids[0, first - len(asked) : first].tolist() == list(asked)
+    with pytest.raises(FinedeficsError, match="no hard negative"):
+        collate({"labelled": [Sample("s", image, "auk")]}, step=0)
