@@ -40,7 +40,7 @@ def accuracy_table(
     for arm, items in items_by_arm.items():
         answered = _answered(items, arm, scope)
         table[arm] = {}
-        for answer in ANSWERS:
+        for answer in sorted({answer for answer, _ in answered}, key=_place):
             cells: dict[str, Any] = {
                 group: _cell(answered[answer, group]) for group in GROUPS if (answer, group) in answered
             }
@@ -49,6 +49,11 @@ def accuracy_table(
             if cells:
                 table[arm][answer] = cells
     return table
+
+
+def _place(answer: str) -> tuple[int, str]:
+    """The comparison's answers first, in their order; others after them by name."""
+    return (ANSWERS.index(answer) if answer in ANSWERS else len(ANSWERS)), answer
 
 
 def differences(

@@ -38,7 +38,8 @@ class RecogniserModel(PythonModel):
 
         Returns:
             One row a picture: ``category_id``, ``name`` and ``score`` of the best answer, and ``answers``,
-            the ``top`` best as a list of ``{"category_id", "name", "score"}``, best first.
+            the ``top`` best as a list of ``{"category_id", "name", "score"}``, best first; no name and no
+            answers where the model replied with something else than a category.
 
         Raises:
             ValueError: there is no column ``image``, or a value is neither bytes nor base64 text.
@@ -55,7 +56,8 @@ class RecogniserModel(PythonModel):
             ]
             for answers in ranked
         ]
-        return pd.DataFrame([{**answers[0], "answers": answers} for answers in rows])
+        none = {"category_id": None, "name": None, "score": None}
+        return pd.DataFrame([{**(answers[0] if answers else none), "answers": answers} for answers in rows])
 
 
 def _picture(value: Any, row: int) -> bytes:
