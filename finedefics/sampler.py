@@ -6,10 +6,12 @@ pictures, so the object terms meet them as well.
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+
+from finedefics.records import Category
 
 C = TypeVar("C", bound=Hashable)
 
@@ -93,3 +95,28 @@ def _cluster(
             break
         found.append(heapq.heappop(queue)[2])
     return found
+
+
+def similar_categories(
+    table: Sequence[Category], mined: Iterable[tuple[str, Sequence[str]]]
+) -> dict[str, list[str]]:
+    """For each category its similar ones, most similar first: the ``nearest`` of `confusable_order`.
+
+    Args:
+        table: categories; those without a mined picture are compared by their attributes.
+        mined: for every labelled picture its category and its hard negatives, hardest first. A category's
+            similar ones are those that its pictures rank highest (summed reciprocal rank, ties by id).
+    """
+    from finedefics.batch import nearest_categories  # brings torch, which planning a stage does without
+
+    scores: dict[str, dict[str, float]] = {}
+    for category, negatives in mined:
+        own = scores.setdefault(category, {})
+        for rank, other in enumerate(negatives):
+            own[other] = own.get(other, 0.0) + 1 / (1 + rank)
+    ranked = {
+        category: [other for _, other in sorted((-score, other) for other, score in own.items())]
+        for category, own in scores.items()
+        if own
+    }
+    return nearest_categories(table) | ranked

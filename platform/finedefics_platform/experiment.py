@@ -18,6 +18,7 @@ from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError, wrong_use
 
 Feed = Literal["labelled", "captioned", "text"]
+Sampler = Literal["shuffled", "confusable"]
 Term = Literal[
     "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
     "caption",  # next-token loss of the description, given picture and request
@@ -78,6 +79,11 @@ class Data(Section):
     dataset: str = Field(description="Name (`birds`), name and digest (`birds@1a2b…`) or path of a version.")
     negatives: int = Field(
         3, ge=0, le=64, description="Hard negatives a sample, a prefix of the mined ranking."
+    )
+    sampler: Sampler = Field(
+        "shuffled",
+        description="Order of rows: shuffled, or `confusable` batches of similar categories, where a row's "
+        "hard negatives are other rows.",
     )
     templates: TemplateTexts = TemplateTexts()
 

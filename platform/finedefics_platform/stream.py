@@ -12,7 +12,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +21,13 @@ import pyarrow as pa
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category, Sample
-from finedefics_platform.experiment import Stage
+from finedefics.sampler import confusable_order, similar_categories
+from finedefics_platform.experiment import Sampler, Stage
 from finedefics_platform.store import Companions, Dataset, RowGroup, read_row_group
 
 T = TypeVar("T")
 Positions = npt.NDArray[np.int64]
+Place = tuple[str, int, int, str]  # id, row group, row in it, category for the confusable sampler
 FeedRows = dict[str, list[Sample] | list[Category]]
 
 WINDOW = 4  # row groups whose rows are shuffled together: what has to be at hand for one batch
@@ -33,19 +35,21 @@ CHUNK_ROWS = 64  # rows fetched by one Ray task; fewer would be mostly task over
 CHUNKS_IN_FLIGHT = 512  # chunks planned as one Ray Data pipeline
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: it is the key of a cache
+@dataclass(frozen=True)
 class FeedIndex:
     """Where the rows of one feed are: ``group[i]`` and ``row[i]`` place row i, ordered by group."""
 
     ids: tuple[str, ...]
     group: Positions  # [rows] position in `SampleIndex.groups`
     row: Positions  # [rows] position inside the row group
+    # [rows] what the confusable sampler takes a row for: its category, or the one it is most like
+    categories: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: it is the key of a cache
 class SampleIndex:
     """Where every training row is. `text` rows are categories and have no row group on disk."""
 
@@ -60,17 +64,26 @@ class SampleIndex:
         """Read ids, labels and splits (no pictures) of a dataset version."""
         groups = dataset.row_groups("train")
         companions = dataset.companions()
-        places: dict[str, list[tuple[str, int, int]]] = {"labelled": [], "captioned": []}
+        places: dict[str, list[Place]] = {"labelled": [], "captioned": [], "text": []}
         for number, group in enumerate(groups):
-            for row, sample_id in enumerate(read_row_group(group, ["sample_id"])["sample_id"].to_pylist()):
+            found = read_row_group(group, ["sample_id", "category_id"]).to_pydict()
+            for row, (sample_id, label) in enumerate(zip(*found.values(), strict=True)):
                 if group.labelled:
-                    places["labelled"].append((sample_id, number, row))
+                    places["labelled"].append((sample_id, number, row, label))
                 elif sample_id in companions.descriptions:
-                    places["captioned"].append((sample_id, number, row))
+                    like = (*companions.negatives.get(sample_id, ()), sample_id)[0]
+                    places["captioned"].append((sample_id, number, row, like))
         texts = tuple(category for category in dataset.categories() if category.description)
+        places["text"] = [(c.category_id, 0, row, c.category_id) for row, c in enumerate(texts)]
         feeds = {feed: _feed_index(found) for feed, found in places.items()}
-        feeds["text"] = _feed_index([(category.category_id, 0, row) for row, category in enumerate(texts)])
         return cls(dataset.reference, tuple(groups), feeds, texts, companions)
+
+    @cached_property
+    def nearest(self) -> dict[str, list[str]]:
+        """For each category its similar ones, as the mined negatives of its labelled pictures have it."""
+        labelled, mined = self.feeds["labelled"], self.companions.negatives
+        pictures = zip(labelled.ids, labelled.categories, strict=True)
+        return similar_categories(self.categories, ((like, mined.get(one, ())) for one, like in pictures))
 
     def require(self, feed: str) -> FeedIndex:
         """The rows of a feed; FinedeficsError where there is none."""
@@ -107,6 +120,7 @@ class StagePlan:
     steps: int
     seed: int
     window: int = WINDOW
+    sampler: Sampler = "shuffled"
 
     def batch(self, step: int) -> dict[str, Positions]:
         """Positions of the global batch of ``step``: rows [step·B, (step+1)·B) of each feed's sequence."""
@@ -125,24 +139,32 @@ class StagePlan:
     def _sequence(self, feed: str, start: int, stop: int) -> Positions:
         rows = len(self.index.feeds[feed])
         epochs = range(start // rows, (stop - 1) // rows + 1)
+        together = self.feeds[feed] if self.sampler == "confusable" else None
         joined = np.concatenate(
-            [_epoch_order(self.index.feeds[feed], feed, epoch, self.seed, self.window) for epoch in epochs]
+            [_epoch_order(self.index, feed, epoch, self.seed, self.window, together) for epoch in epochs]
         )
         offset = start - epochs.start * rows
         return joined[offset : offset + stop - start]
 
 
 def plan_stage(
-    index: SampleIndex, feeds: Mapping[str, int], steps: int, seed: int, window: int = WINDOW
+    index: SampleIndex,
+    feeds: Mapping[str, int],
+    steps: int,
+    seed: int,
+    window: int = WINDOW,
+    sampler: Sampler = "shuffled",
 ) -> StagePlan:
     """Plan a stage of ``steps`` global batches with ``feeds[feed]`` rows of each feed.
+
+    The sampler ``confusable`` makes batches of similar categories out of the rows of each window.
 
     Raises:
         FinedeficsError: a feed has no rows.
     """
     for feed in feeds:
         index.require(feed)
-    return StagePlan(index, dict(feeds), steps, seed, window)
+    return StagePlan(index, dict(feeds), steps, seed, window, sampler)
 
 
 def check_divides(stage: Stage, world_size: int) -> None:
@@ -175,10 +197,12 @@ class TrainingStream:
         world_size: int,
         start_step: int = 0,
         index: SampleIndex | None = None,
+        sampler: Sampler = "shuffled",
     ) -> None:
         check_divides(stage, world_size)
         self.index = index or SampleIndex.of(dataset)
-        self.plan = plan_stage(self.index, dict[str, int](stage.feeds.items()), stage.steps, seed)
+        feeds = dict[str, int](stage.feeds.items())
+        self.plan = plan_stage(self.index, feeds, stage.steps, seed, sampler=sampler)
         self.rank, self.world_size, self.start_step = rank, world_size, start_step
 
     def __iter__(self) -> Iterator[tuple[int, FeedRows]]:
@@ -239,8 +263,15 @@ def ahead(items: Iterable[T], count: int) -> Iterator[T]:
 
 
 @lru_cache(maxsize=16)
-def _epoch_order(place: FeedIndex, feed: str, epoch: int, seed: int, window: int) -> Positions:
-    """One epoch: row groups in a seeded order, rows shuffled within windows of row groups."""
+def _epoch_order(
+    index: SampleIndex, feed: str, epoch: int, seed: int, window: int, together: int | None
+) -> Positions:
+    """One epoch: row groups in a seeded order, rows shuffled within windows of row groups.
+
+    With ``together``, rows of a global batch, a window's rows are then ordered into batches of similar
+    categories; a batch that a window or an epoch leaves open is filled by the next one first.
+    """
+    place = index.feeds[feed]
     rng = np.random.default_rng([seed, zlib.crc32(feed.encode()), epoch])
     numbers, starts = np.unique(place.group, return_index=True)
     members = np.split(np.arange(len(place)), starts[1:])
@@ -249,12 +280,19 @@ def _epoch_order(place: FeedIndex, feed: str, epoch: int, seed: int, window: int
         rng.permutation(np.concatenate([members[group] for group in order[start : start + window]]))
         for start in range(0, len(order), window)
     ]
+    if together is not None:
+        filled = epoch * len(place)
+        for number, rows in enumerate(windows):
+            categories = [place.categories[row] for row in rows]
+            windows[number] = rows[confusable_order(categories, index.nearest, together, rng, filled=filled)]
+            filled += len(rows)
     return np.concatenate(windows).astype(np.int64)
 
 
-def _feed_index(places: list[tuple[str, int, int]]) -> FeedIndex:
-    ids, groups, rows = zip(*places, strict=True) if places else ((), (), ())
-    return FeedIndex(tuple(ids), np.array(groups, dtype=np.int64), np.array(rows, dtype=np.int64))
+def _feed_index(places: list[Place]) -> FeedIndex:
+    ids, groups, rows, categories = zip(*places, strict=True) if places else ((), (), (), ())
+    places_of = (np.array(groups, dtype=np.int64), np.array(rows, dtype=np.int64))
+    return FeedIndex(tuple(ids), *places_of, tuple(categories))
 
 
 def _descriptor(chunk: list[tuple[int, int]], groups: tuple[RowGroup, ...]) -> dict[str, str]:

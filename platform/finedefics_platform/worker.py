@@ -109,7 +109,16 @@ def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]]:
     """This rank's rows of a stage after ``done`` steps, read ahead."""
     experiment = loop.task.experiment
     stage, seed = experiment.stages[number], stage_seed(experiment, number)
-    stream = TrainingStream(loop.dataset, stage, seed, loop.rank, loop.world_size, done, loop.index)
+    stream = TrainingStream(
+        loop.dataset,
+        stage,
+        seed,
+        loop.rank,
+        loop.world_size,
+        done,
+        loop.index,
+        experiment.data.sampler,
+    )
     return ahead(stream, STEPS_AHEAD)
 
 

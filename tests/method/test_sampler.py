@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finedefics.sampler import confusable_order
+from finedefics.records import Category
+from finedefics.sampler import confusable_order, similar_categories
 
 CATEGORIES = st.lists(st.integers(0, 9), max_size=60)
 RANKINGS = st.dictionaries(st.integers(0, 12), st.lists(st.integers(0, 12), max_size=6), max_size=10)
@@ -73,3 +74,15 @@ def test_epochs_differ() -> None:
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one row, not 0"):
         confusable_order([1], {}, 0, np.random.default_rng(0))
+
+
+def test_similar_categories_are_what_pictures_rank_highest_else_what_shares_most_attributes() -> None:
+    looks = {"a": "red thin", "b": "red thick", "c": "blue thin", "d": "blue thick"}
+    table = [
+        Category(name, name, attributes=dict(zip(("colour", "bill"), text.split(), strict=True)))
+        for name, text in looks.items()
+    ]
+    mined = [("a", ("d", "c")), ("a", ("c", "b")), ("a", ("d", "b")), ("b", ())]
+    found = similar_categories(table, mined)
+    assert found["a"] == ["d", "c", "b"]
+    assert found["b"] == ["a", "d", "c"]  # not mined: one shared value first, ties by id

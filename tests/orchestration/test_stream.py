@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.experiment import Stage
+from finedefics.records import Category
+from finedefics_platform.experiment import Sampler, Stage
 from finedefics_platform.store import Dataset, RowGroup
 from finedefics_platform.stream import FeedIndex, SampleIndex, TrainingStream, plan_stage
 
@@ -17,48 +18,57 @@ def index_of(group_sizes: list[int]) -> SampleIndex:
     groups = tuple(RowGroup(f"part-{n}", n, size, "train", True) for n, size in enumerate(group_sizes))
     places = [(n, row) for n, size in enumerate(group_sizes) for row in range(size)]
     numbers = np.array(places, dtype=np.int64).reshape(-1, 2)
-    labelled = FeedIndex(tuple(f"{n}/{row}" for n, row in places), numbers[:, 0], numbers[:, 1])
+    # rows of a row group go round the families; siblings share all but their bill
+    looks = tuple(f"c{i % len(FAMILIES)}" for i in range(len(places)))
+    labelled = FeedIndex(tuple(f"{n}/{row}" for n, row in places), numbers[:, 0], numbers[:, 1], looks)
     empty = FeedIndex((), numbers[:0, 0], numbers[:0, 1])
-    return SampleIndex("drawn@0", groups, {"labelled": labelled, "captioned": empty, "text": empty})
+    return SampleIndex("drawn@0", groups, {"labelled": labelled, "captioned": empty, "text": empty}, FAMILIES)
+
+
+FAMILIES = tuple(
+    Category(f"c{i}", f"name {i}", attributes={"family": str(i // 3), "crown": str(i // 3), "bill": str(i)})
+    for i in range(6)
+)
+samplers = st.sampled_from(["shuffled", "confusable"])
 
 
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
-@given(sizes, st.integers(1, 12), st.integers(0, 9), st.integers(0, 2**31), st.integers(1, 5))
+@given(sizes, st.integers(1, 12), st.integers(0, 9), st.integers(0, 2**31), st.integers(1, 5), samplers)
 @settings(max_examples=60, deadline=None)
 def test_starting_later_gives_the_tail(
-    group_sizes: list[int], rows: int, start: int, seed: int, window: int
+    group_sizes: list[int], rows: int, start: int, seed: int, window: int, sampler: Sampler
 ) -> None:
-    plan = plan_stage(index_of(group_sizes), {"labelled": rows}, 10, seed, window)
-    again = plan_stage(index_of(group_sizes), {"labelled": rows}, 10, seed, window)
+    plan = plan_stage(index_of(group_sizes), {"labelled": rows}, 10, seed, window, sampler)
+    again = plan_stage(index_of(group_sizes), {"labelled": rows}, 10, seed, window, sampler)
     whole, tail = list(plan.batches()), list(again.batches(start))
     assert [step for step, _ in tail] == list(range(start, 10))
     for (_, left), (_, right) in zip(whole[start:], tail, strict=True):
         np.testing.assert_array_equal(left["labelled"], right["labelled"])
 
 
-@given(sizes, st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 2**31))
+@given(sizes, st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 2**31), samplers)
 @settings(max_examples=60, deadline=None)
 def test_global_batches_do_not_depend_on_the_number_of_workers(
-    group_sizes: list[int], twelves: int, workers: int, seed: int
+    group_sizes: list[int], twelves: int, workers: int, seed: int, sampler: Sampler
 ) -> None:
-    plan = plan_stage(index_of(group_sizes), {"labelled": 12 * twelves}, 3, seed)
+    plan = plan_stage(index_of(group_sizes), {"labelled": 12 * twelves}, 3, seed, sampler=sampler)
     for step, batch in plan.batches():
         parts = [plan.shard(step, rank, workers)["labelled"] for rank in range(workers)]
         assert len({len(part) for part in parts}) == 1
         np.testing.assert_array_equal(np.concatenate(parts), batch["labelled"])
 
 
-@given(sizes, st.integers(1, 7), st.integers(0, 2**31), st.integers(1, 5))
+@given(sizes, st.integers(1, 7), st.integers(0, 2**31), st.integers(1, 5), samplers)
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_has_every_row_exactly_once(
-    group_sizes: list[int], rows: int, seed: int, window: int
+    group_sizes: list[int], rows: int, seed: int, window: int, sampler: Sampler
 ) -> None:
     index = index_of(group_sizes)
     total = len(index.feeds["labelled"])
     # As many steps as rows: `rows` whole epochs, whose borders fall inside batches.
-    plan = plan_stage(index, {"labelled": rows}, total, seed, window)
+    plan = plan_stage(index, {"labelled": rows}, total, seed, window, sampler)
     sequence = np.concatenate([batch["labelled"] for _, batch in plan.batches()])
     for epoch in sequence.reshape(rows, total):
         assert sorted(epoch) == list(range(total))
@@ -71,6 +81,28 @@ def test_rows_are_near_each_other_on_disk_and_epochs_differ() -> None:
     for batch in batches:
         assert len(set(index.feeds["labelled"].group[batch])) == 4
     assert not np.array_equal(np.concatenate(batches[:3]), np.concatenate(batches[3:]))
+
+
+@pytest.mark.parametrize("group_size", [12, 18, 30])  # windows of whole families
+def test_confusable_batches_are_families_whatever_windows_leave_open(group_size: int) -> None:
+    index = index_of([group_size] * 5)
+    plan = plan_stage(index, {"labelled": 3}, 40, seed=4, window=2, sampler="confusable")
+    categories = index.feeds["labelled"].categories
+    for _, batch in plan.batches():
+        chosen = sorted(int(categories[row][1:]) for row in batch["labelled"])
+        assert chosen in ([0, 1, 2], [3, 4, 5])
+
+
+def test_the_index_knows_what_every_row_is_like(drawn_dataset: Dataset) -> None:
+    index = SampleIndex.of(drawn_dataset)
+    for sample in drawn_dataset.samples("train"):
+        feed = index.feeds["labelled" if sample.category_id else "captioned"]
+        like = feed.categories[feed.ids.index(sample.sample_id)]
+        assert like == (sample.category_id or sample.negatives[0])
+    assert index.feeds["text"].categories == index.feeds["text"].ids
+    assert set(index.nearest) == {category.category_id for category in drawn_dataset.categories()}
+    plan = plan_stage(index, {"labelled": 4, "captioned": 2, "text": 3}, 6, seed=0, sampler="confusable")
+    assert all(len(batch[feed]) == rows for _, batch in plan.batches() for feed, rows in plan.feeds.items())
 
 
 def test_an_empty_feed_names_the_dataset_and_the_cure() -> None:
