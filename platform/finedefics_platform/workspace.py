@@ -39,6 +39,11 @@ class Workspace:
         return self._folder("evaluations")
 
     @property
+    def categories(self) -> Path:
+        """Categories added to registered models: ``categories/<model>.jsonl``."""
+        return self._folder("categories")
+
+    @property
     def demo(self) -> Path:
         """What `finedefics demo` draws, tabulates and reports."""
         return self._folder("demo")

@@ -98,7 +98,12 @@ def evaluate(
     ],
     data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
     answers: Annotated[
-        str, typer.Option("--answers", help="Answers, by comma.")
+        str,
+        typer.Option(
+            "--answers",
+            help="By comma: names, names_corrected, names_free, alignment, alignment_names, "
+            "alignment_descriptions, describe, letters, letters_foci, letters_likelihood, ensemble.",
+        ),
     ] = "names,alignment,describe",
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
@@ -128,11 +133,15 @@ def evaluate(
         scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
     }
     for scope, table in tables.items():
-        out.table(
-            "all categories" if scope == "all" else f"{settings.options} hard options",
-            ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
-            _figures(table),
-        )
+        if table:
+            out.table(
+                "all categories" if scope == "all" else f"{settings.options} hard options",
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
+                _figures(table),
+            )
+    for answer, share in done.summary["unparseable"].items():
+        if share:
+            out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
     version = None
     if register:
         version = _register(
@@ -147,25 +156,26 @@ def evaluate(
 def predict(
     pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
     model: Annotated[str, typer.Option("--model", help="Registered model (birds@champion) or its folder.")],
-    answer: Annotated[str, typer.Option("--answer", help="alignment, names or describe.")] = "alignment",
+    answer: Annotated[
+        str, typer.Option("--answer", help="How: alignment, names, describe, ensemble …")
+    ] = "alignment",
     top: Annotated[int, typer.Option("--top", min=1, help="Candidates shown a picture.")] = 3,
     json: Json = False,
 ) -> None:
-    """Name what is in pictures.
+    """Name what is in pictures, categories added with `finedefics categories add` among them.
 
     Example: `finedefics predict bird.jpg --model birds@champion --top 3`
     """
     files = _pictures(pictures)
     from finedefics.batch import decode_image
-    from finedefics.scoring import ANSWERS, Recogniser, as_mapping
-    from finedefics_platform.registry import open_model
+    from finedefics.scoring import ANSWERS, as_mapping
+    from finedefics_platform.categories import open_recogniser
     from finedefics_platform.workspace import open_workspace
 
     ANSWERS[answer]
     out = reporter(json)
     images = [decode_image(_read(file), str(file)) for file in files]
-    folder = open_model(open_workspace(), model)
-    recogniser = Recogniser.load(folder / "model", folder / "index")
+    recogniser = open_recogniser(open_workspace(), model)
     rows = []
     with out.progress("naming", len(files)) as advance:
         for file, image in zip(files, images, strict=True):
