@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from finedefics_platform.workspace import Workspace
@@ -19,6 +20,9 @@ os.environ.update(
     MPLBACKEND="agg",
     NO_COLOR="1",
 )
+# The same examples every time, however busy the machine: a red test is red again when it is looked into.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 # The user's own workspace, tracking server and cluster are not the tests' to write to.
 for variable in ("FINEDEFICS_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
