@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.ensemble import EnsembleWeight
 from finedefics.scoring.language import Language
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from finedefics.scoring.recogniser import Recogniser
 
 Variant = Literal["names", "descriptions", "sum"]
-Readout = Literal["eos", "prompt"]
 CATEGORIES, EMBEDDINGS, ASKING = "categories.json", "index.safetensors", "asking.json"
 
 
@@ -40,12 +40,12 @@ class CategoryIndex:
     names: Tensor
     descriptions: Tensor
     templates: Templates = field(default_factory=Templates)
-    object_readout: Readout = "eos"
+    object_readout: Readout = DEFAULT
     ensemble: EnsembleWeight | None = None
 
     @staticmethod
     def build(
-        language: Language, categories: Sequence[Category], object_readout: Readout = "eos"
+        language: Language, categories: Sequence[Category], object_readout: Readout = DEFAULT
     ) -> "CategoryIndex":
         """Embed the names and descriptions of categories; the templates are the language's own."""
         check_distinct(categories)

@@ -15,10 +15,11 @@ from finedefics.backbones import Backbone, load_backbone
 from finedefics.batch import ImageEncoder, decode_image
 from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError
+from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures
 from finedefics.scoring.ensemble import EnsembleWeight
-from finedefics.scoring.index import CategoryIndex, Readout
+from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.language import Language
 
 
@@ -45,7 +46,7 @@ class Recogniser:
         *,
         templates: Templates | None = None,
         index: CategoryIndex | None = None,
-        object_readout: Readout = "eos",
+        object_readout: Readout = DEFAULT,
         ensemble: EnsembleWeight | None = None,
         seed: int = 0,
     ) -> None:

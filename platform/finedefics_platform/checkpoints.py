@@ -16,6 +16,7 @@ import torch
 from finedefics.backbones import Backbone
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
+from finedefics.readout import Readout, save_readout
 from finedefics_platform.sharding import consolidated_state
 
 _SHARDS, _POSITION = "shards", "position.json"
@@ -98,8 +99,10 @@ def load_shards(engine: Any, rank: int) -> None:
         _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
 
 
-def save_model(backbone: Backbone, folder: Path, rank: int, templates: Templates) -> None:
-    """Write the tuned model as an ordinary Hugging Face folder, with the templates it was trained on.
+def save_model(
+    backbone: Backbone, folder: Path, rank: int, templates: Templates, object_readout: Readout
+) -> None:
+    """Write the tuned model as an ordinary Hugging Face folder, with what it was asked in training and how.
 
     All ranks call it; rank 0 writes.
 
@@ -112,6 +115,7 @@ def save_model(backbone: Backbone, folder: Path, rank: int, templates: Templates
     try:
         backbone.save_pretrained(aside, state)
         templates.save(aside)
+        save_readout(object_readout, aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)

@@ -199,6 +199,7 @@ def _recogniser(
 
     from finedefics.backbones import load_backbone
     from finedefics.conversation import Templates
+    from finedefics.readout import load_readout
     from finedefics.scoring import Recogniser
     from finedefics_platform.workspace import open_workspace
 
@@ -206,7 +207,14 @@ def _recogniser(
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
     categories = open_dataset(open_workspace(), dataset).categories()
     backbone, templates = load_backbone(model), Templates.load(model)
-    return Recogniser(backbone, categories, templates=templates, ensemble=weight, seed=settings.seed)
+    return Recogniser(
+        backbone,
+        categories,
+        templates=templates,
+        object_readout=load_readout(model),
+        ensemble=weight,
+        seed=settings.seed,
+    )
 
 
 def _ensemble_weight(model: str, dataset: str, settings: Settings) -> "EnsembleWeight":
@@ -308,7 +316,12 @@ def validate_alignment(
     share = samples[: len(samples) - len(samples) % world][rank::world]
     labelled = dataset.labelled_category_ids()
     templates = experiment.data.templates.as_templates()
-    recogniser = Recogniser(backbone, dataset.categories(), templates=templates)
+    recogniser = Recogniser(
+        backbone,
+        dataset.categories(),
+        templates=templates,
+        object_readout=experiment.model.object_readout,
+    )
     ranked = recogniser.recognise([sample.image for sample in share], "alignment", top=1)
     counts = torch.zeros(2, 2)
     for sample, best in zip(share, ranked, strict=True):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.readout import DEFAULT, Readout
 
 Feed = Literal["labelled", "captioned", "text"]
 Sampler = Literal["shuffled", "confusable"]
@@ -95,6 +96,10 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of weights and activations.")
     train: tuple[Literal["text", "connector", "vision"], ...] = Field(
         ("text", "connector"), min_length=1, description="Parts whose weights are tuned; the rest is frozen."
+    )
+    object_readout: Readout = Field(
+        DEFAULT,
+        description="Where a picture is embedded: `eos`, a pass of its own; `prompt`, within the answer's.",
     )
 
 

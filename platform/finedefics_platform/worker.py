@@ -20,6 +20,7 @@ from finedefics.backbones import Backbone, load_backbone
 from finedefics.batch import Batch, Collator, ObjectiveSettings, TermSettings
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective, ObjectiveOutput
+from finedefics.readout import DEFAULT, Readout
 from finedefics_platform.checkpoints import Position, load_shards, resume_point, save_and_report, save_model
 from finedefics_platform.events import EventChannel
 from finedefics_platform.experiment import Experiment, Stage, digest_of
@@ -86,7 +87,8 @@ def run_worker(task: Assignment) -> None:
             rows, done = _rows(loop, number, 0), 0
         resumed = start is not None and number == first
         engine = _run_stage(loop, backbone, number, rows, done, resumed)
-    save_model(backbone, task.model, loop.rank, task.experiment.data.templates.as_templates())
+    templates = task.experiment.data.templates.as_templates()
+    save_model(backbone, task.model, loop.rank, templates, model.object_readout)
     loop.say("model", path=str(task.model))
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
@@ -133,7 +135,7 @@ def _run_stage(
     """Train one stage and leave its weights in the backbone; returns the engine."""
     experiment = loop.task.experiment
     stage = experiment.stages[number]
-    settings = objective_settings(stage)
+    settings = objective_settings(stage, experiment.model.object_readout)
     micro_batch = experiment.deepspeed.micro_batch
     objective = Objective(backbone, settings, micro_batch=micro_batch).to(loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
@@ -207,7 +209,7 @@ def _validated(loop: Loop, engine: Any, validate: Validate) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def objective_settings(stage: Stage) -> ObjectiveSettings:
+def objective_settings(stage: Stage, object_readout: Readout = DEFAULT) -> ObjectiveSettings:
     """The method's settings of a stage; terms of weight 0 and feeds the stage lacks are left out."""
     return ObjectiveSettings(
         terms={
@@ -220,6 +222,7 @@ def objective_settings(stage: Stage) -> ObjectiveSettings:
         object_attribute_temperature=stage.temperatures.object_attribute,
         attribute_category_temperature=stage.temperatures.attribute_category,
         learnable_temperatures=stage.temperatures.learnable,
+        object_readout=object_readout,
     )
 
 
