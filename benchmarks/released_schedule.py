@@ -56,7 +56,8 @@ class ReleasedSchedule(nn.Module):
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss (weights 1, 0.5, 0.5, 0.5) and its terms."""
-        pictures = self.backbone.encode_images(batch["images"])
+        device = self.backbone.device
+        pictures = self.backbone.encode_images({k: v.to(device) for k, v in batch["images"].items()})
         texts = ("attribute", "category", "negative_attribute", "negative_category")
         objects = self._embed(batch["object"], pictures)
         attributes, categories, wrong_attributes, wrong_categories = (self._embed(batch[t]) for t in texts)
@@ -79,18 +80,19 @@ class ReleasedSchedule(nn.Module):
         return answer + losses.total(), terms
 
     def _pass(self, sequences: list, pictures: list[Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        ids = torch.tensor(pad_right(sequences, self.render.pad))
-        mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0))
+        device = self.backbone.device
+        ids = torch.tensor(pad_right(sequences, self.render.pad), device=device)
+        mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0), device=device)
         return ids, mask, self.backbone.hidden_states(self.backbone.embed_tokens(ids, pictures), mask)
 
     def _embed(self, sequences: list, pictures: list[Tensor] | None = None) -> Tensor:
         _, mask, hidden = self._pass(sequences, pictures)
-        return hidden[torch.arange(len(mask)), mask.sum(1) - 1].float()
+        return hidden[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1].float()
 
     def _generate(self, sequences: list, answer_lengths: list[int], pictures: list[Tensor]) -> Tensor:
         ids, mask, hidden = self._pass(sequences, pictures)
         logits = self.backbone.logits(hidden).float()
-        length, answer = mask.sum(1, keepdim=True), torch.tensor(answer_lengths)[:, None]
-        place = torch.arange(ids.shape[1])
+        length, answer = mask.sum(1, keepdim=True), torch.tensor(answer_lengths, device=ids.device)[:, None]
+        place = torch.arange(ids.shape[1], device=ids.device)
         targets = torch.where((place >= length - answer) & (place < length), ids, -100)
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
