@@ -30,8 +30,9 @@ def ingest(
     """Make a versioned dataset from a folder of pictures.
 
     Layout: <split>/<category>/<picture> or <category>/<picture>, and optionally annotations.jsonl and
-    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released the source is a pretrain.csv or finetune.csv of the Finedefics
-    release; its hard negatives are kept for `finedefics data mine NAME --miner provided`.
+    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released
+    the source is a pretrain.csv or finetune.csv of the Finedefics release; its hard negatives are kept for
+    `finedefics data mine NAME --miner provided`.
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
     """
