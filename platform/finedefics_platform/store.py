@@ -100,8 +100,8 @@ class Dataset:
         """
         schema = STORED_TABLES[name]
         chosen = list(columns) if columns is not None else schema.names
-        parts = [self._read(file, chosen) for file in self.files(name)]
-        return pa.concat_tables(parts).cast(pa.schema([schema.field(column) for column in chosen]))
+        wanted = pa.schema([schema.field(column) for column in chosen])
+        return pa.concat_tables([self._read(file, wanted) for file in self.files(name)])
 
     def categories(self) -> list[Category]:
         """Every category, sorted by id; some may have no picture."""
@@ -149,10 +149,17 @@ class Dataset:
                 break
         return samples[:limit]
 
-    def _read(self, file: Path, columns: list[str]) -> pa.Table:
+    def _read(self, file: Path, schema: pa.Schema) -> pa.Table:
+        """The schema's columns; one that came after the version was made is empty, where it may be."""
         try:
-            return pq.ParquetFile(file).read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            stored = pq.ParquetFile(file)
+            there = set(stored.schema_arrow.names)
+            later = [f for f in schema if f.nullable and f.name not in there]
+            table = stored.read(columns=[f.name for f in schema if f not in later])
+            for column in later:
+                table = table.append_column(column, pa.nulls(len(table), column.type))
+            return table.select(schema.names).cast(schema)
+        except (KeyError, OSError, pa.ArrowException) as error:
             raise self._damaged(file) from error
 
     def _footer(self, file: Path) -> pq.FileMetaData:

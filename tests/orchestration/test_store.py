@@ -125,6 +125,25 @@ def test_an_absent_table_names_the_command_that_makes_it(workspace: Workspace) -
         dataset.table("negatives")
 
 
+def test_a_column_that_came_later_is_empty_in_an_older_version(workspace: Workspace) -> None:
+    older = publish(workspace)
+    with new_version(workspace, "birds") as draft:
+        draft.keep(older, list(older.manifest["tables"]))
+        rows = pa.Table.from_pylist([{"sample_id": "s0", "description": "a brown bird"}])
+        (draft.folder / "annotations").mkdir()
+        write_parquet(rows, draft.folder / "annotations/part-00000.parquet")
+        draft.adopt("annotations", ["part-00000.parquet"], rows, {})
+        dataset = draft.publish("annotated")
+    (row,) = dataset.table("annotations").to_pylist()
+    assert row == {
+        "sample_id": "s0",
+        "description": "a brown bird",
+        "attributes": None,
+        "negatives": None,
+    }
+    assert dataset.table("annotations", ["negatives"]).to_pylist() == [{"negatives": None}]
+
+
 def test_a_failed_draft_leaves_nothing_and_an_abandoned_one_is_swept(workspace: Workspace) -> None:
     home = workspace.datasets / "birds"
     with pytest.raises(ZeroDivisionError), new_version(workspace, "birds"):
