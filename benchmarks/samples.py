@@ -7,6 +7,7 @@ import numpy as np
 from finedefics.base_model import Sizes
 from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS, make_world, picture
 from finedefics.records import Category, Sample
+from finedefics.sampler import confusable_order
 
 SIZES = Sizes(latents=16, text_hidden=128, text_layers=4)  # 1.4 M parameters
 FAMILY = 4
@@ -39,9 +40,15 @@ class Data:
         return [self.sample(int(c)) for c in self.rng.integers(len(self.categories), size=size)]
 
     def confusable_batch(self, size: int) -> list[Sample]:
-        """Rows as a confusable sampler gives them: whole families, so negatives stand in the batch."""
-        families = self.rng.choice(len(self.categories) // FAMILY, size // FAMILY, replace=False)
-        return [self.sample(int(family) * FAMILY + i) for family in families for i in range(FAMILY)]
+        """Rows as an epoch of the confusable sampler gives them: whole families, negatives in the batch."""
+        rows = [category for category in range(len(self.categories)) for _ in range(4)]
+        nearest = {
+            category: [i for i in range(first, first + FAMILY) if i != category]
+            for first in range(0, len(self.categories), FAMILY)
+            for category in range(first, first + FAMILY)
+        }
+        order = confusable_order(rows, nearest, size, self.rng)
+        return [self.sample(rows[row]) for row in order[:size]]
 
     def separate_batch(self, size: int) -> list[Sample]:
         """One row a family: no category twice, no hard negative in the batch; no mask has anything to do."""
