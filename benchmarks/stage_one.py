@@ -25,6 +25,12 @@ STAGE_ONE = ObjectiveSettings(
         "category_category": TermSettings(0.5, LABELLED),
     }
 )
+# what the profiler calls the operations of a kind, first match first
+KINDS = {
+    "attention": ("attention",),
+    "optimizer": ("Optimizer", "_foreach", "adam"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn"),
+}
 AIMS = {"exact": 1.3, "sampler": 2.0, "one_pass": 2.8}
 
 
@@ -69,9 +75,10 @@ def _speedups(size: int) -> dict[str, Result]:
     for name, (samples, *_) in modes.items():
         slow = "released" if samples is shuffled else "released on the confusable batch"
         own = statistics.median(seconds[name])
+        shares = _profile(contestants[name])
         how = (
             f"batch {size}, forward, backward and optimizer step: six padded passes "
-            f"{statistics.median(seconds[slow]):.2f} s, ours {own:.2f} s ({tokens[name]})"
+            f"{statistics.median(seconds[slow]):.2f} s, ours {own:.2f} s ({tokens[name]}; {shares})"
         )
         found[name] = speedup(seconds[slow], seconds[name], aim=AIMS[name], how=how)
     return found
@@ -87,6 +94,18 @@ def _step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[
         optimizer.step()
 
     return step
+
+
+def _profile(step: Callable[[], None]) -> str:
+    """Where a step's time goes, by the kind of operation."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    seconds = dict.fromkeys(("matrix products", "attention", "optimizer", "rest"), 0.0)
+    for event in profile.key_averages():
+        kind = next((k for k, marks in KINDS.items() if any(m in event.key for m in marks)), "rest")
+        seconds[kind] += event.self_cpu_time_total
+    total = sum(seconds.values())
+    return ", ".join(f"{kind} {100 * spent / total:.0f} %" for kind, spent in seconds.items())
 
 
 def _tokens(batch: Batch) -> str:
