@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 PADDING_AIM = 0.05  # share of a pass that may be padding before a wider row is tried
-WIDTHS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # row widths tried, in lengths of the longest sequence
+# row widths tried, in lengths of the longest sequence; fine steps, because a width that many sums of lengths
+# happen to fill lies between the coarse ones, and the next coarse one costs attention
+WIDTHS = tuple(1 + step / 20 for step in range(61))
 
 
 @dataclass(frozen=True)
