@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finedefics.backbones.family import family_of_processor
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.errors import FinedeficsError
 from finedefics.packing import Packed, pack
@@ -121,6 +122,7 @@ class ImageEncoder:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
+        self.family = family_of_processor(processor)
         self.image_token_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
 
     def __call__(self, pictures: Sequence[Image.Image]) -> tuple[dict[str, Tensor], list[tuple[int, ...]]]:
@@ -130,12 +132,10 @@ class ImageEncoder:
             text=[self.processor.image_token] * len(pictures),
             add_special_tokens=False,
         )
-        blocks = [tuple(int(token) for token in ids) for ids in encoded["input_ids"]]
-        skipped = ("input_ids", "attention_mask", "token_type_ids")
-        images = {
-            key: torch.as_tensor(np.asarray(value)) for key, value in encoded.items() if key not in skipped
-        }
-        return images, blocks
+        blocks = [self.family.block(ids, self.image_token_id) for ids in encoded["input_ids"]]
+        names = self.processor.image_processor.model_input_names
+        images = {key: torch.as_tensor(np.asarray(encoded[key])) for key in names if key in encoded}
+        return self.family.one_row_a_picture(images), blocks
 
     def object_block(self, block: Sequence[int]) -> tuple[int, ...]:
         """The picture's own tokens, boundary tokens left out: what an object embedding is read from."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from finedefics.backbones import Backbone
+from finedefics.backbones import Backbone, ImageTokens
 from finedefics.batch import GENERATION_TERMS, Batch, ObjectiveSettings
 from finedefics.contrast import Rows, contrastive_terms
 from finedefics.distributed import total, world_size
@@ -109,9 +109,9 @@ class Objective(nn.Module):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False)
 
-    def _encode_images(self, images: dict[str, Tensor], pieces: int) -> list[Tensor]:
+    def _encode_images(self, images: dict[str, Tensor], pieces: int) -> ImageTokens:
         if not images:
-            return []
+            return ImageTokens([])
         count = len(next(iter(images.values())))
         tokens: list[Tensor] = []
         for piece in range(pieces):
@@ -127,17 +127,18 @@ class Objective(nn.Module):
                 return torch.cat(found)
 
             tokens += self._piecewise(encode, pieces=pieces).split(lengths)
-        return tokens
+        return ImageTokens(tokens, self.backbone.grids(images))
 
-    def _hidden(self, piece: Packed, images: list[Tensor]) -> Tensor:
-        used = [images[i] for i in piece.images.tolist()]
+    def _hidden(self, piece: Packed, images: ImageTokens) -> Tensor:
+        used = images.chosen(piece.images.tolist())
         embeddings = self.backbone.embed_tokens(piece.ids, used)
+        positions = self.backbone.positions(piece.positions, piece.ids, used)
         return self.backbone.hidden_states(
-            embeddings, piece.attention(embeddings.dtype), position_ids=piece.positions
+            embeddings, piece.attention(embeddings.dtype), position_ids=positions
         )
 
     def _generation(
-        self, batch: Batch, images: list[Tensor], pieces: int
+        self, batch: Batch, images: ImageTokens, pieces: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Next-token loss of each generation term: this rank's share, the global mean to show, and the
         hidden states that were to be read on the way, [reads, dim]."""
@@ -171,7 +172,7 @@ class Objective(nn.Module):
         shown = {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
         return share, shown, torch.cat(reads)[batch.sequences.in_given_order(pieces)]
 
-    def _embed(self, embedded: Packed, images: list[Tensor], pieces: int) -> Tensor:
+    def _embed(self, embedded: Packed, images: ImageTokens, pieces: int) -> Tensor:
         """Hidden state at the end of every unique text and object, [embedded, dim]."""
 
         def ends(piece: Packed) -> Tensor:

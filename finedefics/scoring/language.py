@@ -32,7 +32,12 @@ class Language:
         device = self.backbone.device
         ids = torch.tensor(pad_right(sequences, self.render.pad), device=device)
         mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0), device=device)
-        hidden = self.backbone.hidden_states(self.backbone.embed_tokens(ids, image_tokens), mask)
+        places = torch.arange(ids.shape[1], device=device).expand_as(ids)
+        hidden = self.backbone.hidden_states(
+            self.backbone.embed_tokens(ids, image_tokens),
+            mask,
+            position_ids=self.backbone.positions(places, ids, image_tokens),
+        )
         rows = torch.arange(len(ids), device=device)
         return F.normalize(hidden[rows, mask.sum(1) - 1].float(), dim=-1)
 
@@ -46,8 +51,8 @@ class Language:
 
         A prefix runs once; its key-value cache serves all completions.
         """
-        embeddings, mask = self._left_padded(prefixes, image_tokens)
-        out = self._run(embeddings, mask, (mask.cumsum(1) - 1).clamp(min=0))
+        embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
+        out = self._run(embeddings, mask, positions)
         first = self.backbone.logits(out.last_hidden_state[:, -1:])
         if max(map(len, completions)) == 1:  # nothing follows the first token: one pass is enough
             wanted = torch.tensor([tokens[0] for tokens in completions], device=mask.device)
@@ -57,11 +62,18 @@ class Language:
         for start in range(0, len(completions), step):
             last = start + step >= len(completions)
             cache = out.past_key_values if last else copy.deepcopy(out.past_key_values)
-            parts.append(self._complete(first, cache, mask, completions[start : start + step]))
+            parts.append(
+                self._complete(first, cache, mask, _next(positions), completions[start : start + step])
+            )
         return torch.cat(parts, 1)
 
     def _complete(
-        self, first: Tensor, cache: Any, mask: Tensor, completions: Sequence[Sequence[int]]
+        self,
+        first: Tensor,
+        cache: Any,
+        mask: Tensor,
+        following: Tensor,
+        completions: Sequence[Sequence[int]],
     ) -> Tensor:
         count, width = len(completions), max(map(len, completions))
         ids = torch.tensor(pad_right(completions, self.render.pad), device=mask.device)
@@ -73,7 +85,7 @@ class Language:
         hidden = self._run(
             self.backbone.embed_tokens(tiled),
             torch.cat([mask.repeat_interleave(count, 0), real.long()], 1),
-            mask.sum(1).repeat_interleave(count)[:, None] + places,
+            following.repeat_interleave(count, 0) + places,
             cache,
         ).last_hidden_state
         before = first.repeat_interleave(count, 0)
@@ -89,8 +101,7 @@ class Language:
         limit: int,
     ) -> tuple[list[str], int]:
         """Continue each prefix greedily by at most ``limit`` tokens: the texts, and the tokens generated."""
-        embeddings, mask = self._left_padded(prefixes, image_tokens)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
         written: list[list[int]] = [[] for _ in prefixes]
         alive = [True] * len(prefixes)
         cache, generated = None, 0
@@ -107,7 +118,7 @@ class Language:
                 break
             embeddings = self.backbone.embed_tokens(token[:, None])
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            positions = positions[:, -1:] + 1
+            positions = _next(positions)
         decode = self.render.tokenizer.decode
         return [decode(tokens, skip_special_tokens=True) for tokens in written], generated
 
@@ -118,10 +129,18 @@ class Language:
 
     def _left_padded(
         self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Input embeddings and mask with padding in front, as continuing a sequence needs it."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Input embeddings, mask and positions with padding in front, as continuing a sequence needs it."""
         width, device = max(map(len, sequences)), self.backbone.device
-        ids = [[self.render.pad] * (width - len(s)) + list(s) for s in sequences]
-        mask = [[0] * (width - len(s)) + [1] * len(s) for s in sequences]
-        embeddings = self.backbone.embed_tokens(torch.tensor(ids, device=device), image_tokens)
-        return embeddings, torch.tensor(mask, device=device)
+        rows = [[self.render.pad] * (width - len(s)) + list(s) for s in sequences]
+        ids = torch.tensor(rows, device=device)
+        mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences], device=device)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        embeddings = self.backbone.embed_tokens(ids, image_tokens)
+        return embeddings, mask, self.backbone.positions(places, ids, image_tokens)
+
+
+def _next(positions: Tensor) -> Tensor:
+    """Position [rows, 1] of a text token after positions [rows, width] or [axes, rows, width]."""
+    last = positions if positions.dim() == 2 else positions.amax(0)
+    return last[:, -1:] + 1

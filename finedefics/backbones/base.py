@@ -1,38 +1,19 @@
-"""The multimodal language model behind a small, uniform surface; what differs between families is data.
+"""The multimodal language model behind a small, uniform surface.
 
-Everything else in the package speaks to a `Backbone`: picture tokens in, hidden states out. A new family is
-one entry in `FAMILIES`.
+Everything else in the package speaks to a `Backbone`: picture tokens in, hidden states out. What differs
+between families is in `finedefics.backbones.family` and one small module a family.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from finedefics.backbones.family import FAMILIES, Grid, ImageTokens
 from finedefics.errors import FinedeficsError, wrong_use
 
-
-@dataclass(frozen=True)
-class Family:
-    """Where the parts of a Hugging Face image-text-to-text model stand (dotted attribute paths)."""
-
-    vision: str
-    connector: str
-    text: str
-
-
-FAMILIES: dict[str, Family] = {
-    "idefics2": Family("model.vision_model", "model.connector", "model.text_model"),
-    "idefics3": Family("model.vision_model", "model.connector", "model.text_model"),
-    "smolvlm": Family("model.vision_model", "model.connector", "model.text_model"),
-    "llava_next": Family("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
-    "llava_onevision": Family("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
-    "paligemma": Family("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
-}
 PARTS = ("vision", "connector", "text")
 
 
@@ -43,6 +24,9 @@ class Backbone(nn.Module):
         model: any model whose ``config.model_type`` is in `FAMILIES`.
         processor: the model's processor.
         train: the parts whose weights are tuned; the others are frozen.
+
+    Raises:
+        FinedeficsError: the family is unknown or a part is missing.
     """
 
     def __init__(
@@ -56,17 +40,21 @@ class Backbone(nn.Module):
             raise wrong_use(
                 "unknown model family",
                 place=config.model_type,
-                cure=f"use one of {', '.join(FAMILIES)}, or add an entry to finedefics/backbones.py",
+                cure=f"use one of {', '.join(FAMILIES)}, or add a module to finedefics/backbones/",
             )
         self.family = FAMILIES[config.model_type]
         self.image_token_id = int(config.image_token_id)
+        self.family.prepare(model)
         self.train_parts(train)
 
     def train_parts(self, parts: Iterable[str]) -> None:
         """Let gradients reach only the named parts (`PARTS`); the output head goes with the text model."""
         wanted = set(parts)
-        for name in PARTS:
+        self.model.requires_grad_(False)
+        for name in PARTS:  # in this order: a connector may stand inside the vision tower
             self.part(name).requires_grad_(name in wanted)
+        for name in self.family.beside_connector:
+            self.model.get_parameter(name).requires_grad_("connector" in wanted)
         self.model.get_output_embeddings().requires_grad_("text" in wanted)
 
     def part(self, name: str) -> Any:
@@ -85,25 +73,46 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def encode_images(self, images: Mapping[str, Tensor]) -> list[Tensor]:
-        """Language-model tokens of each picture, after the connector: a list of [tokens, hidden]."""
-        output = self.model.get_image_features(**images, return_dict=True).pooler_output
-        return list(output)
+    def encode_images(self, images: Mapping[str, Tensor]) -> ImageTokens:
+        """Language-model tokens of each picture, after the connector: a list of [tokens, hidden].
 
-    def embed_tokens(self, input_ids: Tensor, image_tokens: list[Tensor] | None = None) -> Tensor:
+        Args:
+            images: what `finedefics.batch.ImageEncoder` gave, one picture a row.
+        """
+        return ImageTokens(self.family.encode(self.model, images), self.grids(images))
+
+    def grids(self, images: Mapping[str, Tensor]) -> list[Grid] | None:
+        """Rows and columns of each picture's tokens, None where the family counts positions on one axis."""
+        return self.family.grids(self.model, images)
+
+    def embed_tokens(self, input_ids: Tensor, image_tokens: Sequence[Tensor] | None = None) -> Tensor:
         """Input embeddings [batch, length, hidden]; picture tokens fill the image places, in order.
 
         Raises:
             ValueError: the number of places and of picture tokens differ.
         """
-        embeddings = self.model.get_input_embeddings()(input_ids)
+        embed = self.model.get_input_embeddings()
         if not image_tokens:
-            return embeddings
-        features = torch.cat(image_tokens).to(embeddings.dtype)
+            return embed(input_ids)
+        features = torch.cat(list(image_tokens))
         places = input_ids == self.image_token_id
         if int(places.sum()) != len(features):
             raise ValueError(f"{int(places.sum())} image places but {len(features)} image tokens")
-        return embeddings.masked_scatter(places[..., None].expand_as(embeddings), features)
+        # the image token of some families has an id beyond the table
+        embeddings = embed(input_ids.masked_fill(places, 0))
+        return embeddings.masked_scatter(places[..., None], features.to(embeddings.dtype))
+
+    def positions(
+        self, positions: Tensor, input_ids: Tensor, image_tokens: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """``position_ids`` as the family's language model counts them.
+
+        Args:
+            positions: [rows, width], from 0 within each sequence.
+            input_ids: [rows, width].
+            image_tokens: the pictures in the rows, as `encode_images` gave them.
+        """
+        return self.family.positions(positions, input_ids == self.image_token_id, image_tokens)
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """Final hidden states [batch, length, hidden] of the language model."""
@@ -126,43 +135,3 @@ class Backbone(nn.Module):
         """
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
-
-
-def load_backbone(
-    path: str | Path, *, dtype: str = "float32", train: Iterable[str] = ("text", "connector")
-) -> Backbone:
-    """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
-
-    Raises:
-        FinedeficsError: the folder or name does not hold a loadable image-text-to-text model.
-    """
-    from transformers import AutoModelForImageTextToText
-
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), trust_remote_code=False
-        )
-        processor = load_processor(path)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, FinedeficsError):
-            raise
-        reason = str(error).splitlines()[0][:160]
-        raise FinedeficsError(
-            f"no loadable image-text-to-text model ({reason})",
-            place=str(path),
-            cure="give a folder with config.json and safetensors, or a hub name",
-        ) from error
-    return Backbone(model, processor, train)
-
-
-def load_processor(path: str | Path) -> Any:
-    """The model's processor, with the PIL image backend: torchvision is not needed."""
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")
-
-
-def model_type(path: str | Path) -> str | None:
-    """``model_type`` of a checkpoint folder, None where there is none."""
-    config = Path(path) / "config.json"
-    return json.loads(config.read_text()).get("model_type") if config.is_file() else None

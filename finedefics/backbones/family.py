@@ -1,0 +1,97 @@
+"""What differs between model families: where the parts stand, how pictures and positions are handed over."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from finedefics.errors import wrong_use
+from finedefics.registry import Registry
+
+Grid = tuple[int, int]
+
+
+class ImageTokens(list[Tensor]):
+    """Pictures as the language model takes them: a list of [tokens, hidden], one a picture.
+
+    Attributes:
+        grids: rows and columns in which each picture's tokens stand, for families that place them in two
+            dimensions; None for the others.
+    """
+
+    def __init__(self, tokens: Iterable[Tensor], grids: Sequence[Grid] | None = None) -> None:
+        super().__init__(tokens)
+        self.grids = None if grids is None else list(grids)
+
+    def chosen(self, indices: Sequence[int]) -> "ImageTokens":
+        """The pictures at these positions, in this order."""
+        grids = None if self.grids is None else [self.grids[i] for i in indices]
+        return ImageTokens((self[i] for i in indices), grids)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of Hugging Face image-text-to-text models; the methods are what most of them need.
+
+    Attributes:
+        processor: name of the processor's class.
+        vision, connector, text: dotted paths of the parts. The connector may stand inside the vision tower.
+        beside_connector: parameters outside the three parts that are trained with the connector.
+        films: the processor takes films as well, and would need torchvision for them.
+    """
+
+    processor: str
+    vision: str
+    connector: str
+    text: str
+    beside_connector: tuple[str, ...] = ()
+    films: bool = False
+
+    def prepare(self, model: Any) -> None:
+        """Change a loaded model in memory, where its language model would not be causal otherwise."""
+
+    def one_row_a_picture(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The processor's tensors with the pictures in dimension 0, so that a batch can be divided."""
+        return images
+
+    def block(self, ids: Sequence[int], image_token_id: int) -> tuple[int, ...]:
+        """A picture's token ids, boundary tokens included, of what the processor made of the image token."""
+        return tuple(int(token) for token in ids)
+
+    def encode(self, model: Any, images: Mapping[str, Tensor]) -> list[Tensor]:
+        """Tokens [tokens, hidden] of each picture; their number may differ between pictures."""
+        return list(model.get_image_features(**images, return_dict=True).pooler_output)
+
+    def grids(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid] | None:
+        """Rows and columns of each picture's tokens where `positions` needs them."""
+        return None
+
+    def positions(
+        self, positions: Tensor, places: Tensor, image_tokens: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """What the language model takes as ``position_ids``.
+
+        Args:
+            positions: [rows, width], counted from 0 within each sequence; several may share a row.
+            places: [rows, width], where image tokens stand.
+            image_tokens: the pictures that fill the places, in row-major order.
+
+        Returns:
+            [rows, width], or [axes, rows, width].
+        """
+        return positions
+
+
+FAMILIES: Registry[Family] = Registry("model family")
+
+
+def family_of_processor(processor: Any) -> Family:
+    """The family whose processor this is; FinedeficsError (exit code 2) where none is registered."""
+    name = type(processor).__name__
+    for key in FAMILIES:
+        if FAMILIES[key].processor == name:
+            return FAMILIES[key]
+    raise wrong_use(
+        "no model family has this processor", place=name, cure=f"use one of {', '.join(FAMILIES)}"
+    )

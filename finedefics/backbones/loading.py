@@ -1,0 +1,109 @@
+"""From a folder or a hub name to a `Backbone`, without code from the checkpoint and without torchvision.
+
+Image processors use their PIL backend, which needs nothing beyond Pillow. Processors that also take films
+(LLaVA-OneVision, Qwen2.5-VL, SmolVLM) would demand torchvision for that; where it is not installed they are
+made of their image processor and tokenizer alone. The checkpoint's ``processor_config.json`` is still read,
+so token counts are its own.
+"""
+
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finedefics.backbones.base import Backbone
+from finedefics.backbones.family import FAMILIES
+from finedefics.errors import FinedeficsError, wrong_use
+
+
+def load_backbone(
+    path: str | Path, *, dtype: str = "float32", train: Iterable[str] = ("text", "connector")
+) -> Backbone:
+    """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
+
+    Raises:
+        FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, or holds one of
+            an unknown family (exit code 2).
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        _check_family(config, path)
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(path), dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+        processor = load_processor(path)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, FinedeficsError):
+            raise
+        reason = str(error).splitlines()[0][:160]
+        raise FinedeficsError(
+            f"no loadable image-text-to-text model ({reason})",
+            place=str(path),
+            cure="give a folder with config.json and safetensors, or a hub name",
+        ) from error
+    return Backbone(model, processor, train)
+
+
+def _check_family(config: Any, path: str | Path) -> None:
+    """Refuse before the weights are read."""
+    if config.model_type in FAMILIES:
+        return
+    if not hasattr(config, "vision_config"):
+        raise FinedeficsError(
+            f"a {config.model_type} has no vision tower", place=str(path), cure="use a multimodal checkpoint"
+        )
+    raise wrong_use(
+        f"unknown model family {config.model_type!r}",
+        place=str(path),
+        cure=f"use one of {', '.join(FAMILIES)}, or add a module to finedefics/backbones/",
+    )
+
+
+def load_processor(path: str | Path) -> Any:
+    """The model's processor, with the PIL image backend: torchvision is not needed.
+
+    Raises:
+        FinedeficsError: the checkpoint has no image processor or tokenizer.
+    """
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.utils import is_torchvision_available
+
+    kind = AutoConfig.from_pretrained(str(path), trust_remote_code=False).model_type
+    if is_torchvision_available() or kind not in FAMILIES or not FAMILIES[kind].films:
+        return AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")
+    return _pictures_only(path, FAMILIES[kind].processor)
+
+
+def _pictures_only(path: str | Path, name: str) -> Any:
+    """A processor of an image processor and a tokenizer, for families whose own also takes films."""
+    import transformers
+
+    kind = _without_films(getattr(transformers, name))
+    images = transformers.AutoImageProcessor.from_pretrained(str(path), backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    stored, _ = kind.get_processor_dict(str(path))
+    known = set(inspect.signature(kind.__mro__[1].__init__).parameters) - {
+        "self", "kwargs", "image_processor", "tokenizer", "video_processor",
+    }  # fmt: skip
+    return kind(images, tokenizer, **{key: value for key, value in stored.items() if key in known})
+
+
+def _without_films(kind: Any) -> Any:
+    """The processor class with the two parts that pictures need, under its own name: it is saved."""
+
+    def __init__(self: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> None:
+        kind.__init__(self, image_processor, tokenizer, **settings)
+
+    # a processor's signature says which parts it has
+    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
+
+
+def model_type(path: str | Path) -> str | None:
+    """``model_type`` of a checkpoint folder, None where there is none."""
+    config = Path(path) / "config.json"
+    return json.loads(config.read_text()).get("model_type") if config.is_file() else None
