@@ -125,17 +125,51 @@ class ImageEncoder:
         self.family = family_of_processor(processor)
         self.image_token_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> tuple[dict[str, Tensor], list[tuple[int, ...]]]:
-        """Tensors of the pictures and, for each, its block of token ids (boundary tokens included)."""
-        encoded = self.processor(
-            images=[[picture] for picture in pictures],
-            text=[self.processor.image_token] * len(pictures),
-            add_special_tokens=False,
-        )
+    def __call__(
+        self, pictures: Sequence[Image.Image], names: Sequence[str] | None = None
+    ) -> tuple[dict[str, Tensor], list[tuple[int, ...]]]:
+        """Tensors of the pictures and, for each, its block of token ids (boundary tokens included).
+
+        Args:
+            pictures: of any size the processor takes.
+            names: what an error calls each picture; its number by default.
+
+        Raises:
+            FinedeficsError: the processor refuses a picture.
+        """
+        try:
+            encoded = self._process(pictures)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise self._refused(pictures, names, error) from error
         blocks = [self.family.block(ids, self.image_token_id) for ids in encoded["input_ids"]]
         names = self.processor.image_processor.model_input_names
         images = {key: torch.as_tensor(np.asarray(encoded[key])) for key in names if key in encoded}
         return self.family.one_row_a_picture(images), blocks
+
+    def _process(self, pictures: Sequence[Image.Image]) -> Any:
+        return self.processor(
+            images=[[picture] for picture in pictures],
+            text=[self.processor.image_token] * len(pictures),
+            add_special_tokens=False,
+        )
+
+    def _refused(
+        self, pictures: Sequence[Image.Image], names: Sequence[str] | None, error: Exception
+    ) -> FinedeficsError:
+        """The error of the first picture that is refused on its own too; else of all of them."""
+        place = f"{len(pictures)} pictures together"
+        for number, picture in enumerate(pictures):
+            try:
+                self._process([picture])
+            except (ValueError, TypeError, ZeroDivisionError) as own:
+                error, place = own, names[number] if names else f"picture {number}"
+                place += f" ({picture.width} x {picture.height})"
+                break
+        return FinedeficsError(
+            f"the model's processor refuses the picture ({str(error).splitlines()[0][:160]})",
+            place=place,
+            cure="crop it or leave it out",
+        )
 
     def object_block(self, block: Sequence[int]) -> tuple[int, ...]:
         """The picture's own tokens, boundary tokens left out: what an object embedding is read from."""
@@ -192,7 +226,8 @@ class Collator:
         images: dict[str, Tensor] = {}
         blocks: list[tuple[int, ...]] = []
         if samples:
-            images, blocks = self.encode_images([decode_image(s.image, s.sample_id) for _, s in samples])
+            pictures = [decode_image(s.image, s.sample_id) for _, s in samples]
+            images, blocks = self.encode_images(pictures, [f"sample {s.sample_id}" for _, s in samples])
         for image, (feed, sample) in enumerate(samples):
             draft.add_sample(feed, sample, image, blocks[image])
         for category in rows.get("text", ()):

@@ -111,7 +111,18 @@ class Backbone(nn.Module):
             positions: [rows, width], from 0 within each sequence.
             input_ids: [rows, width].
             image_tokens: the pictures in the rows, as `encode_images` gave them.
+
+        Raises:
+            FinedeficsError: a sequence is longer than the model's context.
         """
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        # a packed row may be wider than any sequence in it, so only then the positions are looked at
+        if context and positions.shape[1] > context and (longest := int(positions.max()) + 1) > context:
+            raise FinedeficsError(
+                f"a sequence of {longest} tokens does not fit the model's context of {context}",
+                place=self.model.config.model_type,
+                cure="shorten the descriptions or the question, or show smaller pictures",
+            )
         return self.family.positions(positions, input_ids == self.image_token_id, image_tokens)
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:

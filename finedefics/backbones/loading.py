@@ -83,23 +83,24 @@ def _pictures_only(path: str | Path, name: str) -> Any:
     """A processor of an image processor and a tokenizer, for families whose own also takes films."""
     import transformers
 
-    kind = _without_films(getattr(transformers, name))
+    kind = without_films(getattr(transformers, name))
     images = transformers.AutoImageProcessor.from_pretrained(str(path), backend="pil")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored, _ = kind.get_processor_dict(str(path))
-    known = set(inspect.signature(kind.__mro__[1].__init__).parameters) - {
-        "self", "kwargs", "image_processor", "tokenizer", "video_processor",
-    }  # fmt: skip
-    return kind(images, tokenizer, **{key: value for key, value in stored.items() if key in known})
+    settings = set(inspect.signature(kind).parameters) - {"image_processor", "tokenizer", "kwargs"}
+    return kind(images, tokenizer, **{key: value for key, value in stored.items() if key in settings})
 
 
-def _without_films(kind: Any) -> Any:
-    """The processor class with the two parts that pictures need, under its own name: it is saved."""
+def without_films(kind: Any) -> Any:
+    """A processor class without its part for films, under its own name, which is saved with it."""
 
     def __init__(self: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> None:
         kind.__init__(self, image_processor, tokenizer, **settings)
 
-    # a processor's signature says which parts it has
+    # its signature is where a processor reads which parts it has, and which settings it saves
+    full = inspect.signature(kind.__init__)
+    kept = [parameter for name, parameter in full.parameters.items() if name != "video_processor"]
+    __init__.__signature__ = full.replace(parameters=kept)  # type: ignore[attr-defined]
     return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
 
 

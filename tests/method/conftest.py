@@ -1,6 +1,8 @@
 """A tiny model of random weights whose tokenizer knows the letters, and a few drawn birds."""
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,9 @@ from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
 from finedefics.conversation import Templates
 from finedefics.data.generated import random_birds
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, whatever the import mode
+import tiny_models
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,15 @@ def birds() -> list[bytes]:
         image.save(buffer, format="PNG")
         files.append(buffer.getvalue())
     return files
+
+
+@pytest.fixture(scope="session", params=tiny_models.FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Every family of models once."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The family's tiny model as an ordinary folder."""
+    return tiny_models.save_tiny(family, tmp_path_factory.mktemp(family))

@@ -1,0 +1,280 @@
+"""One contract for every family: its own logits, embeddings that ignore company, gradients where asked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from finedefics.backbones import FAMILIES, PARTS, Backbone, load_backbone
+from finedefics.batch import (
+    CONTRASTIVE_TERMS,
+    GENERATION_TERMS,
+    Collator,
+    ImageEncoder,
+    ObjectiveSettings,
+    TermSettings,
+)
+from finedefics.conversation import Renderer
+from finedefics.data.generated import random_birds
+from finedefics.errors import FinedeficsError
+from finedefics.objective import Objective
+from finedefics.packing import pack
+from finedefics.records import Category, Sample
+from finedefics.scoring import Recogniser
+
+CATEGORIES = (
+    Category("alba", "alba tern", None, "a bird has brown wing", {"wing": "brown"}),
+    Category("corva", "corva wren", None, "a bird has red wing and long bill", {"wing": "red"}),
+    Category("white", "white tern", None, "a bird has white wing", {"wing": "white"}),
+)
+ALL_TERMS = ObjectiveSettings(
+    terms={
+        "answer": TermSettings(1.0, ("labelled",)),
+        "caption": TermSettings(1.0, ("labelled", "captioned")),
+        "text": TermSettings(1.0, ("text",)),
+        "choice": TermSettings(1.0, ("labelled",)),
+        "object_attribute": TermSettings(1.0, ("labelled", "captioned")),
+        "attribute_category": TermSettings(1.0, ("labelled", "text")),
+        "category_category": TermSettings(1.0, ("labelled", "text")),
+        "object_category": TermSettings(1.0, ("labelled",)),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """A square, a wide and a high one: families that keep the shape give each its own number of tokens."""
+    square, wide, high = (image for image, _ in random_birds(3, seed=3))
+    return [square, wide.resize((96, 48)), high.resize((40, 90))]
+
+
+@pytest.fixture(scope="module")
+def files(pictures: list[Image.Image]) -> list[bytes]:
+    import io
+
+    written = []
+    for picture in pictures:
+        picture.save(buffer := io.BytesIO(), format="PNG")
+        written.append(buffer.getvalue())
+    return written
+
+
+@pytest.fixture
+def backbone(tiny_folder: Path) -> Backbone:
+    torch.set_num_threads(1)
+    return load_backbone(tiny_folder, train=PARTS).eval()
+
+
+def batch(backbone: Backbone, files: Sequence[bytes], settings: ObjectiveSettings = ALL_TERMS) -> Any:
+    labelled = [
+        Sample(str(i), file, c.category_id, c.description, c.attributes, ("white",))
+        for i, (file, c) in enumerate(zip(files[:2], CATEGORIES, strict=False))
+    ]
+    captioned = [Sample("2", files[2], None, "a bird has short bill", {"bill": "short"})]
+    collate = Collator(backbone.processor, CATEGORIES, settings, negatives=1)
+    rows = {"labelled": labelled, "captioned": captioned, "text": list(CATEGORIES[2:])}
+    return collate({feed: rows[feed] for feed in rows if settings_use(settings, feed)}, step=0)
+
+
+def settings_use(settings: ObjectiveSettings, feed: str) -> bool:
+    return feed in settings.feeds(*GENERATION_TERMS, *CONTRASTIVE_TERMS)
+
+
+def question(backbone: Backbone, block: Sequence[int], answer: str) -> list[int]:
+    render = Renderer(backbone.processor)
+    prompt = render.prompt(render.templates.question)
+    return [*prompt.before, *block, *prompt.after, *render.closed(answer)]
+
+
+def own_logits(folder: Path, backbone: Backbone, picture: Image.Image, ids: Sequence[int]) -> Tensor:
+    """What the model's class computes by itself from ids and what its processor makes of a picture."""
+    processor = backbone.processor
+    encoded = processor(images=[[picture]], text=[processor.image_token], return_tensors="pt")
+    inputs = {k: v for k, v in encoded.items() if k in processor.image_processor.model_input_names}
+    tokens = torch.tensor([list(ids)])
+    shown = (tokens == backbone.image_token_id).int()
+    kind = backbone.model.config.model_type
+    if kind == "qwen2_5_vl":
+        inputs["mm_token_type_ids"] = shown
+    if kind == "paligemma":  # everything is answer, so everything is causal
+        inputs["token_type_ids"] = torch.ones_like(tokens)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **inputs).logits[0]
+
+
+def hidden(
+    backbone: Backbone, sequences: Sequence[Sequence[int]], images: Any, shown: Sequence[int], packed: bool
+) -> list[Tensor]:
+    """Final hidden states of every sequence, [length, hidden] each."""
+    layout, owners = pack(sequences, shown, pad=0, packed=packed)
+    assert packed == (len(layout) < len(sequences))
+    used = images.chosen(layout.images.tolist())
+    with torch.no_grad():
+        inputs = backbone.embed_tokens(layout.ids, used)
+        positions = backbone.positions(layout.positions, layout.ids, used)
+        found = backbone.hidden_states(inputs, layout.attention(inputs.dtype), position_ids=positions)
+    return [found[owners == i] for i in range(len(sequences))]
+
+
+def assert_close(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_logits_are_the_models_own(
+    backbone: Backbone, tiny_folder: Path, pictures: list[Image.Image], packed: bool
+) -> None:
+    images, blocks = ImageEncoder(backbone.processor)(pictures)
+    tokens = backbone.encode_images(images)
+    answers = ("alba tern", "a bird has red wing and long bill", "tern")
+    sequences = [question(backbone, b, a) for b, a in zip(blocks, answers, strict=True)]
+    sequences += [list(Renderer(backbone.processor).closed(t)) for t in ("brown bill", "red", "white tern")]
+    found = hidden(backbone, sequences, tokens, [0, 1, 2, -1, -1, -1], packed)
+    for i, picture in enumerate(pictures):
+        expected = own_logits(tiny_folder, backbone, picture, sequences[i])
+        assert expected.std() > 0.05
+        torch.testing.assert_close(backbone.logits(found[i]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_objects_do_not_depend_on_neighbours(
+    backbone: Backbone, pictures: list[Image.Image], packed: bool
+) -> None:
+    encode = ImageEncoder(backbone.processor)
+    images, blocks = encode(pictures)
+    render = Renderer(backbone.processor)
+    objects = [[*encode.object_block(block), render.eos] for block in blocks]
+    texts = [list(render.closed(text)) for text in ("alba tern", "a bird has long bill", "red")]
+    together = hidden(
+        backbone, [*texts, *objects], backbone.encode_images(images), [-1, -1, -1, 0, 1, 2], packed
+    )
+    for i, picture in enumerate(pictures):
+        alone = hidden(backbone, [objects[i]], backbone.encode_images(encode([picture])[0]), [0], False)
+        assert_close(together[3 + i], alone[0])
+    for i, text in enumerate(texts):
+        assert_close(together[i], hidden(backbone, [text], backbone.encode_images(images), [-1], False)[0])
+    ends = [states[-1] for states in together[3:]]
+    assert min((a - b).abs().max() for a, b in zip(ends, [*ends[1:], ends[0]], strict=True)) > 1e-2
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gradients_reach_exactly_the_trained_parts(backbone: Backbone, files: list[bytes], part: str) -> None:
+    backbone.train_parts((part,))
+    Objective(backbone, ALL_TERMS)(batch(backbone, files)).loss.backward()
+    reached = {name for name, p in backbone.named_parameters() if p.grad is not None and p.grad.any()}
+    wanted = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    family = backbone.family
+    places = {
+        "vision": (family.vision,),
+        "connector": (family.connector, *family.beside_connector),
+        "text": (family.text, "lm_head"),
+    }[part]
+    assert reached
+    assert reached <= wanted
+    assert all(name.removeprefix("model.").startswith(places) for name in wanted)
+    if part == "connector":
+        assert reached == wanted
+
+
+def test_a_few_steps_lower_the_loss(backbone: Backbone, files: list[bytes]) -> None:
+    objective = Objective(backbone.train(), ALL_TERMS)
+    step = batch(backbone, files)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(6):
+        output = objective(step)
+        assert set(output.terms) == set(ALL_TERMS.terms)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_divided_batch_gives_the_same_gradient(backbone: Backbone, files: list[bytes]) -> None:
+    gradients = []
+    for micro_batch in (None, 1):
+        backbone.zero_grad()
+        Objective(backbone, ALL_TERMS, micro_batch=micro_batch)(batch(backbone, files)).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_answers_run_and_names_score_as_the_model_does(
+    backbone: Backbone, tiny_folder: Path, pictures: list[Image.Image], files: list[bytes]
+) -> None:
+    model = Recogniser(backbone, CATEGORIES)
+    for answer in ("names", "alignment", "describe"):
+        assert model.answer(files, answer).scores.shape == (3, 3)
+    encoded = model.encode(pictures)
+    prompts = model.prompted(encoded, model.render.templates.question)
+    scores = model.language.completion_scores(prompts, model.closed_names, encoded.tokens)
+    for row, prompt in enumerate(prompts):
+        for column, name in enumerate(model.closed_names):
+            logits = own_logits(tiny_folder, backbone, pictures[row], [*prompt, *name])
+            own = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(name)[:, None]).sum()
+            torch.testing.assert_close(scores[row, column], own, rtol=1e-4, atol=1e-4)
+
+
+def test_a_saved_model_is_the_same_again(backbone: Backbone, files: list[bytes], tmp_path: Path) -> None:
+    with torch.no_grad():
+        backbone.part("text").norm.weight.mul_(1.5)
+    backbone.save_pretrained(tmp_path)
+    again = load_backbone(tmp_path)
+    assert_close(
+        Recogniser(again, CATEGORIES).answer(files, "names").scores,
+        Recogniser(backbone, CATEGORIES).answer(files, "names").scores,
+    )
+
+
+def test_text_beyond_the_context_is_refused(backbone: Backbone, files: list[bytes]) -> None:
+    long = [Category("long", "red", None, "bird " * 200, {})]
+    with pytest.raises(FinedeficsError, match=r"does not fit the model's context of 128; shorten"):
+        Recogniser(backbone, long)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        FinedeficsError, match=r"no loadable image-text-to-text model.*give a folder"
+    ) as caught:
+        load_backbone(tmp_path / "absent")
+    assert "absent" in caught.value.place
+    assert caught.value.cure.startswith("give a folder")
+
+
+def test_a_language_model_alone_is_refused(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(FinedeficsError, match="a llama has no vision tower; use a multimodal checkpoint"):
+        load_backbone(tmp_path)
+
+
+def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    from transformers import LlavaConfig
+
+    LlavaConfig().save_pretrained(tmp_path)
+    with pytest.raises(FinedeficsError, match=r"unknown model family 'llava'; use one of") as caught:
+        load_backbone(tmp_path)
+    assert caught.value.exit_code == 2
+    assert "qwen2_5_vl" in FAMILIES
+
+
+def test_a_picture_the_processor_refuses_is_named(tmp_path: Path) -> None:
+    import tiny_models
+
+    encode = ImageEncoder(load_backbone(tiny_models.save_tiny("qwen2_5_vl", tmp_path)).processor)
+    strip, square = Image.new("RGB", (900, 3)), Image.new("RGB", (32, 32))
+    with pytest.raises(FinedeficsError, match=r"picture 1 \(900 x 3\): the model's processor refuses.*crop"):
+        encode([square, strip])
+    with pytest.raises(FinedeficsError, match="sample strip"):
+        encode([strip, square], ["sample strip", "sample square"])
