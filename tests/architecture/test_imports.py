@@ -90,7 +90,8 @@ def test_jobs_know_the_platform_and_no_engine() -> None:
 def undeclared(files: list[Path], declared: set[str]) -> Iterator[str]:
     distributions = metadata.packages_distributions()
     for file in files:
-        for name in imported_packages(file) - OWN - sys.stdlib_module_names:
+        beside = {other.stem for other in file.parent.glob("*.py")}  # a test's own helper module
+        for name in imported_packages(file) - OWN - beside - sys.stdlib_module_names:
             providers = {canonicalize_name(one) for one in distributions.get(name, [name])}
             if not providers & declared:
                 yield f"{file.relative_to(ROOT)} imports {name}"
