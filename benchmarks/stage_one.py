@@ -2,19 +2,28 @@
 
 import copy
 import statistics
-from collections.abc import Callable
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from benchmarks.registry import Result, benchmark, in_turn, speedup
 from benchmarks.released_schedule import ReleasedSchedule
-from benchmarks.samples import NEGATIVES, SIZES, make_data
+from benchmarks.samples import NEGATIVES, SIZES, Data, make_data
+from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Batch, Collator, ObjectiveSettings, TermSettings
 from finedefics.objective import Objective
+from finedefics.readout import Readout
+from finedefics.records import Sample
 
+T = TypeVar("T")
+Contestants = dict[str, Callable[[], object]]
+COLLATION = ", collation"
 REPEATS = 7
 LABELLED = ("labelled",)
 STAGE_ONE = ObjectiveSettings(
@@ -44,59 +53,122 @@ def stage_one_speedups() -> dict[str, Result]:
     return found
 
 
+class Timed(Objective):
+    """The objective, which notes the seconds of each part of its forward pass in ``spent``."""
+
+    spent: defaultdict[str, float]
+
+    def _timed(self, part: str, function: Callable[..., T], *inputs: Any) -> T:
+        started = time.perf_counter()
+        found = function(*inputs)
+        self.spent[part] += time.perf_counter() - started
+        return found
+
+    def _encode_images(self, *inputs: Any) -> Any:
+        return self._timed("pictures", super()._encode_images, *inputs)
+
+    def _embed(self, *inputs: Any) -> Any:
+        return self._timed("objects and texts", super()._embed, *inputs)
+
+    def _generation(self, *inputs: Any) -> Any:
+        return self._timed("answers", super()._generation, *inputs)
+
+    def _contrast(self, *inputs: Any) -> Any:
+        return self._timed("contrast", super()._contrast, *inputs)
+
+
 def _speedups(size: int) -> dict[str, Result]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = make_data()
     start = untrained_backbone(SIZES)
     shuffled, confusable = data.random_batch(size), data.confusable_batch(size)
-    contestants: dict[str, Callable[[], None]] = {}
-    tokens: dict[str, str] = {}
+    contestants: Contestants = {}
     for name, samples in (("released", shuffled), ("released on the confusable batch", confusable)):
-        model = ReleasedSchedule(copy.deepcopy(start), data.categories, NEGATIVES)
-        batch = model.collate(samples)
-        contestants[name] = _step(model, lambda model=model, batch=batch: model(batch)[0])
-    modes = {
+        _add_released(contestants, name, start, data, samples)
+    modes: dict[str, tuple[list[Sample], int, Readout]] = {
         "exact": (shuffled, NEGATIVES, "eos"),
         "sampler": (confusable, 0, "eos"),
         "one_pass": (confusable, 0, "prompt"),
     }
-    for name, (samples, negatives, readout) in modes.items():
-        settings = replace(STAGE_ONE, object_readout=readout)
-        objective = Objective(copy.deepcopy(start), settings)
-        ours = Collator(start.processor, data.categories, settings, negatives=negatives)(
-            {"labelled": samples}, step=0
-        )
-        contestants[name] = _step(objective, lambda o=objective, b=ours: o(b).loss)
-        tokens[name] = _tokens(ours)
+    ours = {name: _add_ours(contestants, name, start, data, *mode) for name, mode in modes.items()}
     _check_equal_losses(start, data, min(size, 24))
     seconds = in_turn(contestants, REPEATS)
+    each = {name: statistics.median(times) for name, times in seconds.items()}
     found = {}
-    for name, (samples, *_) in modes.items():
-        slow = "released" if samples is shuffled else "released on the confusable batch"
-        own = statistics.median(seconds[name])
-        shares = _profile(contestants[name])
+    for name, (objective, batch) in ours.items():
+        slow = "released" if modes[name][0] is shuffled else "released on the confusable batch"
+        where = f"{_tokens(batch)}; {_shares(objective.spent)}; {_profile(contestants[name])}"
         how = (
-            f"batch {size}, forward, backward and optimizer step: six padded passes "
-            f"{statistics.median(seconds[slow]):.2f} s, ours {own:.2f} s ({tokens[name]}; {shares})"
+            f"batch {size}, forward, backward and optimizer step: six padded passes {each[slow]:.2f} s, "
+            f"ours {each[name]:.2f} s ({where}); collation, ahead of the step and not counted: "
+            f"{each[slow + COLLATION]:.3f} and {each[name + COLLATION]:.3f} s"
         )
         found[name] = speedup(seconds[slow], seconds[name], aim=AIMS[name], how=how)
     return found
 
 
-def _step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-
-    return step
+def _add_released(to: Contestants, name: str, start: Backbone, data: Data, samples: list[Sample]) -> None:
+    model = ReleasedSchedule(copy.deepcopy(start), data.categories, NEGATIVES)
+    to[name + COLLATION] = collate = partial(model.collate, samples)
+    to[name] = partial(take_step, model, partial(released_loss, model, collate()), optimizer_of(model))
 
 
-def _profile(step: Callable[[], None]) -> str:
+def _add_ours(
+    to: Contestants,
+    name: str,
+    start: Backbone,
+    data: Data,
+    samples: list[Sample],
+    negatives: int,
+    readout: Readout,
+) -> tuple[Timed, Batch]:
+    settings = replace(STAGE_ONE, object_readout=readout)
+    objective = Timed(copy.deepcopy(start), settings)
+    objective.spent = defaultdict(float)
+    collator = Collator(start.processor, data.categories, settings, negatives=negatives)
+    to[name + COLLATION] = collate = partial(collator, {"labelled": samples}, step=0)
+    batch = collate()
+    to[name] = partial(take_step, objective, partial(our_loss, objective, batch), optimizer_of(objective))
+    return objective, batch
+
+
+def released_loss(model: ReleasedSchedule, batch: dict[str, object]) -> torch.Tensor:
+    """Total loss of the six passes."""
+    return model(batch)[0]
+
+
+def our_loss(objective: Objective, batch: Batch) -> torch.Tensor:
+    """Total loss of the packed passes."""
+    return objective(batch).loss
+
+
+def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW on all trained weights."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+
+
+def take_step(
+    model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Forward, backward and optimizer step."""
+    optimizer.zero_grad(set_to_none=True)
+    value = loss()
+    started = time.perf_counter()
+    value.backward()
+    learned = time.perf_counter()
+    optimizer.step()
+    if isinstance(model, Timed):
+        model.spent["backward"] += learned - started
+        model.spent["optimizer"] += time.perf_counter() - learned
+
+
+def _shares(seconds: Mapping[str, float]) -> str:
+    total = sum(seconds.values())
+    return ", ".join(f"{part} {100 * spent / total:.0f} %" for part, spent in seconds.items())
+
+
+def _profile(step: Callable[[], object]) -> str:
     """Where a step's time goes, by the kind of operation."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
@@ -104,8 +176,7 @@ def _profile(step: Callable[[], None]) -> str:
     for event in profile.key_averages():
         kind = next((k for k, marks in KINDS.items() if any(m in event.key for m in marks)), "rest")
         seconds[kind] += event.self_cpu_time_total
-    total = sum(seconds.values())
-    return ", ".join(f"{kind} {100 * spent / total:.0f} %" for kind, spent in seconds.items())
+    return _shares(seconds)
 
 
 def _tokens(batch: Batch) -> str:
@@ -114,7 +185,7 @@ def _tokens(batch: Batch) -> str:
     return f"{useful} useful of {forwarded} forwarded tokens"
 
 
-def _check_equal_losses(start: Any, data: Any, size: int) -> None:
+def _check_equal_losses(start: Backbone, data: Data, size: int) -> None:
     """On a batch where no mask has anything to do, both schedules must compute the same losses."""
     samples = data.separate_batch(size)
     theirs = ReleasedSchedule(start, data.categories, NEGATIVES)

@@ -1,6 +1,8 @@
 """Benchmarks: every result has the promised shape, single ones run by name. Nothing here asserts a speed."""
 
 import json
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import benchmarks.__main__ as command
 from benchmarks.registry import BENCHMARKS, Result, benchmark, in_turn, speedup
 from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import FAMILY, NEGATIVES, SIZES, make_data
-from benchmarks.stage_one import STAGE_ONE
+from benchmarks.stage_one import STAGE_ONE, Timed, optimizer_of, our_loss, take_step
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Collator
 from finedefics.objective import Objective
@@ -89,6 +91,20 @@ def test_both_schedules_have_one_loss_and_one_gradient() -> None:
         loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters() if p.grad is not None]))
     assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
+def test_every_part_of_a_step_is_timed_and_the_loss_is_the_objectives() -> None:
+    torch.manual_seed(0)
+    data, backbone = make_data(), untrained_backbone(SIZES)
+    collate = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES)
+    batch = collate({"labelled": data.separate_batch(2)}, step=0)
+    timed = Timed(backbone, STAGE_ONE)
+    timed.spent = defaultdict(float)
+    assert timed(batch).loss == Objective(backbone, STAGE_ONE)(batch).loss
+    take_step(timed, partial(our_loss, timed, batch), optimizer_of(timed))
+    assert set(timed.spent) == {
+        "pictures", "objects and texts", "answers", "contrast", "backward", "optimizer",
+    }  # fmt: skip
 
 
 def test_a_confusable_batch_holds_every_rows_hard_negatives() -> None:
