@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from benchmarks.registry import Result, benchmark, in_turn
 from finedefics.backbones import load_backbone
 from finedefics.base_model import BaseRecipe, build_base
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings, nearest_categories
+from finedefics.batch import Collator, ObjectiveSettings, TermSettings, decode_image, nearest_categories
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, make_world, picture
 from finedefics.objective import Objective
@@ -18,7 +19,7 @@ from finedefics.records import Category, Sample
 from finedefics.scoring import ANSWERS, Pictures, Recogniser
 
 RECIPE = BaseRecipe(birds=1500, vision_steps=300, language_steps=250)
-STEPS, ROWS, PICTURES, REPEATS = 48, 24, 96, 5
+STEPS, ROWS, PICTURES, REPEATS = 48, 24, 96, 15
 ONE, BOTH = ("labelled",), ("labelled", "text")
 JOINT = ObjectiveSettings(
     {
@@ -42,41 +43,47 @@ def alignment_vs_describe() -> dict[str, Result]:
         model = _taught(world, folder)
     samples = _samples(world, PICTURES // len(world.species), split=1)
     images = [sample.image for sample in samples]
-    seconds = in_turn(
-        {name: (lambda name=name: model.answer(images, name)) for name in ("alignment", "describe")}, REPEATS
-    )
+    names = ("alignment", "describe")
+    seconds = in_turn({name: partial(model.answer, images, name) for name in names}, REPEATS)
     accuracy = {name: _accuracy(model, samples, name) for name in seconds}
     both = ", ".join(f"{name} {100 * value:.0f} %" for name, value in accuracy.items())
+    pictures = [decode_image(image, "picture") for image in images]
+    encoded = model.encoder(pictures)
     with torch.no_grad():
-        tensors, blocks = model.encoder([_decoded(image) for image in images])
-        tokens = model.backbone.encode_images(tensors)
-        alone = in_turn(
-            {name: (lambda name=name: _language(model, name, tokens, blocks)) for name in seconds}, REPEATS
+        shown = model.encode(pictures)
+        alone = in_turn({name: partial(_language, model, name, shown) for name in names}, REPEATS)
+        shared = in_turn(
+            {
+                "decoding": lambda: [decode_image(image, "picture") for image in images],
+                "processor": lambda: model.encoder(pictures),
+                "vision tower and connector": lambda: model.backbone.encode_images(encoded[0]),
+            },
+            REPEATS,
         )
+    parts = ", ".join(f"{name} {each:.2f}" for name, each in _milliseconds(shared).items())
     return {
         "alignment_vs_describe": _ratio(seconds, f"{PICTURES} pictures from bytes to name; accuracy: {both}"),
         "alignment_vs_describe_language": _ratio(
-            alone, "the same without what both answers share: decoding, processor and vision tower"
+            alone, f"the same without what both answers share ({parts} ms a picture)"
         ),
     }
 
 
 def _ratio(seconds: dict[str, list[float]], how: str) -> Result:
     ratios = [d / a for d, a in zip(seconds["describe"], seconds["alignment"], strict=True)]
-    each = {name: 1000 * statistics.median(times) / PICTURES for name, times in seconds.items()}
+    each = _milliseconds(seconds)
     how += f"; {each['alignment']:.2f} against {each['describe']:.2f} ms a picture"
     return Result(statistics.median(ratios), "times", "higher", 5, (min(ratios), max(ratios)), how)
 
 
+def _milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Median milliseconds a picture."""
+    return {name: 1000 * statistics.median(times) / PICTURES for name, times in seconds.items()}
+
+
 @torch.no_grad()
-def _language(model: Recogniser, answer: str, tokens: list, blocks: list) -> None:
-    ANSWERS[answer](model, Pictures(tokens, blocks))
-
-
-def _decoded(image: bytes):  # type: ignore[no-untyped-def]
-    from finedefics.batch import decode_image
-
-    return decode_image(image, "picture")
+def _language(model: Recogniser, answer: str, pictures: Pictures) -> None:
+    ANSWERS[answer](model, pictures)
 
 
 def _accuracy(model: Recogniser, samples: list[Sample], answer: str) -> float:
