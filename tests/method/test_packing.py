@@ -1,7 +1,7 @@
 """Packing: every sequence stands once, whole, and is found again."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finedefics.packing import PADDING_AIM, first_fit, pack
@@ -26,6 +26,7 @@ def test_every_sequence_stands_once_and_whole(lengths: list[int], packed: bool) 
 
 
 @given(LENGTHS)
+@settings(max_examples=50, deadline=None)
 def test_a_position_sees_its_own_past_alone(lengths: list[int]) -> None:
     layout, owners = pack(sequences_of(lengths), [-1] * len(lengths), pad=0)
     mask = layout.attention(torch.float32)
@@ -61,6 +62,7 @@ def test_reads_come_back_in_the_order_they_were_given(
 
 
 @given(LENGTHS, st.integers(1, 5))
+@settings(max_examples=50, deadline=None)
 def test_pieces_cover_every_row_once_with_its_pictures(lengths: list[int], pieces: int) -> None:
     images = [index if index % 3 == 0 else -1 for index in range(len(lengths))]
     layout, _ = pack(sequences_of(lengths), images, pad=0)
@@ -78,6 +80,7 @@ def test_pieces_cover_every_row_once_with_its_pictures(lengths: list[int], piece
 
 
 @given(st.lists(st.integers(3, 20), min_size=200, max_size=250))
+@settings(max_examples=25, deadline=None)
 def test_many_short_texts_meet_the_aim(lengths: list[int]) -> None:
     layout, _ = pack(sequences_of(lengths), [-1] * len(lengths), pad=0)
     assert 1 - layout.useful / layout.ids.numel() <= PADDING_AIM

@@ -56,6 +56,21 @@ def test_equal_families_stay_whole(filled: int) -> None:
         assert all(c // 4 * 4 + i in chosen for c in chosen for i in range(4))
 
 
+@given(st.integers(2, 4), st.integers(8, 24), st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_batches_hold_more_similar_pairs_than_chance_gives(size: int, batch: int, seed: int) -> None:
+    categories = [c for c in range(12 * size) for _ in range(4)]
+    nearest, rng = families(12, size), np.random.default_rng(seed)
+
+    def pairs(order: list[int]) -> int:
+        batches = [[categories[row] for row in order[at : at + batch]] for at in range(0, len(order), batch)]
+        return sum(other in nearest[c] for chosen in batches for c in set(chosen) for other in set(chosen))
+
+    assert pairs(confusable_order(categories, nearest, batch, rng)) > pairs(
+        rng.permutation(len(categories)).tolist()
+    )
+
+
 def test_the_more_similar_come_first() -> None:
     ring = {c: [(c + step) % 30 for step in (1, -1, 2, -2, 3, -3)] for c in range(30)}
     order = confusable_order(list(range(30)), ring, 10, np.random.default_rng(0))
