@@ -13,7 +13,7 @@ SIZES = (32, 256)
 MICRO_BATCH = 16  # half of the smaller batch, so that both are divided
 REPEATS = 3
 PROCESS = Path("/proc/self")
-# else glibc keeps freed blocks of megabytes as chance has it: at micro-batch 32, 256 rows then read 404 to 689 MiB
+# else glibc keeps freed megabytes as chance has it: 256 rows by 32 then read 404 to 689 MiB from run to run
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
