@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finedefics.backbones import Backbone
-from finedefics.batch import ImageEncoder, decode_image
 from finedefics.conversation import Renderer, pad_right
 from finedefics.losses import alignment_losses
+from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.records import Category, Sample
 
 

@@ -77,7 +77,7 @@ class Backbone(nn.Module):
         """Language-model tokens of each picture, after the connector: a list of [tokens, hidden].
 
         Args:
-            images: what `finedefics.batch.ImageEncoder` gave, one picture a row.
+            images: what `finedefics.pictures.ImageEncoder` gave, one picture a row.
         """
         return ImageTokens(self.family.encode(self.model, images), self.grids(images))
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finedefics.batch import decode_image
 from finedefics.errors import FinedeficsError
+from finedefics.pictures import decode_image
 from finedefics.records import Sample
 from finedefics.scoring import ANSWERS, Answered, Recogniser, best_category, multiple_choice
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from finedefics.backbones import Backbone, load_backbone
-from finedefics.batch import ImageEncoder, decode_image
 from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError
+from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures

@@ -15,7 +15,6 @@ from finedefics.batch import (
     CONTRASTIVE_TERMS,
     GENERATION_TERMS,
     Collator,
-    ImageEncoder,
     ObjectiveSettings,
     TermSettings,
 )
@@ -24,6 +23,7 @@ from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.packing import pack
+from finedefics.pictures import ImageEncoder
 from finedefics.records import Category, Sample
 from finedefics.scoring import Recogniser
 

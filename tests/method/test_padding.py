@@ -8,9 +8,9 @@ from torch import Tensor
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import ImageEncoder
 from finedefics.data.generated import random_birds
 from finedefics.packing import pack
+from finedefics.pictures import ImageEncoder
 
 TEXTS = ("alba tern", "brown", "a black crown and a long bill", "corva wren", "white wing bar", "red", "dusk")
 

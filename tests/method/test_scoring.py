@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import decode_image
 from finedefics.conversation import Templates, option_order
 from finedefics.data.generated import make_world
 from finedefics.errors import FinedeficsError
+from finedefics.pictures import decode_image
 from finedefics.records import Category
 from finedefics.scoring import (
     ANSWERS,

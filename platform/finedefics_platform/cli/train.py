@@ -167,7 +167,7 @@ def predict(
     Example: `finedefics predict bird.jpg --model birds@champion --top 3`
     """
     files = _pictures(pictures)
-    from finedefics.batch import decode_image
+    from finedefics.pictures import decode_image
     from finedefics.scoring import ANSWERS, as_mapping
     from finedefics_platform.categories import open_recogniser
     from finedefics_platform.workspace import open_workspace
