@@ -11,9 +11,10 @@ import torch
 from benchmarks.registry import Result, benchmark, in_turn
 from finedefics.backbones import load_backbone
 from finedefics.base_model import BaseRecipe, build_base
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings, nearest_categories
+from finedefics.batch import Collator, ObjectiveSettings, TermSettings
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, make_world, picture
+from finedefics.negatives import nearest_categories
 from finedefics.objective import Objective
 from finedefics.pictures import decode_image
 from finedefics.records import Category, Sample

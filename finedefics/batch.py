@@ -9,16 +9,18 @@ decide which rows may repel each other.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.errors import FinedeficsError
+from finedefics.negatives import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
-from finedefics.records import Category, Sample, conflicting
+from finedefics.readout import DEFAULT, Readout
+from finedefics.records import Category, Sample
 
 FEEDS = ("labelled", "captioned", "text")
 GENERATION_TERMS = ("answer", "caption", "text", "choice")
@@ -46,7 +48,7 @@ class ObjectiveSettings:
     object_attribute_temperature: float = 0.07
     attribute_category_temperature: float = 0.07
     learnable_temperatures: bool = False
-    object_readout: Literal["eos", "prompt"] = "eos"
+    object_readout: Readout = DEFAULT
 
     def feeds(self, *terms: str) -> set[str]:
         """Feeds that take part in any of the terms at a weight above 0."""
@@ -133,7 +135,7 @@ class Collator:
         self.position = {category_id: i for i, category_id in enumerate(self.categories)}
         self.settings = settings
         self.negatives = negatives
-        self.similar = nearest_categories(categories)
+        self.similar = nearest_categories(categories, keep=negatives)
         names = sorted({name for category in categories for name in category.attributes})
         self.attribute_names = names or [""]
 
@@ -335,19 +337,6 @@ class _Draft:
         learned = (owners >= 0) & (following < length) & (following >= length - answer)
         targets[:, :-1] = torch.where(learned[:, :-1], sequences.ids[:, 1:], targets[:, :-1])
         return targets, term
-
-
-def nearest_categories(categories: Sequence[Category]) -> dict[str, list[str]]:
-    """For each category the conflicting ones, those that share most attribute values first (ties by id)."""
-    ranked = {}
-    for category in categories:
-        rivals = [
-            (-sum(category.attributes.get(n) == v for n, v in other.attributes.items()), other.category_id)
-            for other in categories
-            if conflicting(category.attributes, other.attributes)
-        ]
-        ranked[category.category_id] = [category_id for _, category_id in sorted(rivals)]
-    return ranked
 
 
 def _code(text: str) -> int:

@@ -151,3 +151,16 @@ def _compare(
         shared += both
         equal += both & (a == b)
     return equal, shared
+
+
+def nearest_categories(categories: Sequence[Category], keep: int = KEEP) -> dict[str, list[str]]:
+    """For each category at most ``keep`` that conflict with its attributes, most similar first (ties by id).
+
+    Without attributes there is nothing to compare, and every list is empty.
+    """
+    if keep == 0 or not any(category.attributes for category in categories):
+        return {category.category_id: [] for category in categories}
+    # as a caption without a label: only what conflicts with the text is surely another category
+    texts = [Confusable(category.category_id, None, category.attributes) for category in categories]
+    rankings = AttributeMiner(categories)(texts, keep)
+    return {t.sample_id: [other for other, _ in r] for t, r in zip(texts, rankings, strict=True)}

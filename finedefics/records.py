@@ -100,8 +100,3 @@ def attributes_from_arrow(pairs: list[dict[str, str]] | None) -> dict[str, str]:
 def attributes_to_arrow(attributes: Mapping[str, str]) -> list[dict[str, str]]:
     """The inverse of `attributes_from_arrow`, sorted by name so that equal mappings give equal bytes."""
     return [{"name": name, "value": attributes[name]} for name in sorted(attributes)]
-
-
-def conflicting(left: Mapping[str, str], right: Mapping[str, str]) -> bool:
-    """Whether two descriptions cannot be of one category: an attribute visible in both differs."""
-    return any(name in right and right[name] != value for name, value in left.items())

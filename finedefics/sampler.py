@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from finedefics.negatives import nearest_categories
 from finedefics.records import Category
 
 C = TypeVar("C", bound=Hashable)
@@ -107,8 +108,6 @@ def similar_categories(
         mined: for every labelled picture its category and its hard negatives, hardest first. A category's
             similar ones are those that its pictures rank highest (summed reciprocal rank, ties by id).
     """
-    from finedefics.batch import nearest_categories  # brings torch, which planning a stage does without
-
     scores: dict[str, dict[str, float]] = {}
     for category, negatives in mined:
         own = scores.setdefault(category, {})
@@ -119,4 +118,4 @@ def similar_categories(
         for category, own in scores.items()
         if own
     }
-    return nearest_categories(table) | ranked
+    return nearest_categories(table, NEAR) | ranked

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.cluster_session import ensure_ray
+from finedefics_platform.events import read_events
 from finedefics_platform.experiment import (
     Experiment,
     Section,
@@ -237,8 +238,7 @@ def trial_experiment(document: Mapping[str, Any], config: Mapping[str, Any], nam
 
 def validation_events(folder: Path) -> list[dict[str, Any]]:
     """The validation checks a run recorded, in order."""
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    return [event for line in lines if (event := json.loads(line))["event"] == "validation"]
+    return [event for event in read_events(folder / "events.jsonl") if event["event"] == "validation"]
 
 
 def _summary(search: Search, results: Any) -> dict[str, Any]:
@@ -291,8 +291,8 @@ def _record(
             / run_key(trial_experiment(document, trial["config"], search.name), dataset)
             / "events.jsonl"
         )
-        for line in events.read_text().splitlines() if events.is_file() else []:
-            event = json.loads(line)
+        # a trial that was stopped early may have been cut off in the middle of a line
+        for event in read_events(events) if events.is_file() else []:
             if event["event"] in ("step", "validation"):
                 tracker.metrics(child, int(event["step"]), event["metrics"])
         tracker.finish(child, "FAILED" if trial["error"] else "FINISHED")

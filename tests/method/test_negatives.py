@@ -6,8 +6,14 @@ import pytest
 
 import finedefics.negatives
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import MINERS, Confusable
-from finedefics.records import Category, conflicting
+from finedefics.negatives import MINERS, Confusable, nearest_categories
+from finedefics.records import Category
+
+
+def conflicting(left: dict[str, str], right: dict[str, str]) -> bool:
+    """The definition: an attribute visible in both differs."""
+    return any(name in right and right[name] != value for name, value in left.items())
+
 
 CATEGORIES = [
     Category("wren", "wren", attributes={"crown": "brown", "tail": "short", "beak": "thin"}),
@@ -88,3 +94,17 @@ def by_definition(picture: Confusable, categories: list[Category]) -> list[tuple
         if attributes and not right:
             candidates.append((category.category_id, len(equal) / max(1, len(shared))))
     return sorted(candidates, key=lambda pair: (-pair[1], pair[0]))
+
+
+def test_nearest_categories_are_those_that_conflict_and_share_most() -> None:
+    looks = {
+        "a": {"crown": "red", "belly": "white", "wing": "blue"},
+        "b": {"crown": "red", "belly": "white", "wing": "green"},
+        "c": {"crown": "red", "belly": "black", "wing": "green"},
+        "same as a": {"crown": "red", "belly": "white", "wing": "blue"},
+    }
+    table = [Category(name, name, attributes=values) for name, values in looks.items()]
+    assert nearest_categories(table)["a"] == ["b", "c"]
+    assert nearest_categories(table, keep=1)["c"] == ["b"]
+    assert nearest_categories(table, keep=0) == {name: [] for name in looks}
+    assert nearest_categories([Category("x", "x"), Category("y", "y")]) == {"x": [], "y": []}

@@ -13,6 +13,7 @@ from finedefics.evaluation.tables import accuracy_table, differences
 from finedefics.evaluation.verdict import verdict
 from finedefics.records import Sample
 from finedefics_platform.evaluation import Evaluated
+from finedefics_platform.events import read_events
 from finedefics_platform.experiment import Experiment
 from finedefics_platform.registry import ModelVersion
 from finedefics_platform.report import ReportData, write_report
@@ -88,7 +89,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _history(run: TrainedRun) -> list[dict[str, Any]]:
-    events = map(json.loads, (run.folder / "events.jsonl").read_text().splitlines())
+    events = read_events(run.folder / "events.jsonl")
     return [{k: e[k] for k in ("stage", "step", "metrics")} for e in events if e["event"] == "step"]
 
 
