@@ -20,9 +20,20 @@ from finedefics.errors import FinedeficsError, wrong_use
 
 
 def load_backbone(
-    path: str | Path, *, dtype: str = "float32", train: Iterable[str] = ("text", "connector")
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    train: Iterable[str] = ("text", "connector"),
+    quantization: Any | None = None,
 ) -> Backbone:
     """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
+
+    Args:
+        path: a folder or a hub name.
+        dtype: of weights and activations.
+        train: the parts whose weights are tuned.
+        quantization: how the weights are held (transformers' ``quantization_config``); none of them is tuned
+            then, only adapters beside them.
 
     Raises:
         FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, or holds one of
@@ -34,7 +45,10 @@ def load_backbone(
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         _check_family(config, path)
         model = AutoModelForImageTextToText.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), trust_remote_code=False
+            str(path),
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            quantization_config=quantization,
         )
         processor = load_processor(path)
     except (OSError, ValueError, KeyError) as error:
@@ -46,7 +60,7 @@ def load_backbone(
             place=str(path),
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error
-    return Backbone(model, processor, train)
+    return Backbone(model, processor, () if quantization else train)
 
 
 def _check_family(config: Any, path: str | Path) -> None:

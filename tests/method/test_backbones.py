@@ -1,10 +1,12 @@
 """One contract for every family: its own logits, embeddings that ignore company, gradients where asked."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from torch import Tensor
@@ -55,8 +57,6 @@ def pictures() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def files(pictures: list[Image.Image]) -> list[bytes]:
-    import io
-
     written = []
     for picture in pictures:
         picture.save(buffer := io.BytesIO(), format="PNG")
@@ -266,12 +266,14 @@ def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path
     with pytest.raises(FinedeficsError, match=r"unknown model family 'llava'; use one of") as caught:
         load_backbone(tmp_path)
     assert caught.value.exit_code == 2
-    assert "qwen2_5_vl" in FAMILIES
+    assert all(name in caught.value.cure for name in FAMILIES)
+
+
+def test_every_family_is_tested() -> None:
+    assert set(FAMILIES) == set(tiny_models.FAMILIES)
 
 
 def test_a_picture_the_processor_refuses_is_named(tmp_path: Path) -> None:
-    import tiny_models
-
     encode = ImageEncoder(load_backbone(tiny_models.save_tiny("qwen2_5_vl", tmp_path)).processor)
     strip, square = Image.new("RGB", (900, 3)), Image.new("RGB", (32, 32))
     with pytest.raises(FinedeficsError, match=r"picture 1 \(900 x 3\): the model's processor refuses.*crop"):

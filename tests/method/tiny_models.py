@@ -184,6 +184,33 @@ def llava_onevision(image_processors: Any) -> tuple[Any, Any]:
     return transformers.LlavaOnevisionForConditionalGeneration(config), processor
 
 
+def llava_next(image_processors: Any) -> tuple[Any, Any]:
+    """As its successor, with a CLIP tower, whose class token is left out."""
+    words = tokenizer("<image>", "<|im_end|>")
+    pinpoints = [[EDGE, 2 * EDGE], [2 * EDGE, EDGE], [2 * EDGE, 2 * EDGE]]
+    config = transformers.LlavaNextConfig(
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=(EDGE // PATCH) ** 2,
+        vision_config={**tower("clip_vision_model"), "projection_dim": HIDDEN},
+        text_config=language("llama"),
+    )
+    images = image_processors.LlavaNextImageProcessorPil(
+        size={"shortest_edge": EDGE},
+        crop_size={"height": EDGE, "width": EDGE},
+        image_grid_pinpoints=pinpoints,
+    )
+    processor = transformers.LlavaNextProcessor(
+        images,
+        words,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TURNS.format(image="<image>", end="<|im_end|>"),
+    )
+    return transformers.LlavaNextForConditionalGeneration(config), processor
+
+
 def paligemma(image_processors: Any) -> tuple[Any, Any]:
     """SigLIP and Gemma; a template is added, as a user has to."""
     words = tokenizer("<image>")
@@ -210,7 +237,8 @@ def pictures_only(kind: Any) -> Any:
 
 
 FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-    build.__name__: build for build in (idefics2, idefics3, smolvlm, qwen2_5_vl, llava_onevision, paligemma)
+    build.__name__: build
+    for build in (idefics2, idefics3, smolvlm, qwen2_5_vl, llava_next, llava_onevision, paligemma)
 }
 
 
@@ -220,7 +248,7 @@ class _ImageProcessors:
     def __getattr__(self, name: str) -> Any:
         from importlib import import_module
 
-        for module in ("idefics2", "idefics3", "qwen2_vl", "llava_onevision", "siglip"):
+        for module in ("idefics2", "idefics3", "qwen2_vl", "llava_next", "llava_onevision", "siglip"):
             found = import_module(f"transformers.models.{module}.image_processing_pil_{module}")
             if hasattr(found, name):
                 return getattr(found, name)
