@@ -135,7 +135,10 @@ class Backbone(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., vocabulary] of hidden states [..., hidden]."""
-        return self.model.get_output_embeddings()(hidden)
+        logits = self.model.get_output_embeddings()(hidden)
+        # Gemma 2, within PaliGemma 2, bounds its logits smoothly
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary Hugging Face folder (safetensors and processor), loadable without this package.

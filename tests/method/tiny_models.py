@@ -211,7 +211,7 @@ def llava_next(image_processors: Any) -> tuple[Any, Any]:
     return transformers.LlavaNextForConditionalGeneration(config), processor
 
 
-def paligemma(image_processors: Any) -> tuple[Any, Any]:
+def paligemma(image_processors: Any, text: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """SigLIP and Gemma; a template is added, as a user has to."""
     words = tokenizer("<image>")
     count = (EDGE // PATCH) ** 2
@@ -224,9 +224,15 @@ def paligemma(image_processors: Any) -> tuple[Any, Any]:
         projection_dim=HIDDEN,
         hidden_size=HIDDEN,
         vision_config={**tower("siglip_vision_model"), "vision_use_head": False, "projection_dim": HIDDEN},
-        text_config=language("gemma") | {"vocab_size": len(words)},
+        text_config=(text or language("gemma")) | {"vocab_size": len(words)},
     )
     return transformers.PaliGemmaForConditionalGeneration(config), processor
+
+
+def paligemma2(image_processors: Any) -> tuple[Any, Any]:
+    """PaliGemma over Gemma 2, whose logits are capped; the model's type is the same."""
+    capped = {"query_pre_attn_scalar": HIDDEN // 4, "sliding_window": 64, "final_logit_softcapping": 1.0}
+    return paligemma(image_processors, language("gemma2") | capped)
 
 
 def pictures_only(kind: Any) -> Any:
@@ -238,7 +244,7 @@ def pictures_only(kind: Any) -> Any:
 
 FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     build.__name__: build
-    for build in (idefics2, idefics3, smolvlm, qwen2_5_vl, llava_next, llava_onevision, paligemma)
+    for build in (idefics2, idefics3, smolvlm, qwen2_5_vl, llava_next, llava_onevision, paligemma, paligemma2)
 }
 
 
