@@ -1,0 +1,269 @@
+"""Low-rank adapters (through PEFT): what is trained where the weights themselves are too many or too precious.
+
+An adapter adds ``scale * B A`` of a low rank to a linear layer's weight (LoRA, Hu et al. 2022), with the
+weight's length learned apart (DoRA, Liu et al. 2024), or beside weights held in four bits (QLoRA, Dettmers et
+al. 2023). The backbone stays what it was to everything else; temperatures live in the objective and are not
+touched. Merged, a model is an ordinary checkpoint again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from finedefics.backbones import Backbone
+from finedefics.errors import FinedeficsError, wrong_use
+
+Kind = Literal["full", "lora", "dora", "qlora"]
+Target = Literal["text", "projection", "resampler", "vision"]
+Initial = Literal["kaiming", "gaussian"]
+Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
+_LINEAR = ("Linear", "Linear4bit")  # exactly: a subclass may be read by its owner without being called
+_PREFIX = "base_model.model."  # of PEFT's files, whose keys count from the model that PEFT wraps
+_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What is adapted, and how.
+
+    Attributes:
+        kind: ``full`` (no adapters), ``lora``, ``dora``, or ``qlora``: LoRA beside weights in NF4.
+        rank: of the update.
+        alpha: the update is scaled by ``alpha / rank``.
+        dropout: on the adapters' input.
+        init: of A; B starts at zero, so that training starts from the model as it is.
+        targets: where adapters stand: the linear layers of the language model (``text``), of the connector's
+            projection, of its resampler (in families that have one) and of the vision tower.
+
+    Raises:
+        FinedeficsError: a value is unknown or out of range (exit code 2).
+    """
+
+    kind: Kind = "full"
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.0
+    init: Initial = "kaiming"
+    targets: tuple[Target, ...] = ("text", "projection", "resampler")
+
+    def __post_init__(self) -> None:
+        choices = (("kind", (self.kind,), Kind), ("init", (self.init,), Initial))
+        for name, given, known in (*choices, ("targets", self.targets, Target)):
+            if unknown := [value for value in given if value not in get_args(known)]:
+                raise wrong_use(
+                    f"unknown value {unknown[0]!r}",
+                    place=f"adapters.{name}",
+                    cure=f"choose of {', '.join(get_args(known))}",
+                )
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise wrong_use(
+                f"rank {self.rank}, alpha {self.alpha:g}, dropout {self.dropout:g}",
+                place="adapters",
+                cure="use a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1",
+            )
+
+
+def quantization(settings: AdapterSettings, dtype: str = "float32") -> Any | None:
+    """What `load_backbone` takes as ``quantization``: NF4 for ``qlora``, None for the other kinds.
+
+    Args:
+        dtype: in which the dequantized weights are multiplied.
+
+    Raises:
+        FinedeficsError: bitsandbytes is not installed.
+    """
+    if settings.kind != "qlora":
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise FinedeficsError(
+            "qlora needs bitsandbytes, which is not installed",
+            place="adapters.kind",
+            cure="pip install bitsandbytes, or use lora, which differs in memory only",
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )
+
+
+def apply(backbone: Backbone, settings: AdapterSettings, *, seed: int = 0) -> Backbone:
+    """Put fresh adapters into the backbone; everything but them is frozen from here on.
+
+    Args:
+        backbone: changed in place, and returned. With kind ``full`` nothing changes.
+        seed: of the adapters, so that every rank starts from the same.
+
+    Raises:
+        FinedeficsError: the targets hold no linear layer, or qlora meets weights that are not quantized.
+        ValueError: there are adapters already.
+    """
+    if settings.kind == "full":
+        return backbone
+    if adapted(backbone):
+        raise ValueError("the backbone has adapters already: merge them first")
+    if settings.kind == "qlora" and not _quantized(backbone):
+        raise wrong_use(
+            "the weights are not quantized",
+            place="adapters.kind",
+            cure="load the backbone with quantization=quantization(settings)",
+        )
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = target_names(backbone, settings.targets)
+    if not names:
+        raise wrong_use(
+            f"this model has no linear layer in {', '.join(settings.targets)}",
+            place="adapters.targets",
+            cure=f"choose of {', '.join(get_args(Target))}",
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        init_lora_weights=True if settings.init == "kaiming" else "gaussian",
+        use_dora=settings.kind == "dora",
+        target_modules=names,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, backbone.model)
+    return backbone
+
+
+def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
+    """Dotted names, within the model, of the linear layers in the targets."""
+    inside = {part: set(map(id, backbone.part(part).modules())) for part in ("connector", "text", "vision")}
+
+    def place(name: str, module: nn.Module) -> str | None:
+        # the connector first: it may stand inside the vision tower
+        part = next((part for part, modules in inside.items() if id(module) in modules), None)
+        if part != "connector":
+            return part
+        return "resampler" if "resampler" in name else "projection"
+
+    return [
+        name
+        for name, module in backbone.model.named_modules()
+        if type(module).__name__ in _LINEAR and place(name, module) in targets
+    ]
+
+
+def adapted(backbone: Backbone) -> bool:
+    """Whether there are adapters in the backbone."""
+    return bool(_layers(backbone))
+
+
+def merge(backbone: Backbone, *, gather: Gather | None = None) -> Backbone:
+    """Add the adapters to the weights and take them out: the model is an ordinary one again.
+
+    Weights in four bits become ordinary ones of the model's dtype, with the adapters added in full precision:
+    quantizing the sum again would lose most of what was learned.
+
+    Args:
+        backbone: changed in place, and returned; all weights are frozen afterwards.
+        gather: makes the given parameters whole inside, and keeps what is written to them (ZeRO 3).
+
+    Raises:
+        FinedeficsError: an adapter holds NaN or infinity.
+    """
+    layers = _layers(backbone)
+    if not layers:
+        return backbone
+    quantized, model = _quantized(backbone), backbone.model
+    for name, layer in layers.items():
+        if not quantized:
+            with gather(list(layer.parameters())) if gather else nullcontext():
+                try:
+                    layer.merge(safe_merge=True)
+                except ValueError as error:
+                    raise FinedeficsError(
+                        "the adapter holds NaN or infinity", place=name, cure="lower the learning rate"
+                    ) from error
+        model.set_submodule(name, layer.get_base_layer())
+    if quantized:
+        model.dequantize()
+        for name, layer in layers.items():
+            (adapter,) = layer.active_adapters
+            weight = model.get_submodule(name).weight
+            weight.data += layer.get_delta_weight(adapter).to(weight)
+    del model.peft_config
+    model.requires_grad_(False)
+    return backbone
+
+
+def export(backbone: Backbone, folder: str | Path) -> None:
+    """Merge, and write an ordinary Hugging Face folder that plain transformers loads."""
+    merge(backbone).save_pretrained(folder)
+
+
+def save_adapters(
+    backbone: Backbone, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the adapters alone, in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` reads them.
+
+    Args:
+        state_dict: the model's consolidated weights where they are sharded over ranks.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    if not adapted(backbone):
+        raise ValueError("the backbone has no adapters")
+    folder = Path(folder)
+    state = get_peft_model_state_dict(backbone.model, state_dict=state_dict)
+    (config,) = backbone.model.peft_config.values()
+    config.save_pretrained(str(folder))
+    tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, str(folder / _WEIGHTS), metadata={"format": "pt"})
+
+
+def load_adapters(backbone: Backbone, folder: str | Path) -> Backbone:
+    """Put saved adapters into a backbone of the model they were trained on; they can be trained on.
+
+    Raises:
+        FinedeficsError: the folder holds no adapters, or adapters of another model.
+    """
+    from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not (folder / _WEIGHTS).is_file():
+        raise FinedeficsError(
+            "no adapters here", place=str(folder), cure=f"give a folder with {_WEIGHTS} and its configuration"
+        )
+    stored = load_file(str(folder / _WEIGHTS))
+    try:
+        inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), backbone.model)
+        state = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
+        unexpected = set_peft_model_state_dict(backbone.model, state).unexpected_keys
+    except (RuntimeError, ValueError) as error:
+        raise _foreign(folder, str(error).splitlines()[0][:120]) from error
+    if unexpected:
+        raise _foreign(folder, f"{unexpected[0]} is not in it")
+    return backbone
+
+
+def _foreign(folder: Path, reason: str) -> FinedeficsError:
+    return FinedeficsError(
+        f"these adapters do not fit the model ({reason})",
+        place=str(folder),
+        cure="load them into the model they were trained on",
+    )
+
+
+def _layers(backbone: Backbone) -> dict[str, Any]:
+    """The adapted layers by their names within the model."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: m for name, m in backbone.model.named_modules() if isinstance(m, LoraLayer)}
+
+
+def _quantized(backbone: Backbone) -> bool:
+    return bool(getattr(backbone.model, "is_loaded_in_4bit", False))

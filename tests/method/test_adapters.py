@@ -1,0 +1,290 @@
+"""Adapters: where they stand, what is trained, and that a merged model is an ordinary checkpoint again."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from finedefics.adapters import (
+    AdapterSettings,
+    adapted,
+    apply,
+    export,
+    load_adapters,
+    merge,
+    quantization,
+    save_adapters,
+    target_names,
+)
+from finedefics.backbones import Backbone, load_backbone
+from finedefics.base_model import untrained_backbone
+from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.errors import FinedeficsError
+from finedefics.objective import Objective
+from finedefics.records import Category, Sample
+
+CATEGORIES = [
+    Category("alba-tern", "alba tern", "tern", "a white wing and a long bill", {"wing": "white"}),
+    Category("corva-wren", "corva wren", "wren", "a brown wing and a short bill", {"wing": "brown"}),
+]
+SETTINGS = ObjectiveSettings(
+    terms={
+        "answer": TermSettings(1.0, ("labelled",)),
+        "object_category": TermSettings(0.5, ("labelled",)),
+    },
+    learnable_temperatures=True,
+)
+KINDS = ("lora", "dora")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from a second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    untrained_backbone().save_pretrained(folder)
+    return folder
+
+
+def step_batch(backbone: Backbone) -> Any:
+    samples = []
+    for number, category in enumerate(CATEGORIES):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64), (60 + 150 * number, 90, 200 - 150 * number)).save(buffer, format="PNG")
+        samples.append(
+            Sample(
+                category.category_id, buffer.getvalue(), category.category_id, category.description, {}, ()
+            )
+        )
+    return Collator(backbone.processor, CATEGORIES, SETTINGS, negatives=0)({"labelled": samples}, step=0)
+
+
+def trained(backbone: Backbone, steps: int = 3) -> Objective:
+    torch.manual_seed(1)
+    objective = Objective(backbone, SETTINGS)
+    batch = step_batch(backbone)
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective(batch).loss.backward()
+        optimizer.step()
+    return objective
+
+
+@torch.no_grad()
+def logits(backbone: Backbone) -> Tensor:
+    backbone.eval()
+    batch = step_batch(backbone)
+    images = backbone.encode_images(batch.images)
+    rows = batch.sequences
+    embeddings = backbone.embed_tokens(rows.ids, [images[i] for i in rows.images.tolist()])
+    mask = rows.attention(embeddings.dtype)
+    return backbone.logits(backbone.hidden_states(embeddings, mask, position_ids=rows.positions))
+
+
+def state(backbone: Backbone) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_adapters_change_nothing(base: Path, kind: Any) -> None:
+    plain = logits(load_backbone(base))
+    backbone = apply(load_backbone(base), AdapterSettings(kind))
+    torch.testing.assert_close(logits(backbone), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_adapters_and_temperatures_are_trained(base: Path, kind: Any) -> None:
+    backbone = apply(load_backbone(base), AdapterSettings(kind, init="gaussian"))
+    before = {name: parameter.clone() for name, parameter in backbone.model.named_parameters()}
+    objective = trained(backbone)
+    moved = {name for name, p in backbone.model.named_parameters() if not p.equal(before[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+    assert any("lora_A" in name for name in moved)
+    assert any("perceiver_resampler" in name for name in moved)
+    assert any("modality_projection" in name for name in moved)
+    assert not any("vision_model" in name for name in moved)
+    assert objective.log_temperatures.grad is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_model_answers_as_the_adapted_one(base: Path, kind: Any) -> None:
+    backbone = load_backbone(base)
+    names, plain = list(state(backbone)), logits(backbone)
+    trained(apply(backbone, AdapterSettings(kind, rank=4, alpha=16)))
+    expected = logits(backbone)
+    assert (expected - plain).abs().max() > 1e-3
+    assert adapted(backbone)
+    assert not adapted(merge(backbone))
+    torch.testing.assert_close(logits(backbone), expected, rtol=1e-4, atol=1e-5)
+    assert list(state(backbone)) == names
+    assert {type(m) for n, m in backbone.model.named_modules() if n.endswith("q_proj")} == {nn.Linear}
+    apply(backbone, AdapterSettings(kind))  # another stage begins on the merged weights
+    torch.testing.assert_close(logits(backbone), expected, rtol=1e-4, atol=1e-5)
+
+
+PLAIN = """
+import sys, torch
+from transformers import AutoModelForImageTextToText
+assert "finedefics" not in sys.modules
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+with torch.no_grad():
+    torch.save(model(**torch.load(sys.argv[2])).logits, sys.argv[3])
+assert "peft" not in sys.modules and not any(name.startswith("finedefics") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_transformers_loads_what_is_exported(base: Path, tmp_path: Path, kind: Any) -> None:
+    backbone = apply(load_backbone(base), AdapterSettings(kind, init="gaussian"))
+    trained(backbone)
+    batch = step_batch(backbone)
+    inputs = {**batch.images, "input_ids": batch.sequences.ids}
+    inputs["attention_mask"] = (batch.sequences.segments > 0).long()
+    backbone.eval()
+    with torch.no_grad():
+        expected = backbone.model(**inputs).logits
+    export(backbone, tmp_path / "model")
+    assert not list((tmp_path / "model").glob("adapter*"))
+    torch.save(inputs, tmp_path / "inputs.pt")
+    arguments = [tmp_path / name for name in ("model", "inputs.pt", "logits.pt")]
+    # -I: neither this folder nor the environment adds to the path
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN, *map(str, arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_saved_and_loaded(base: Path, tmp_path: Path, kind: Any) -> None:
+    from peft import PeftModel
+
+    backbone = apply(load_backbone(base), AdapterSettings(kind))
+    trained(backbone)
+    save_adapters(backbone, tmp_path)
+    again = load_adapters(load_backbone(base), tmp_path)
+    torch.testing.assert_close(logits(again), logits(backbone), rtol=0, atol=0)
+    assert all("lora_" in name for name, p in again.model.named_parameters() if p.requires_grad)
+    other = load_backbone(base)
+    PeftModel.from_pretrained(other.model, str(tmp_path))  # the field's own reader
+    torch.testing.assert_close(logits(other), logits(backbone), rtol=0, atol=0)
+
+
+def test_targets_are_where_they_say(base: Path) -> None:
+    backbone = load_backbone(base)
+    found = {
+        target: target_names(backbone, [target]) for target in ("text", "projection", "resampler", "vision")
+    }
+    assert all(found.values())
+    parts = {
+        "text": "model.text_model.",
+        "projection": "model.connector.modality_projection.",
+        "resampler": "model.connector.perceiver_resampler.",
+        "vision": "model.vision_model.",
+    }
+    for target, names in found.items():
+        assert all(name.startswith(parts[target]) for name in names)
+    every = [name for names in found.values() for name in names]
+    assert len(set(every)) == len(every)
+    linear = {name for name, m in backbone.model.named_modules() if type(m) is nn.Linear}
+    assert linear - set(every) == {"lm_head"}
+
+
+def test_equal_seeds_give_equal_adapters_and_leave_the_random_state(base: Path) -> None:
+    first = state(apply(load_backbone(base), AdapterSettings("lora"), seed=3))
+    torch.manual_seed(9)
+    second = state(apply(load_backbone(base), AdapterSettings("lora"), seed=3))
+    assert all(first[name].equal(second[name]) for name in first)
+    backbone = load_backbone(base)
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    third = state(apply(backbone, AdapterSettings("lora"), seed=4))
+    assert torch.rand(1).equal(expected)
+    assert any(not first[name].equal(third[name]) for name in first)
+
+
+def test_full_tuning_adds_nothing(base: Path) -> None:
+    backbone = load_backbone(base)
+    before = {name: p.requires_grad for name, p in backbone.model.named_parameters()}
+    assert apply(backbone, AdapterSettings()) is backbone
+    assert {name: p.requires_grad for name, p in backbone.model.named_parameters()} == before
+    assert merge(backbone) is backbone
+    with pytest.raises(ValueError, match="no adapters"):
+        save_adapters(backbone, base)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"kind": "prefix"}, "adapters.kind"),
+        ({"init": "zeros"}, "adapters.init"),
+        ({"targets": ("text", "head")}, "adapters.targets"),
+        ({"rank": 0}, "adapters"),
+        ({"dropout": 1.0}, "adapters"),
+    ],
+)
+def test_wrong_settings_are_refused(change: dict[str, Any], place: str) -> None:
+    with pytest.raises(FinedeficsError) as caught:
+        AdapterSettings(**change)
+    assert caught.value.place == place
+    assert caught.value.exit_code == 2
+
+
+def test_what_cannot_be_adapted_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(base)
+    with pytest.raises(FinedeficsError, match="not quantized"):
+        apply(backbone, AdapterSettings("qlora"))
+    with pytest.raises(FinedeficsError, match="no linear layer"):
+        apply(backbone, AdapterSettings("lora", targets=()))
+    monkeypatch.setattr("finedefics.adapters.find_spec", lambda name: None)
+    with pytest.raises(FinedeficsError, match="bitsandbytes, which is not installed; pip install"):
+        quantization(AdapterSettings("qlora"))
+    assert quantization(AdapterSettings("lora")) is None
+    with pytest.raises(FinedeficsError, match="no adapters here"):
+        load_adapters(backbone, tmp_path)
+    with pytest.raises(ValueError, match="already"):
+        apply(apply(backbone, AdapterSettings("lora")), AdapterSettings("lora"))
+
+
+def test_adapters_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
+    backbone = apply(load_backbone(base), AdapterSettings("lora", targets=("text",)))
+    save_adapters(backbone, tmp_path)
+    other = untrained_backbone()
+    del other.model.model.text_model.layers[1:]
+    with pytest.raises(FinedeficsError, match="do not fit the model"):
+        load_adapters(other, tmp_path)
+
+
+def test_a_diverged_adapter_is_not_merged(base: Path) -> None:
+    backbone = apply(load_backbone(base), AdapterSettings("lora", targets=("projection",)))
+    for name, parameter in backbone.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(float("nan"))
+    with pytest.raises(FinedeficsError, match="NaN or infinity; lower the learning rate"):
+        merge(backbone)
