@@ -1,4 +1,4 @@
-"""Low-rank adapters (through PEFT): what is trained where the weights themselves are too many or too precious.
+"""Low-rank adapters (through PEFT): what is trained where the weights are too many or too precious.
 
 An adapter adds ``scale * B A`` of a low rank to a linear layer's weight (LoRA, Hu et al. 2022), with the
 weight's length learned apart (DoRA, Liu et al. 2024), or beside weights held in four bits (QLoRA, Dettmers et
@@ -242,11 +242,11 @@ def load_adapters(backbone: Backbone, folder: str | Path) -> Backbone:
     try:
         inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), backbone.model)
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
-        unexpected = set_peft_model_state_dict(backbone.model, state).unexpected_keys
+        read: Any = set_peft_model_state_dict(backbone.model, state)
     except (RuntimeError, ValueError) as error:
         raise _foreign(folder, str(error).splitlines()[0][:120]) from error
-    if unexpected:
-        raise _foreign(folder, f"{unexpected[0]} is not in it")
+    if read.unexpected_keys:
+        raise _foreign(folder, f"{read.unexpected_keys[0]} is not in it")
     return backbone
 
 

@@ -288,3 +288,19 @@ def test_a_diverged_adapter_is_not_merged(base: Path) -> None:
             parameter.data.fill_(float("nan"))
     with pytest.raises(FinedeficsError, match="NaN or infinity; lower the learning rate"):
         merge(backbone)
+
+
+def test_adapters_beside_weights_in_four_bits_merge_into_ordinary_ones(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = AdapterSettings("qlora", rank=4, alpha=16)
+    backbone = load_backbone(base, quantization=quantization(settings))
+    plain = logits(backbone)
+    trained(apply(backbone, settings))
+    assert torch.uint8 in {p.dtype for p in backbone.model.parameters()}
+    expected = logits(backbone)
+    assert (expected - plain).abs().max() > 1e-3
+    export(backbone, tmp_path)
+    torch.testing.assert_close(logits(backbone), expected, rtol=1e-3, atol=1e-4)
+    again = load_backbone(tmp_path)
+    assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(logits(again), expected, rtol=1e-3, atol=1e-4)
