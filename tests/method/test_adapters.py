@@ -23,9 +23,10 @@ from finedefics.adapters import (
     save_adapters,
     target_names,
 )
-from finedefics.backbones import Backbone, load_backbone
+from finedefics.backbones import PARTS, Backbone, load_backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator, ImageEncoder, ObjectiveSettings, TermSettings
+from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
@@ -288,6 +289,39 @@ def test_a_diverged_adapter_is_not_merged(base: Path) -> None:
             parameter.data.fill_(float("nan"))
     with pytest.raises(FinedeficsError, match="NaN or infinity; lower the learning rate"):
         merge(backbone)
+
+
+@torch.no_grad()
+def answer_logits(backbone: Backbone, picture: Image.Image) -> Tensor:
+    """Logits along a picture and the end of sequence, whatever the family."""
+    encode = ImageEncoder(backbone.processor)
+    images, (block,) = encode([picture])
+    tokens = backbone.eval().encode_images(images)
+    ids = torch.tensor([[*block, backbone.processor.tokenizer.eos_token_id]])
+    positions = backbone.positions(torch.arange(ids.shape[1])[None], ids, tokens)
+    mask = torch.ones_like(ids)
+    hidden = backbone.hidden_states(backbone.embed_tokens(ids, tokens), mask, position_ids=positions)
+    return backbone.logits(hidden)
+
+
+def test_every_family_is_adapted_everywhere_and_merged(tiny_folder: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_folder)
+    picture = next(iter(random_birds(1, seed=3)))[0]
+    plain = answer_logits(backbone, picture)
+    apply(backbone, AdapterSettings("lora", targets=("text", "projection", "resampler", "vision")))
+    torch.testing.assert_close(answer_logits(backbone, picture), plain)
+    torch.manual_seed(2)
+    touched = set()
+    for name, parameter in backbone.model.named_parameters():
+        if "lora_B" in name:  # as if trained
+            nn.init.normal_(parameter, std=0.02)
+            touched |= {part for part in PARTS if f"{getattr(backbone.family, part)}." in name}
+    assert touched == set(PARTS)
+    expected = answer_logits(backbone, picture)
+    assert (expected - plain).abs().max() > 1e-3
+    export(backbone, tmp_path)
+    found = answer_logits(load_backbone(tmp_path), picture)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_adapters_beside_weights_in_four_bits_merge_into_ordinary_ones(base: Path, tmp_path: Path) -> None:
