@@ -14,16 +14,14 @@ from pydantic import Field, model_validator
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.cluster_session import ensure_ray
+from finedefics_platform.documents import override, override_by_text, read_yaml
 from finedefics_platform.events import read_events
 from finedefics_platform.experiment import (
     Experiment,
     Section,
     digest_of,
-    override,
-    override_by_text,
     parse_document,
     parse_experiment,
-    read_yaml,
 )
 from finedefics_platform.progress import SILENT, Progress
 from finedefics_platform.store import open_dataset

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from finedefics.errors import FinedeficsError
 from finedefics_platform.cli.main import main
 from finedefics_platform.demo.journey import ARMS, HERE
-from finedefics_platform.experiment import (
-    Experiment,
-    digest_of,
-    load_experiment,
-    override,
-    parse_experiment,
-)
+from finedefics_platform.documents import override
+from finedefics_platform.experiment import Experiment, digest_of, load_experiment, parse_experiment
 from finedefics_platform.search import load_search
 from finedefics_platform.worker import objective_settings
 

@@ -246,7 +246,7 @@ def _register(
     dataset_digest: str,
     table: Mapping[str, Any],
 ) -> str:
-    from finedefics_platform.experiment import read_yaml
+    from finedefics_platform.documents import read_yaml
     from finedefics_platform.registry import register
     from finedefics_platform.training import open_run
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
 from finedefics_platform.demo.summary import Summary, summarise
+from finedefics_platform.documents import override
 from finedefics_platform.evaluation import Evaluated, evaluate
-from finedefics_platform.experiment import Experiment, load_experiment, override
+from finedefics_platform.experiment import Experiment, load_experiment
 from finedefics_platform.progress import SILENT, Progress
 from finedefics_platform.promotion import Change, promote
 from finedefics_platform.registry import ModelVersion, register
