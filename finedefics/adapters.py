@@ -93,12 +93,15 @@ def quantization(settings: AdapterSettings, dtype: str = "float32") -> Any | Non
     )
 
 
-def apply(backbone: Backbone, settings: AdapterSettings, *, seed: int = 0) -> Backbone:
+def apply(
+    backbone: Backbone, settings: AdapterSettings, *, seed: int = 0, gather: Gather | None = None
+) -> Backbone:
     """Put fresh adapters into the backbone; everything but them is frozen from here on.
 
     Args:
         backbone: changed in place, and returned. With kind ``full`` nothing changes.
         seed: of the adapters, so that every rank starts from the same.
+        gather: makes the given parameters whole inside (ZeRO 3); DoRA measures the weights it starts from.
 
     Raises:
         FinedeficsError: the targets hold no linear layer, or qlora meets weights that are not quantized.
@@ -131,7 +134,8 @@ def apply(backbone: Backbone, settings: AdapterSettings, *, seed: int = 0) -> Ba
         use_dora=settings.kind == "dora",
         target_modules=names,
     )
-    with torch.random.fork_rng():
+    measured = [backbone.model.get_submodule(name).weight for name in names] if config.use_dora else []
+    with torch.random.fork_rng(), gather(measured) if gather and measured else nullcontext():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone.model)
     return backbone

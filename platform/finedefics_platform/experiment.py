@@ -103,6 +103,31 @@ class Model(Section):
     )
 
 
+class Adapters(Section):
+    """Low-rank adapters; with them everything else is frozen, and `model.train` does not apply.
+
+    They are merged into the weights at the end of each stage, and the next one starts with fresh ones; those
+    beside weights in four bits are carried on to the end, for a merged weight would have to be quantized
+    again. What a run leaves is an ordinary model either way.
+    """
+
+    kind: Literal["full", "lora", "dora", "qlora"] = Field(
+        "full",
+        description="`full` tunes weights; `qlora` is LoRA beside weights in four bits.",
+    )
+    rank: int = Field(8, ge=1, description="Rank of the update.")
+    alpha: float = Field(8.0, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
+    init: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="Of one factor; the other starts at zero."
+    )
+    targets: tuple[Literal["text", "projection", "resampler", "vision"], ...] = Field(
+        ("text", "projection", "resampler"),
+        min_length=1,
+        description="Whose linear layers are adapted; a family without a resampler has none there.",
+    )
+
+
 class TermSetting(Section):
     """The weight of one term of the objective and the feeds whose rows take part in it."""
 
@@ -207,6 +232,7 @@ class Experiment(Section):
     seed: int = 0
     data: Data
     model: Model
+    adapters: Adapters = Adapters()
     stages: tuple[Stage, ...] = Field(min_length=1)
     resources: Resources = Resources()
     deepspeed: DeepSpeed = DeepSpeed()
@@ -218,6 +244,12 @@ class Experiment(Section):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError("two stages have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_sharded(self) -> "Experiment":
+        if self.adapters.kind == "qlora" and self.deepspeed.zero_stage == 3:
+            raise ValueError("zero_stage 3 cannot shard weights in four bits (adapters.kind qlora)")
         return self
 
     def digest(self) -> str:

@@ -114,10 +114,13 @@ def optimizer_elements(engine: Any) -> int:
 
 
 @contextmanager
-def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside, the parameters are whole on every rank, whatever the ZeRO stage. All ranks must enter."""
+def whole(parameters: Iterable[nn.Parameter], *, written: bool = False) -> Iterator[None]:
+    """Inside, the parameters are whole on every rank, whatever the ZeRO stage. All ranks must enter.
+
+    What is ``written`` to them inside is kept, as rank 0 wrote it.
+    """
     deepspeed = prepare_deepspeed()
-    with deepspeed.zero.GatheredParameters(list(parameters)):
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if written else None):
         yield
 
 

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from finedefics.adapters import AdapterSettings, adapted, apply, merge, quantization
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.batch import Batch, Collator, ObjectiveSettings, TermSettings
 from finedefics.errors import FinedeficsError
@@ -79,14 +81,21 @@ def run_worker(task: Assignment) -> None:
     first, done = (start.stage, start.step) if start else (0, 0)
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
-    backbone = load_backbone(model.path, dtype=model.dtype, train=model.train).to(loop.device)
+    adapters = AdapterSettings(**task.experiment.adapters.model_dump())
+    backbone = load_backbone(
+        model.path, dtype=model.dtype, train=model.train, quantization=quantization(adapters, model.dtype)
+    ).to(loop.device)
     engine = None
     for number in range(first, len(stages)):
         if engine is not None:
             engine.destroy()
             rows, done = _rows(loop, number, 0), 0
         resumed = start is not None and number == first
+        if not adapted(backbone):
+            apply(backbone, adapters, seed=stage_seed(task.experiment, number), gather=whole)
         engine = _run_stage(loop, backbone, number, rows, done, resumed)
+        if adapters.kind != "qlora" or number == len(stages) - 1:
+            merge(backbone, gather=partial(whole, written=True))
     templates = task.experiment.data.templates.as_templates()
     save_model(backbone, task.model, loop.rank, templates, model.object_readout)
     loop.say("model", path=str(task.model))

@@ -1,0 +1,107 @@
+"""Real runs with adapters: two workers, two stages, and an ordinary model at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from finedefics.errors import FinedeficsError
+from finedefics_platform.events import read_events
+from finedefics_platform.experiment import Experiment, parse_experiment
+from finedefics_platform.store import Dataset
+from finedefics_platform.training import train
+from finedefics_platform.workspace import Workspace
+
+ADAPTERS = {"rank": 4, "alpha": 16, "targets": ["text", "resampler"]}
+
+
+def experiment_of(model: Path, kind: str, zero_stage: int, **changes: Any) -> Experiment:
+    document = {
+        "name": f"adapted-{kind}-{zero_stage}",
+        "data": {"dataset": "drawn", "negatives": 2},
+        "model": {"path": str(model)},
+        "adapters": {"kind": kind, **ADAPTERS},
+        "deepspeed": {"zero_stage": zero_stage},
+        "stages": [
+            {
+                "name": "bridge",
+                "steps": 3,
+                "warmup_steps": 0,
+                "learning_rate": 5e-3,
+                "feeds": {"labelled": 4, "text": 2},
+                "terms": {"answer": 1, "attribute_category": 0.5},
+                "temperatures": {"learnable": True},
+            },
+            {
+                "name": "name",
+                "steps": 2,
+                "warmup_steps": 0,
+                "learning_rate": 5e-3,
+                "feeds": {"labelled": 4},
+                "terms": {"answer": 1},
+            },
+        ],
+    }
+    return parse_experiment({**document, **changes}, place="test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero_stage"),
+    [
+        ("dora", 3),  # the hardest: weights are sharded where they are measured and merged
+        pytest.param("lora", 1, marks=pytest.mark.slow),
+        pytest.param("qlora", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_with_adapters_leaves_an_ordinary_model(
+    ray_cluster: Any,
+    drawn_workspace: Workspace,
+    drawn_dataset: Dataset,
+    tiny_model: Path,
+    kind: str,
+    zero_stage: int,
+) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes")
+    run = train(drawn_workspace, experiment_of(tiny_model, kind, zero_stage))
+    base, tuned = load_file(tiny_model / "model.safetensors"), load_file(run.model / "model.safetensors")
+    assert base.keys() == tuned.keys()
+    moved = {name for name in base if not base[name].equal(tuned[name])}
+    expected = {
+        name
+        for name in base
+        if name.endswith("_proj.weight")
+        and name.startswith(("model.text_model.", "model.connector.perceiver_resampler."))
+    }
+    if kind == "qlora":  # all that was held in four bits is a little off
+        assert expected <= moved
+    else:
+        assert moved == expected
+    events = read_events(run.folder / "events.jsonl")
+    losses = [event["metrics"]["loss_answer"] for event in events if event["event"] == "step"]
+    assert len(losses) == 5
+    # the second stage starts where the first one ended, not from the base
+    assert losses[3] < losses[0]
+    assert losses[-1] < losses[0]
+    elements = [
+        sum(worker["optimizer_elements"] for worker in event["workers"])
+        for event in events
+        if event["event"] == "facts"
+    ]
+    assert max(elements) < sum(tensor.numel() for tensor in base.values()) / 2
+    assert run.model.joinpath("config.json").read_text().find("quantization") == -1
+
+
+def test_the_digest_follows_the_adapters(tiny_model: Path) -> None:
+    one = experiment_of(tiny_model, "lora", 1)
+    other = one.model_copy(update={"adapters": one.adapters.model_copy(update={"rank": 2})})
+    assert one.digest() != other.digest()
+
+
+def test_what_does_not_go_together_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(FinedeficsError, match="zero_stage 3 cannot shard weights in four bits") as caught:
+        experiment_of(tiny_model, "qlora", 3)
+    assert caught.value.exit_code == 2
+    with pytest.raises(FinedeficsError, match=r"`adapters\.rank` is wrong"):
+        experiment_of(tiny_model, "lora", 1, adapters={"kind": "lora", "rank": 0})
