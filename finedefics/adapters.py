@@ -111,7 +111,7 @@ def apply(
         return backbone
     if adapted(backbone):
         raise ValueError("the backbone has adapters already: merge them first")
-    if settings.kind == "qlora" and not _quantized(backbone):
+    if settings.kind == "qlora" and not quantized(backbone):
         raise wrong_use(
             "the weights are not quantized",
             place="adapters.kind",
@@ -180,9 +180,9 @@ def merge(backbone: Backbone, *, gather: Gather | None = None) -> Backbone:
     layers = _layers(backbone)
     if not layers:
         return backbone
-    quantized, model = _quantized(backbone), backbone.model
+    in_four_bits, model = quantized(backbone), backbone.model
     for name, layer in layers.items():
-        if not quantized:
+        if not in_four_bits:
             with gather(list(layer.parameters())) if gather else nullcontext():
                 try:
                     layer.merge(safe_merge=True)
@@ -191,7 +191,7 @@ def merge(backbone: Backbone, *, gather: Gather | None = None) -> Backbone:
                         "the adapter holds NaN or infinity", place=name, cure="lower the learning rate"
                     ) from error
         model.set_submodule(name, layer.get_base_layer())
-    if quantized:
+    if in_four_bits:
         model.dequantize()
         for name, layer in layers.items():
             (adapter,) = layer.active_adapters
@@ -269,5 +269,6 @@ def _layers(backbone: Backbone) -> dict[str, Any]:
     return {name: m for name, m in backbone.model.named_modules() if isinstance(m, LoraLayer)}
 
 
-def _quantized(backbone: Backbone) -> bool:
+def quantized(backbone: Backbone) -> bool:
+    """Whether the weights are held in four bits."""
     return bool(getattr(backbone.model, "is_loaded_in_4bit", False))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finedefics.adapters import quantized
 from finedefics.backbones import Backbone
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
@@ -50,7 +51,9 @@ def save_and_report(engine: Any, position: Position, metrics: Mapping[str, float
 
     with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
         folder = Path(name)
-        engine.save_checkpoint(str(folder), tag=_SHARDS)
+        # Weights in four bits never change, and DeepSpeed could not read them back.
+        frozen = quantized(engine.module.backbone)
+        engine.save_checkpoint(str(folder), tag=_SHARDS, exclude_frozen_parameters=frozen)
         torch.save(_random_state(), folder / f"random-{rank}.pt")
         if rank == 0:
             (folder / _POSITION).write_text(json.dumps(asdict(position)))
@@ -88,7 +91,8 @@ def load_shards(engine: Any, rank: int) -> None:
     checkpoint = ray.train.get_checkpoint()
     assert checkpoint is not None, "resume_point found a checkpoint"
     with checkpoint.as_directory() as folder:
-        loaded, _ = engine.load_checkpoint(folder, tag=_SHARDS)
+        strict = not quantized(engine.module.backbone)  # see `save_and_report`
+        loaded, _ = engine.load_checkpoint(folder, tag=_SHARDS, load_module_strict=strict)
         if loaded is None:
             raise FinedeficsError(
                 "the checkpoint's shards are incomplete",

@@ -1,5 +1,9 @@
 """Real runs with adapters: two workers, two stages, and an ordinary model at the end."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.events import read_events
 from finedefics_platform.experiment import Experiment, parse_experiment
 from finedefics_platform.store import Dataset
-from finedefics_platform.training import train
+from finedefics_platform.training import TrainedRun, train
 from finedefics_platform.workspace import Workspace
 
 ADAPTERS = {"rank": 4, "alpha": 16, "targets": ["text", "resampler"]}
@@ -91,6 +95,57 @@ def test_a_run_with_adapters_leaves_an_ordinary_model(
     ]
     assert max(elements) < sum(tensor.numel() for tensor in base.values()) / 2
     assert run.model.joinpath("config.json").read_text().find("quantization") == -1
+
+
+class Killer:
+    """Progress that kills the second worker once, at a step of the second stage."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.killed = False
+
+    def event(self, name: str, **fields: Any) -> None:
+        if name == "facts":
+            self.pids = [worker["pid"] for worker in fields["workers"]]
+        if name == "step" and fields["stage"] == "name" and fields["step"] == 9 and not self.killed:
+            self.killed = True
+            os.kill(self.pids[1], signal.SIGKILL)
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Any]:
+        yield lambda count: None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_a_run_killed_in_its_second_stage_goes_on_from_its_own_weights(
+    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, kind: str
+) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes")
+    plain = experiment_of(tiny_model, kind, 1)
+    longer = [plain.stages[0], plain.stages[1].model_copy(update={"steps": 40})]
+    tracking = {"checkpoint_every": 2}
+    changes = {"stages": [stage.model_dump() for stage in longer], "tracking": tracking}
+    calm = train(drawn_workspace, experiment_of(tiny_model, kind, 1, name=f"calm-{kind}", **changes))
+    killer = Killer()
+    hit = train(
+        drawn_workspace, experiment_of(tiny_model, kind, 1, name=f"hit-{kind}", **changes), progress=killer
+    )
+    assert killer.killed
+    resumed = [e for e in read_events(hit.folder / "events.jsonl") if e["event"] == "resumed"]
+    assert [event["stage"] for event in resumed] == ["name"]
+    assert 0 < resumed[0]["step"] < 40
+    assert losses_of(hit) == pytest.approx(losses_of(calm), abs=1e-5)
+
+
+def losses_of(run: TrainedRun) -> dict[tuple[str, int], float]:
+    """Loss by stage and step; a step done twice counts as done last."""
+    events = read_events(run.folder / "events.jsonl")
+    return {(e["stage"], e["step"]): e["metrics"]["loss"] for e in events if e["event"] == "step"}
 
 
 def test_the_digest_follows_the_adapters(tiny_model: Path) -> None:
