@@ -25,10 +25,11 @@ from finedefics.adapters import (
 )
 from finedefics.backbones import PARTS, Backbone, load_backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator, ImageEncoder, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator, ObjectiveSettings, TermSettings
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
+from finedefics.pictures import ImageEncoder
 from finedefics.records import Category, Sample
 
 CATEGORIES = [
