@@ -2,37 +2,22 @@
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from benchmarks.drawn import LABELLED, TEXT, Row, category_of, draw_samples, joint, right, shuffled, teach
 from benchmarks.registry import Result, benchmark, in_turn
-from finedefics.backbones import load_backbone
+from benchmarks.samples import SIZES
 from finedefics.base_model import BaseRecipe, build_base
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
-from finedefics.data.birds import describe
-from finedefics.data.generated import Species, World, make_world, picture
-from finedefics.negatives import nearest_categories
-from finedefics.objective import Objective
+from finedefics.data.generated import World, make_world
 from finedefics.pictures import decode_image
-from finedefics.records import Category, Sample
 from finedefics.scoring import ANSWERS, Pictures, Recogniser
 
 RECIPE = BaseRecipe(birds=1500, vision_steps=300, language_steps=250)
 STEPS, ROWS, PICTURES, REPEATS = 48, 24, 96, 15
-ONE, BOTH = ("labelled",), ("labelled", "text")
-JOINT = ObjectiveSettings(
-    {
-        "answer": TermSettings(1.0, ONE),
-        "caption": TermSettings(1.0, ONE),
-        "text": TermSettings(1.0, ("text",)),
-        "object_attribute": TermSettings(1.0, ONE),
-        "attribute_category": TermSettings(1.0, BOTH),
-        "category_category": TermSettings(0.5, BOTH),
-    }
-)
 
 
 @benchmark("alignment_vs_describe", "alignment_vs_describe_language")
@@ -41,13 +26,13 @@ def alignment_vs_describe() -> dict[str, Result]:
     torch.set_num_threads(1)
     world = make_world(0)
     with tempfile.TemporaryDirectory() as folder:
-        build_base(world, Path(folder), RECIPE)
+        build_base(world, Path(folder), RECIPE, sizes=SIZES)
         model = _taught(world, folder)
-    samples = _samples(world, PICTURES // len(world.species), split=1)
+    samples = draw_samples(world, world.species, PICTURES // len(world.species), split=1)
     images = [sample.image for sample in samples]
     names = ("alignment", "describe")
     seconds = in_turn({name: partial(model.answer, images, name) for name in names}, REPEATS)
-    accuracy = {name: _accuracy(model, samples, name) for name in seconds}
+    accuracy = {name: right(model, samples, name) for name in seconds}
     both = ", ".join(f"{name} {100 * value:.0f} %" for name, value in accuracy.items())
     pictures = [decode_image(image, "picture") for image in images]
     encoded = model.encoder(pictures)
@@ -88,43 +73,14 @@ def _language(model: Recogniser, answer: str, pictures: Pictures) -> None:
     ANSWERS[answer](model, pictures)
 
 
-def _accuracy(model: Recogniser, samples: list[Sample], answer: str) -> float:
-    best = model.recognise([sample.image for sample in samples], answer, top=1)
-    return float(np.mean([b[0][0] == s.category_id for b, s in zip(best, samples, strict=True)]))
-
-
 def _taught(world: World, base: str) -> Recogniser:
     """The joint recipe on four labelled, captioned pictures of every species."""
-    categories = [_category(species) for species in world.species]
-    backbone = load_backbone(base)
-    objective = Objective(backbone, JOINT)
-    collate = Collator(backbone.processor, categories, JOINT, negatives=3)
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=5e-4, weight_decay=0.01)
-    samples, rng = _samples(world, 4, split=0), np.random.default_rng(0)
-    for step in range(STEPS):
-        rows = {
-            "labelled": [samples[i] for i in rng.permutation(len(samples))[:ROWS]],
-            "text": [categories[i] for i in rng.permutation(len(categories))],
-        }
-        loss = objective(collate(rows, step=step)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    return Recogniser(backbone, categories)
-
-
-def _category(species: Species) -> Category:
-    return Category(species.name, species.name, species.family, species.description, species.attributes)
-
-
-def _samples(world: World, each: int, split: int) -> list[Sample]:
-    near = nearest_categories([_category(species) for species in world.species])
-    found = []
-    for number, species in enumerate(world.species):
-        for i in range(each):
-            image, seen = picture(species.attributes, np.random.default_rng([split, number, i]))
-            name = f"{split}-{number}-{i}"
-            found.append(Sample(name, image, species.name, describe(seen), seen, tuple(near[species.name])))
-    return found
+    rows: dict[str, Sequence[Row]] = {
+        LABELLED: draw_samples(world, world.species, 4, split=0),
+        TEXT: [category_of(species) for species in world.species],
+    }
+    orders = {feed: shuffled(len(given), number) for number, (feed, given) in enumerate(rows.items())}
+    taught = teach(
+        base, world, joint(captioned=False), rows, batch=ROWS, steps=STEPS, negatives=3, orders=orders
+    )
+    return taught.model

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import NEGATIVES, make_data
 from benchmarks.stage_one import STAGE_ONE
+from finedefics.adapters import AdapterSettings, apply
 from finedefics.backbones import Backbone
 from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.batch import Batch, Collator
@@ -35,7 +36,6 @@ from finedefics.objective import Objective
 
 # dense bfloat16 peaks of the vendors' data sheets, TFLOP/s
 PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125}
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ TINY = Shape(64, 8, 16, 64, 128, 3, 4, 32, 2, 128, 256, 4, 4, 2, 320)
 def build(shape: Shape, device: str, dtype: torch.dtype) -> Backbone:
     """The model on the device, random weights, LoRA (rank 8) on the text model's projections and nothing else
     to train."""
-    from peft import LoraConfig, inject_adapter_in_model
     from transformers import AutoModelForImageTextToText, Idefics2Config
 
     small = Sizes(image_edge=shape.image_edge, patch=shape.patch, latents=shape.latents, vision_layers=1)
@@ -106,8 +105,7 @@ def build(shape: Shape, device: str, dtype: torch.dtype) -> Backbone:
     with torch.device(device):  # made where it stays: 8B weights need not pass through this machine's memory
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     backbone = Backbone(model, processor, train=())
-    lora = LoraConfig(r=8, lora_alpha=8, target_modules=list(TARGETS), init_lora_weights="gaussian")
-    inject_adapter_in_model(lora, backbone.part("text"))
+    apply(backbone, AdapterSettings("lora", init="gaussian", targets=("text",)))
     for name, parameter in backbone.named_parameters():
         if "lora_B" in name:  # zero at the start, which would hide half of the adapters' gradients
             nn.init.normal_(parameter, std=0.02)

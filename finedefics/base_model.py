@@ -61,7 +61,13 @@ class BaseRecipe:
 
 
 def build_base(
-    world: World, folder: Path, recipe: BaseRecipe | None = None, *, seed: int = 0, watch: Watch | None = None
+    world: World,
+    folder: Path,
+    recipe: BaseRecipe | None = None,
+    *,
+    sizes: Sizes = SIZES,
+    seed: int = 0,
+    watch: Watch | None = None,
 ) -> None:
     """Teach the base model of a world and save it as a Hugging Face folder.
 
@@ -69,13 +75,14 @@ def build_base(
         world: its species' names and descriptions are what the model knows from text.
         folder: where `config.json`, `model.safetensors` and the processor are written.
         recipe: steps and rates.
+        sizes: of the model.
         seed: of weights, birds and order.
         watch: told of the progress.
     """
     recipe, watch = recipe or BaseRecipe(), watch or (lambda *_: None)
     torch.manual_seed(seed)
-    backbone = untrained_backbone()
-    pixels, seen = _birds(recipe.birds, seed, backbone.processor, watch)
+    backbone = untrained_backbone(sizes)
+    pixels, seen = _birds(recipe.birds, seed, sizes.image_edge, backbone.processor, watch)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread():
         _teach_to_see(backbone, pixels, seen, recipe, generator, watch)
@@ -174,8 +181,10 @@ def _processor(sizes: Sizes) -> Any:
     return Idefics2Processor(images, fast, image_seq_len=sizes.latents, chat_template=CHAT_TEMPLATE)
 
 
-def _birds(count: int, seed: int, processor: Any, watch: Watch) -> tuple[Tensor, list[dict[str, str]]]:
-    pixels = torch.empty(count, 3, SIZES.image_edge, SIZES.image_edge)
+def _birds(
+    count: int, seed: int, edge: int, processor: Any, watch: Watch
+) -> tuple[Tensor, list[dict[str, str]]]:
+    pixels = torch.empty(count, 3, edge, edge)
     seen = []
     for number, (image, visible) in enumerate(random_birds(count, seed)):
         pixels[number] = torch.as_tensor(
@@ -188,22 +197,19 @@ def _birds(count: int, seed: int, processor: Any, watch: Watch) -> tuple[Tensor,
 
 
 def _vision_features(backbone: Backbone, pixels: Tensor) -> Tensor:
-    edge = SIZES.image_edge // SIZES.patch
+    vision = backbone.part("vision")
+    edge = vision.config.image_size // vision.config.patch_size
     mask = torch.ones(len(pixels), edge, edge, dtype=torch.bool)
-    return backbone.part("vision")(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+    return vision(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
 
 
 class _AttributeHeads(nn.Module):
     """One attention-pooled classifier an attribute, so that small parts are found wherever they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(
-            torch.randn(len(ATTRIBUTE_VALUES), SIZES.vision_hidden) * SIZES.vision_hidden**-0.5
-        )
-        self.classify = nn.ModuleList(
-            nn.Linear(SIZES.vision_hidden, len(v)) for v in ATTRIBUTE_VALUES.values()
-        )
+        self.queries = nn.Parameter(torch.randn(len(ATTRIBUTE_VALUES), hidden) * hidden**-0.5)
+        self.classify = nn.ModuleList(nn.Linear(hidden, len(v)) for v in ATTRIBUTE_VALUES.values())
 
     def forward(self, features: Tensor) -> list[Tensor]:
         weights = (features @ self.queries.T).softmax(1)  # [batch, patches, attributes]
@@ -219,7 +225,7 @@ def _teach_to_see(
     generator: torch.Generator,
     watch: Watch,
 ) -> None:
-    heads = _AttributeHeads()
+    heads = _AttributeHeads(backbone.part("vision").config.hidden_size)
     table = list(ATTRIBUTE_VALUES.items())
     codes = [[v.index(s[n]) if n in s else -100 for n, v in table] for s in seen]
     truth = torch.tensor(codes).T  # [attributes, birds]; hidden ones are not learned
@@ -259,7 +265,7 @@ def _teach_to_speak(
     features = _standardised_features(backbone, pixels)
     render = Renderer(backbone.processor)
     prompt = render.prompt(render.templates.request)
-    block = [backbone.image_token_id] * SIZES.latents
+    block = [backbone.image_token_id] * backbone.processor.image_seq_len
     fake = render.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
     head = [*prompt.before, fake, *block, fake, *prompt.after]
     captions = [(*head, *render.closed(describe(s))) for s in seen]
