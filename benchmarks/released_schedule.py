@@ -17,6 +17,8 @@ from finedefics.losses import alignment_losses
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.records import Category, Sample
 
+PASSES = ("object", "attribute", "category", "negative_attribute", "negative_category", "generation")
+
 
 class ReleasedSchedule(nn.Module):
     """Stage I as six passes over one micro-batch.
@@ -54,13 +56,19 @@ class ReleasedSchedule(nn.Module):
             "answer_lengths": [len(answer) for answer in answers],
         }
 
+    @staticmethod
+    def forwarded_tokens(batch: dict) -> int:
+        """Positions that the language model computes in all passes, padding included."""
+        return sum(len(batch[name]) * max(map(len, batch[name])) for name in PASSES)
+
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss (weights 1, 0.5, 0.5, 0.5) and its terms."""
         device = self.backbone.device
         pictures = self.backbone.encode_images({k: v.to(device) for k, v in batch["images"].items()})
-        texts = ("attribute", "category", "negative_attribute", "negative_category")
         objects = self._embed(batch["object"], pictures)
-        attributes, categories, wrong_attributes, wrong_categories = (self._embed(batch[t]) for t in texts)
+        attributes, categories, wrong_attributes, wrong_categories = (
+            self._embed(batch[name]) for name in PASSES[1:5]
+        )
         losses = alignment_losses(
             objects,
             attributes,

@@ -1,19 +1,16 @@
 """A tiny model of random weights whose tokenizer knows the letters, and a few drawn birds."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
 from finedefics.conversation import Templates
 from finedefics.data.generated import random_birds
-
-sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, whatever the import mode
-import tiny_models
 
 
 @pytest.fixture(scope="session")
