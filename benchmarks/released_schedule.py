@@ -43,13 +43,13 @@ class ReleasedSchedule(nn.Module):
         closed, question = self.render.closed, self.render.prompt(self.render.templates.question)
         own = [self.table[s.category_id or ""] for s in samples]
         wrong = [self.table[i] for s in samples for i in s.negatives[: self.negatives]]
-        answers = [closed(category.name) for category in own]
+        answers = [self.render.answer(category.name) for category in own]
         prompts = [(*question.before, *block, *question.after) for block in blocks]
         return {
             "images": images,
             "object": [(*self.encode_images.object_block(block), self.render.eos) for block in blocks],
             "attribute": [closed(s.description or "") for s in samples],
-            "category": answers,
+            "category": [closed(category.name) for category in own],
             "negative_attribute": [closed(category.description or "") for category in wrong],
             "negative_category": [closed(category.name) for category in wrong],
             "generation": [(*p, *a) for p, a in zip(prompts, answers, strict=True)],

@@ -268,7 +268,7 @@ def _teach_to_speak(
     block = [backbone.image_token_id] * backbone.processor.image_seq_len
     fake = render.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
     head = [*prompt.before, fake, *block, fake, *prompt.after]
-    captions = [(*head, *render.closed(describe(s))) for s in seen]
+    captions = [(*head, *render.answer(describe(s))) for s in seen]
     sentences = [t for s in world.species for t in render.statement_tokens(s.name, s.description)]
     backbone.train_parts(("connector", "text"))
     parameters = [p for p in backbone.parameters() if p.requires_grad]

@@ -220,7 +220,7 @@ class _Draft:
         self._row("text", category, category.description, category.attributes, negatives, None)
 
     def _dialogue(self, term: str, question: str, answer: str, image: int, block: tuple[int, ...]) -> None:
-        prompt, target = self.c.render.prompt(question), self.c.render.closed(answer)
+        prompt, target = self.c.render.prompt(question), self.c.render.answer(answer)
         ids = (*prompt.before, *block, *prompt.after, *target)
         self.sequences.append((ids, len(target), GENERATION_TERMS.index(term), image))
 

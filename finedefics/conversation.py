@@ -9,15 +9,17 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from finedefics.backbones.family import family_of_processor
 from finedefics.errors import FinedeficsError
 
 TEMPLATES_FILE = "templates.json"
 LETTERS = string.ascii_uppercase
 OPTIONS = 4  # of a multiple choice in training: the truth and the three hardest wrong categories
+_PROBE_WORD = "something"
 _PROBE = {"name": "\0name\0", "description": "\0text\0", "question": "\0ask\0", "options": "\0list\0"}
 
 
@@ -51,8 +53,11 @@ class Templates:
             raise ValueError("statements are empty, and describe-then-name continues the last one")
         for statement in self.statements:
             _check_places("a statement", statement, ("name", "description"))
-        if not self.statements[-1].endswith("{name}"):
-            raise ValueError("the last statement must end with {name}: describe-then-name continues it")
+        last = self.statements[-1]
+        if not last.endswith("{name}") or last.count("{name}") > 1:
+            raise ValueError(
+                "the last statement must end with {name}, its only one: describe-then-name continues it"
+            )
 
     def naming_prefix(self, description: str) -> str:
         """The last statement up to the name: what describe-then-name completes."""
@@ -138,6 +143,8 @@ class Renderer:
     def __init__(self, processor: Any, templates: Templates | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.family = family_of_processor(processor)
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.templates = templates or Templates()
         if self.tokenizer.eos_token_id is None or self.tokenizer.pad_token_id is None:
             raise FinedeficsError(
@@ -153,6 +160,11 @@ class Renderer:
             )
         self.prompt = lru_cache(maxsize=256)(self._prompt)
         self.tokens = lru_cache(maxsize=65536)(self._tokens)
+        # closed by end of sequence: a text of its own (what an embedding is read from), an answer as it
+        # follows a prompt, a name as it follows `Templates.naming_prefix`
+        self.closed = lru_cache(maxsize=65536)(self._closed)
+        self.answer = lru_cache(maxsize=65536)(self._answer)
+        self.named = lru_cache(maxsize=65536)(self._named)
 
     @property
     def eos(self) -> int:
@@ -167,45 +179,115 @@ class Renderer:
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def opened(self, text: str) -> tuple[int, ...]:
+        """The text's tokens after the beginning of sequence, where the tokenizer puts one.
+
+        As transformers has it, a text that brings its beginning of sequence gets no second one.
+        """
+        start = self.tokenizer.bos_token
+        ids = self.tokenizer(text, add_special_tokens=start is None or start not in text).input_ids
+        return tuple(ids[:-1] if ids and ids[-1] == self.eos else ids)
+
     def _prompt(self, question: str) -> Prompt:
-        if not getattr(self.processor, "chat_template", None):
+        # as one text: a tokenizer may treat the start of a text unlike what follows a picture
+        ids = self.opened(self._turns(question))
+        places = [place for place, token in enumerate(ids) if token == self.image_token_id]
+        if len(places) != 1:
+            raise FinedeficsError(
+                f"the chat template shows {len(places)} pictures where one was given",
+                place=str(self.tokenizer.name_or_path),
+                cure=f"let it render {self.processor.image_token} for content of the type `image`",
+            )
+        return Prompt(ids[: places[0]], ids[places[0] + 1 :])
+
+    def _turns(self, question: str, answer: str | None = None) -> str:
+        """The conversation as the chat template writes it, up to where the model answers, or answered."""
+        template = getattr(self.processor, "chat_template", None) or self.family.chat_template
+        if not template:
             raise FinedeficsError(
                 "the model has no chat template",
                 place=str(self.tokenizer.name_or_path),
                 cure="use an instruction-tuned checkpoint or add chat_template.jinja to its folder",
             )
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        turns = [{"role": "user", "content": content}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return str(
+            self.processor.apply_chat_template(
+                turns, chat_template=template, add_generation_prompt=answer is None, tokenize=False
+            )
         )
-        before, _, after = text.partition(self.processor.image_token)
-        return Prompt(self._tokens(before) if before else (), self._tokens(after))
+
+    @cached_property
+    def _lead(self) -> tuple[str, str]:
+        """What stands before an answer: the prompt after its picture, and what the template sets between the
+        prompt and an answer (Idefics asks with "Assistant:" and answers with " name")."""
+        asked, answered = self._turns(_PROBE_WORD), self._turns(_PROBE_WORD, _PROBE_WORD)
+        spoken = answered.removeprefix(asked) if answered.startswith(asked) else _PROBE_WORD
+        between, found, _ = spoken.partition(_PROBE_WORD)
+        return asked.rpartition(self.processor.image_token)[2], between if found else ""
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        before, between = self._lead
+        return (*self._continuation(before, between + self._plain(text)), self.eos)
+
+    def _named(self, name: str) -> tuple[int, ...]:
+        before = self.templates.naming_prefix(_PROBE_WORD)
+        gap = self.templates.statements[-1].removesuffix("{name}").format(description=_PROBE_WORD)
+        return (*self._continuation(before, gap[len(before) :] + self._plain(name)), self.eos)
+
+    def _continuation(self, before: str, text: str) -> tuple[int, ...]:
+        """The text's tokens where it follows another: many tokenizers have others for " name" and "name"."""
+        prefix, whole = self._tokens(before), self._tokens(before + text)
+        return whole[len(prefix) :] if whole[: len(prefix)] == prefix else self._tokens(text)
 
     def statement_tokens(self, name: str, description: str) -> list[tuple[int, ...]]:
         """Every statement about a category as token ids, closed by end of sequence."""
-        texts = [s.format(name=name, description=description) for s in self.templates.statements]
-        return [(*self.tokens(text), self.eos) for text in texts]
+        said = {"name": self._plain(name), "description": self._plain(description)}
+        texts = [statement.format(**said) for statement in self.templates.statements]
+        return [(*self.opened(text), self.eos) for text in texts]
 
     def choice(self, truth: str, wrong: Sequence[str], *, seed: int, sample_id: str) -> tuple[str, str]:
         """A multiple choice about one sample and its answer, the letter of the truth.
 
         Raises:
-            FinedeficsError: there is no wrong option.
+            FinedeficsError: there is no wrong option, or two options have one name.
         """
+        place, names = f"sample {sample_id}", [truth, *wrong]
         if not wrong:
             raise FinedeficsError(
                 "no hard negative to offer beside the truth",
-                place=f"sample {sample_id}",
+                place=place,
                 cure="run `finedefics data mine`, or leave the term `choice` out",
             )
-        order = option_order(1 + len(wrong), seed=seed, sample_id=sample_id)
-        names = [truth, *wrong]
+        if len({name.casefold() for name in names}) < len(names):
+            raise FinedeficsError(
+                f"two of the options {', '.join(names)} are the same",
+                place=place,
+                cure="give every category a name of its own and mine again",
+            )
+        order = option_order(len(names), seed=seed, sample_id=sample_id)
         question = self.templates.multiple_choice([names[i] for i in order])
         return question, LETTERS[order.index(0)]
 
-    def closed(self, text: str) -> tuple[int, ...]:
-        """The text's tokens and end of sequence: an answer, or what an embedding is read from."""
-        return (*self.tokens(text), self.eos)
+    def _closed(self, text: str) -> tuple[int, ...]:
+        return (*self._tokens(self._plain(text)), self.eos)
+
+    def _plain(self, text: str) -> str:
+        """The text, if the tokenizer takes it for nothing but text."""
+        for token in self._special:
+            if token in text:
+                raise FinedeficsError(
+                    f"the model reads {token!r} in a text as a token of its own",
+                    place=repr(text if len(text) <= 80 else text[:77] + "…"),
+                    cure="write the name or description without it",
+                )
+        return text
+
+    @cached_property
+    def _special(self) -> list[str]:
+        return [str(token) for token in self.tokenizer.all_special_tokens]
 
 
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> list[list[int]]:

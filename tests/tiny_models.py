@@ -212,13 +212,12 @@ def llava_next(image_processors: Any) -> tuple[Any, Any]:
 
 
 def paligemma(image_processors: Any, text: dict[str, Any] | None = None) -> tuple[Any, Any]:
-    """SigLIP and Gemma; a template is added, as a user has to."""
+    """SigLIP and Gemma, and no chat template, as the checkpoints have none."""
     words = tokenizer("<image>")
     count = (EDGE // PATCH) ** 2
     images = image_processors.SiglipImageProcessorPil(size={"height": EDGE, "width": EDGE})
     images.image_seq_length = count
-    turns = TURNS.format(image="<image><s>", end="")
-    processor = transformers.PaliGemmaProcessor(images, words, chat_template=turns)
+    processor = transformers.PaliGemmaProcessor(images, words)
     config = transformers.PaliGemmaConfig(
         image_token_index=words.convert_tokens_to_ids("<image>"),
         projection_dim=HIDDEN,

@@ -39,6 +39,7 @@ class Family:
         vision, connector, text: dotted paths of the parts. The connector may stand inside the vision tower.
         beside_connector: parameters outside the three parts that are trained with the connector.
         films: the processor takes films as well, and would need torchvision for them.
+        chat_template: how a conversation is written where the checkpoint does not say.
     """
 
     processor: str
@@ -47,6 +48,7 @@ class Family:
     text: str
     beside_connector: tuple[str, ...] = ()
     films: bool = False
+    chat_template: str | None = None
 
     def prepare(self, model: Any) -> None:
         """Change a loaded model in memory, where its language model would not be causal otherwise."""

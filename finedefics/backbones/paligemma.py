@@ -6,8 +6,8 @@ same text as an answer are then one function, a packed row needs one kind of mas
 every completion. That equals the model's own forward where ``token_type_ids`` say that everything is answer
 (all 1); it differs from ``generate``, so a checkpoint has to be tuned before its answers mean anything.
 
-The checkpoints bring no chat template: add ``chat_template.jinja`` to the folder. The processor appends the
-beginning of sequence and a line break to a prompt; they belong in the template, not in a picture's block.
+The checkpoints bring no chat template, so a prompt is written as the processor would: the picture, beginning
+of sequence, the question, a line break. What the processor appends is no part of a picture's block.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,12 @@ from typing import Any
 from torch import Tensor
 
 from finedefics.backbones.family import FAMILIES, Family
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{{ bos_token }}{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% if message.role == 'user' %}\n{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class PaliGemma(Family):
 
 FAMILIES.register("paligemma")(
     PaliGemma(
-        "PaliGemmaProcessor", "model.vision_tower", "model.multi_modal_projector", "model.language_model"
+        "PaliGemmaProcessor",
+        "model.vision_tower",
+        "model.multi_modal_projector",
+        "model.language_model",
+        chat_template=CHAT_TEMPLATE,
     )
 )

@@ -44,6 +44,7 @@ def test_a_multiple_choice_lists_one_lettered_option_a_line() -> None:
         ({"choices": "{question} {options} {name}"}, "a place other than {question} and {options}"),
         ({"statements": ()}, "statements are empty"),
         ({"statements": ("{name} is {description}",)}, "must end with {name}"),
+        ({"statements": ("{name}: {description} is {name}",)}, "its only one"),
         ({"statements": ("it is {name}",)}, "lacks {description}"),
     ],
 )
@@ -84,3 +85,9 @@ def test_a_choice_is_asked_through_the_chat_template_and_its_letter_learned(
     assert batch.sequences.ids[0, first - len(asked) : first].tolist() == list(asked)
     with pytest.raises(FinedeficsError, match="no hard negative"):
         collate({"labelled": [Sample("s", image, "auk")]}, step=0)
+
+
+def test_two_options_of_one_name_are_refused(lettered: Backbone) -> None:
+    with pytest.raises(FinedeficsError, match="two of the options tern, Tern, wren are the same") as caught:
+        Renderer(lettered.processor).choice("tern", ["Tern", "wren"], seed=0, sample_id="s1")
+    assert "sample s1" in str(caught.value)
