@@ -20,10 +20,16 @@ def check_shapes(single: Mapping[str, Tensor], hard: Mapping[str, Tensor | None]
         shapes = ", ".join(f"{name} {_shape(value)}" for name, value in single.items())
         raise ValueError(f"objects, attributes and categories must have one shape: {shapes}")
     batch, dim = single["objects"].shape
-    if batch == 0:
-        raise ValueError("objects are [0, dim]: a batch without rows has nothing to contrast")
+    if batch < 2 or dim == 0:
+        raise ValueError(
+            f"objects are [{batch}, {dim}]: a batch of fewer than two rows, or of empty ones, has nothing to "
+            "contrast (an attribute would meet no other object)"
+        )
     for name, extra in hard.items():
-        if extra is not None and (extra.dim() != 2 or extra.shape[1] != dim or len(extra) % batch):
+        if extra is None:
+            continue
+        fits = isinstance(extra, Tensor) and extra.dim() == 2 and extra.shape[1] == dim
+        if not fits or len(extra) % batch:
             wanted = f"[batch * k, dim] with batch {batch} and dim {dim}"
             raise ValueError(f"{name} must be {wanted}, not {_shape(extra)}")
     counts = {name: len(extra) for name, extra in hard.items() if extra is not None}

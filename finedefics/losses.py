@@ -244,8 +244,8 @@ def alignment_losses(
 
     Args:
         objects, attributes, categories: [batch, dim], not normalised.
-        negative_attributes, negative_categories: [batch * k, dim], the hard negatives of row i at
-            i * k to (i + 1) * k; every row meets those of all rows.
+        negative_attributes, negative_categories: [batch * k, dim]; every row meets those of all rows, so
+            their order means nothing.
         category_ids: [batch]; rows of one category are then never each other's negatives, in any term.
         negative_category_ids: [batch * k]; wanted where there are ids and hard negatives. A hard negative is
             not a negative of the rows of its own category.
@@ -255,10 +255,10 @@ def alignment_losses(
 
     Raises:
         FinedeficsError: an embedding is not finite or zero, a row has no category id, or a query has no
-            negative left; the message names the input and the row. (A batch of one row is accepted with hard
-            negatives: its InfoNCE over {o_j} is 0 by definition.)
-        ValueError: shapes that do not fit each other, hard negatives without the ids their rows have, a
-            temperature that is not finite, or ids together with ``released_variant``, which masks nothing.
+            negative left; the message names the input and the row.
+        ValueError: fewer than two rows, shapes that do not fit each other, hard negatives without the ids
+            their rows have, a temperature that is not finite, or ids together with ``released_variant``,
+            which masks nothing.
     """
     single = {"objects": objects, "attributes": attributes, "categories": categories}
     hard = {"negative_attributes": negative_attributes, "negative_categories": negative_categories}
@@ -291,18 +291,17 @@ def alignment_losses(
             c, extra_c, allowed=with_c, temperature=oa, released_variant=released_variant
         ),
     }
-    _check_contrast(terms, alone=len(o) == 1 and len(extra_a) > 0)
+    _check_contrast(terms)
     return AlignmentLosses(
         **{name: term.loss for name, term in terms.items()},
         halves={half.name: half.loss for term in terms.values() for half in term.halves},
     )
 
 
-def _check_contrast(terms: Mapping[str, TermLoss], *, alone: bool) -> None:
-    """Raise where a query has no negative; ``alone``: one row, whose InfoNCE over {o_j} has no other key."""
+def _check_contrast(terms: Mapping[str, TermLoss]) -> None:
     for term, found in terms.items():
         for half in found.halves:
-            if half.contrasted.all() or (alone and half.name == "attribute to object"):
+            if half.contrasted.all():
                 continue
             raise FinedeficsError(
                 f"the query {half.name} has no negative left, nothing to contrast",

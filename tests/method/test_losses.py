@@ -308,9 +308,3 @@ def test_a_query_without_negatives_is_left_out_of_the_mean_and_counted() -> None
     two = info_nce(categories[:2], categories, torch.arange(2), allowed[:2], 0.1)
     assert float(found.loss) == pytest.approx(float(two.loss))  # row 2 may only meet itself, its positive
     assert (int(found.left_out), int(found.contrasted)) == (1, 2)
-
-
-def test_one_row_with_hard_negatives_is_accepted() -> None:
-    found = losses_of(case_of(1, 1, 3))
-    assert float(found.halves["attribute to object"]) == 0  # by definition: {o_j} holds the positive alone
-    assert all(value > 0 for value in values_of(found))

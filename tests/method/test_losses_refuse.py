@@ -69,26 +69,33 @@ def test_what_does_not_fit_is_refused(change: Case, said: str) -> None:
 
 
 def test_a_batch_without_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="without rows"):
+    with pytest.raises(ValueError, match=r"objects are \[0, 6\]: a batch of fewer than two rows"):
         losses_of(case_of(0, 0))
 
 
-def test_one_row_without_hard_negatives_is_refused() -> None:
-    with pytest.raises(FinedeficsError, match=r"^object_attribute, row 0: .*nothing to contrast"):
-        losses_of(case_of(1, 0))
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_one_row_is_refused(negatives: int) -> None:
+    with pytest.raises(ValueError, match=r"objects are \[1, \d+\]: a batch of fewer than two rows"):
+        losses_of(case_of(1, negatives))
 
 
 def test_a_row_whose_negatives_are_all_masked_is_named() -> None:
     case = case_of(3, 0) | {"category_ids": ["wren", "wren", "wren"]}
     with pytest.raises(FinedeficsError, match=r"^object_attribute, row 0: .*no negative left"):
         losses_of(case)
-    case = case_of(1, 2) | {"category_ids": ["wren"], "negative_category_ids": ["wren", "wren"]}
-    with pytest.raises(FinedeficsError, match=r"^object_attribute, row 0: .*no negative left"):
-        losses_of(case)
 
 
-def test_a_hard_negative_of_the_own_category_is_masked() -> None:
-    case = case_of(1, 2)
-    masked = losses_of(case | {"category_ids": ["wren"], "negative_category_ids": ["wren", "tern"]})
-    other = {name: case[name][1:] for name in ("negative_attributes", "negative_categories")}
-    assert float(masked.total()) == pytest.approx(float(losses_of(case | other).total()))
+def test_a_hard_negative_does_not_repel_rows_of_its_category() -> None:
+    case = case_of(2, 1) | {"category_ids": ["wren", "tern"]}
+    plain = losses_of(case | {"negative_category_ids": ["gull", "auk"]})
+    for order in (["tern", "wren"], ["wren", "tern"]):
+        found = losses_of(case | {"negative_category_ids": order})
+        # each object meets one hard negative and the other row, not the hard negative of its own category
+        assert float(found.halves["object to attribute"]) < float(plain.halves["object to attribute"])
+
+
+def test_embeddings_without_width_and_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"objects are \[5, 0\]"):
+        losses_of(case_of() | {n: torch.zeros(5, 0) for n in ("objects", "attributes", "categories")})
+    with pytest.raises(ValueError, match=r"negative_attributes must be .*, not list"):
+        losses_of(case_of() | {"negative_attributes": [[1.0]]})
