@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from finedefics.backbones import load_backbone
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, picture
 from finedefics.negatives import AttributeMiner, Confusable
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
 from finedefics.scoring import Recogniser
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 LABELLED, CAPTIONED, TEXT = "labelled", "captioned", "text"
 Row = Sample | Category

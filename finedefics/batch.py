@@ -7,7 +7,7 @@ decide which rows may repel each other.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,44 +15,15 @@ import torch
 from torch import Tensor
 
 from finedefics.conversation import OPTIONS, Renderer, Templates
-from finedefics.errors import FinedeficsError
+from finedefics.distributed import world_size
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.negatives import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
-from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, Sample
+from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, ObjectiveSettings
 
-FEEDS = ("labelled", "captioned", "text")
-GENERATION_TERMS = ("answer", "caption", "text", "choice")
-CONTRASTIVE_TERMS = ("object_attribute", "attribute_category", "category_category", "object_category")
 ABSENT = -1
-
-
-@dataclass(frozen=True)
-class TermSettings:
-    """Weight of a term of the objective and the feeds whose rows take part in it."""
-
-    weight: float
-    feeds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """The objective of one stage: its terms, its temperatures, and where an object's embedding is read.
-
-    ``object_readout`` is ``"eos"`` (the paper's: the picture's tokens and end of sequence, a pass of its own)
-    or ``"prompt"`` (the picture's last token within the prompt, read on the way of the answer's pass).
-    """
-
-    terms: Mapping[str, TermSettings]
-    object_attribute_temperature: float = 0.07
-    attribute_category_temperature: float = 0.07
-    learnable_temperatures: bool = False
-    object_readout: Readout = DEFAULT
-
-    def feeds(self, *terms: str) -> set[str]:
-        """Feeds that take part in any of the terms at a weight above 0."""
-        return {f for t in terms if t in self.terms and self.terms[t].weight > 0 for f in self.terms[t].feeds}
 
 
 @dataclass(frozen=True)
@@ -115,6 +86,10 @@ class Collator:
         templates: what is said to the model.
         packed: several sequences share a row; False pads every one to the longest.
         seed: of the order in which a multiple choice shows its options.
+        attributes: names that samples' attributes have beside the table's; equal on every rank.
+
+    Raises:
+        FinedeficsError: two categories have one id.
     """
 
     def __init__(
@@ -127,6 +102,7 @@ class Collator:
         templates: Templates | None = None,
         packed: bool = True,
         seed: int = 0,
+        attributes: Iterable[str] = (),
     ) -> None:
         self.packed, self.seed = packed, seed
         self.encode_images = ImageEncoder(processor)
@@ -136,8 +112,8 @@ class Collator:
         self.settings = settings
         self.negatives = negatives
         self.similar = nearest_categories(categories, keep=negatives)
-        names = sorted({name for category in categories for name in category.attributes})
-        self.attribute_names = names or [""]
+        named = {name for category in categories for name in category.attributes}
+        self.attributes = frozenset(named.union(attributes))
 
     def __call__(self, rows: Mapping[str, Sequence[Sample] | Sequence[Category]], *, step: int) -> Batch:
         """Collate one step.
@@ -147,8 +123,17 @@ class Collator:
             step: kept in the batch for messages.
 
         Raises:
-            FinedeficsError: a picture is damaged or a category is missing from the table.
+            FinedeficsError: a feed is unknown or all are empty, a picture is damaged, a labelled one has no
+                category, a category is missing from the table, a hard negative is of its sample's own
+                category, or, on several ranks, a picture without a label has an attribute that no
+                category has.
         """
+        if strange := sorted(rows.keys() - set(FEEDS)):
+            raise wrong_use(f"unknown feed {strange[0]!r}", place="rows", cure=f"use {', '.join(FEEDS)}")
+        if not any(map(len, rows.values())):
+            raise FinedeficsError(
+                "no feed has a row", place=f"step {step + 1}", cure="give every rank some of them"
+            )
         draft = _Draft(self)
         samples = [(feed, row) for feed in FEEDS for row in rows.get(feed, ()) if isinstance(row, Sample)]
         images: dict[str, Tensor] = {}
@@ -185,28 +170,53 @@ class _Draft:
         self.reads: list[tuple[int, int]] = []  # (sequence, position) where an object is read
         self.object_rows: dict[int, int] = {}  # row -> index of its read
         self.rows: list[dict[str, Any]] = []
+        self.looks: list[Mapping[str, str]] = []
+        self.attributes = set(collator.attributes)
         self.size = 0
 
     def add_sample(self, feed: str, sample: Sample, image: int, block: tuple[int, ...]) -> None:
         self.size += 1
-        c, wants = self.c, self.c.settings.feeds
-        category = (
-            c.category(sample.category_id, f"sample {sample.sample_id}") if sample.category_id else None
-        )
+        c, wants, place = self.c, self.c.settings.feeds, f"sample {sample.sample_id}"
+        self._check(feed, sample, place)
+        category = c.category(sample.category_id, place) if sample.category_id else None
         if category and feed in wants("answer"):
             self._dialogue("answer", c.render.templates.question, category.name, image, block)
         if sample.description and feed in wants("caption"):
             self._dialogue("caption", c.render.templates.request, sample.description, image, block)
-        wrong = [i for i in sample.negatives if i != sample.category_id]
+        wrong = list(dict.fromkeys(sample.negatives))
         if category and feed in wants("choice"):
-            names = [c.category(i, f"sample {sample.sample_id}").name for i in wrong[: OPTIONS - 1]]
+            names = [c.category(i, f"hard negatives of {place}").name for i in wrong[: OPTIONS - 1]]
             chosen = c.render.choice(category.name, names, seed=c.seed, sample_id=sample.sample_id)
             self._dialogue("choice", *chosen, image, block)
-        negatives = wrong[: c.negatives]
+        negatives = [c.category(i, f"hard negatives of {place}") for i in wrong[: c.negatives]]
         self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
+
+    def _check(self, feed: str, sample: Sample, place: str) -> None:
+        if feed == "labelled" and not sample.category_id:
+            raise FinedeficsError(
+                "a row of the feed `labelled` has no category",
+                place=place,
+                cure="label it, or let it feed `captioned`",
+            )
+        if sample.category_id in sample.negatives:
+            raise FinedeficsError(
+                f"its own category {sample.category_id!r} is among its hard negatives",
+                place=place,
+                cure="run `finedefics data mine` again",
+            )
+        strange = sorted(sample.attributes.keys() - self.attributes)
+        if strange and world_size() == 1:
+            self.attributes.update(strange)
+        elif strange and not sample.category_id:  # what it conflicts with, other ranks could not tell
+            raise wrong_use(
+                f"no category has the attribute {strange[0]!r}",
+                place=place,
+                cure="name it among the collator's `attributes`",
+            )
 
     def add_text(self, category: Category) -> None:
         self.size += 1
+        self.c.category(category.category_id, "feed text")
         if not category.description:
             raise FinedeficsError(
                 "the category has no description",
@@ -216,7 +226,7 @@ class _Draft:
         if "text" in self.c.settings.feeds("text"):
             for tokens in self.c.render.statement_tokens(category.name, category.description):
                 self.sequences.append((tokens, len(tokens) - 1, GENERATION_TERMS.index("text"), ABSENT))
-        negatives = self.c.similar[category.category_id][: self.c.negatives]
+        negatives = [self.c.categories[i] for i in self.c.similar[category.category_id]]
         self._row("text", category, category.description, category.attributes, negatives, None)
 
     def _dialogue(self, term: str, question: str, answer: str, image: int, block: tuple[int, ...]) -> None:
@@ -233,7 +243,7 @@ class _Draft:
         category: Category | None,
         description: str | None,
         attributes: Mapping[str, str],
-        negatives: Sequence[str],
+        negatives: Sequence[Category],
         picture: tuple[int, tuple[int, ...]] | None,
     ) -> None:
         c, wants = self.c, self.c.settings.feeds
@@ -243,19 +253,19 @@ class _Draft:
         with_object = picture is not None and feed in wants("object_attribute", "object_category")
         with_attribute = bool(description) and feed in wants("object_attribute", "attribute_category")
         with_category = category is not None and feed in wants(*CONTRASTIVE_TERMS[1:])
-        table = [c.category(i, "hard negatives") for i in negatives]
         row: dict[str, Any] = {
             "objects": ABSENT,
             "attributes": self._embed(closed(description or "")) if with_attribute else ABSENT,
             "categories": self._embed(closed(category.name)) if with_category and category else ABSENT,
             "negative_attributes": [
                 self._embed(closed(n.description)) if with_attribute and n.description else ABSENT
-                for n in table
+                for n in negatives
             ],
-            "negative_categories": [self._embed(closed(n.name)) if with_category else ABSENT for n in table],
+            "negative_categories": [
+                self._embed(closed(n.name)) if with_category else ABSENT for n in negatives
+            ],
             "category_ids": c.position[category.category_id] if category else ABSENT,
-            "negative_category_ids": [c.position[n.category_id] for n in table],
-            "looks": [_code(attributes[n]) if n in attributes else 0 for n in c.attribute_names],
+            "negative_category_ids": [c.position[n.category_id] for n in negatives],
             "text_ids": _code(description or ""),
             "feeds": FEEDS.index(feed),
         }
@@ -264,6 +274,7 @@ class _Draft:
         for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
+        self.looks.append(attributes)
 
     def keep_in_step(self, feeds: set[str]) -> None:
         """Where no row of this rank needs a pass that other ranks may make, add one that nobody learns from.
@@ -320,11 +331,17 @@ class _Draft:
             negative_categories=column("negative_categories", self.c.negatives),
             category_ids=column("category_ids"),
             negative_category_ids=column("negative_category_ids", self.c.negatives),
-            looks=column("looks", len(self.c.attribute_names)),
+            looks=self._looks(),
             text_ids=column("text_ids"),
             feeds=column("feeds"),
             size=self.size,
         )
+
+    def _looks(self) -> Tensor:
+        """[rows, attributes]; an attribute that no row shows still has its column, equal on every rank."""
+        names = sorted(self.attributes) or [""]
+        codes = [[_code(seen[name]) if name in seen else 0 for name in names] for seen in self.looks]
+        return torch.tensor(codes, dtype=torch.long).reshape(len(codes), len(names))
 
     def _targets(self, sequences: Packed, owners: Tensor) -> tuple[Tensor, Tensor]:
         """At every position whose next token is part of an answer: that token, and the answer's term."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finedefics.batch import ABSENT, CONTRASTIVE_TERMS, FEEDS, Batch, ObjectiveSettings
+from finedefics.batch import ABSENT, Batch
 from finedefics.distributed import gather
 from finedefics.errors import FinedeficsError
 from finedefics.losses import (
@@ -15,6 +15,7 @@ from finedefics.losses import (
     object_attribute,
     object_category,
 )
+from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, ObjectiveSettings
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from finedefics.backbones import Backbone, ImageTokens
-from finedefics.batch import GENERATION_TERMS, Batch, ObjectiveSettings
+from finedefics.batch import Batch
 from finedefics.contrast import Rows, contrastive_terms
 from finedefics.distributed import total, world_size
+from finedefics.errors import FinedeficsError
 from finedefics.losses import TEMPERATURE_RANGE, TermLoss
 from finedefics.packing import Packed
+from finedefics.terms import GENERATION_TERMS, ObjectiveSettings
 
 T = TypeVar("T")
 
@@ -91,6 +93,12 @@ class Objective(nn.Module):
             terms |= {name: term.loss.detach() for name, term in contrast.items()}
             losses += [self._weight(name) * term.loss for name, term in contrast.items()]
             left_out = {name: term.left_out for name, term in contrast.items()}
+        if not losses:
+            raise FinedeficsError(
+                "the rows feed none of the stage's terms",
+                place=f"step {batch.step + 1}",
+                cure=f"give rows of {', '.join(sorted(self.settings.feeds(*self.settings.terms)))}",
+            )
         passes = (batch.sequences, batch.embedded)
         return ObjectiveOutput(
             torch.stack(losses).sum(),
@@ -99,6 +107,15 @@ class Objective(nn.Module):
             sum(each.useful for each in passes),
             left_out,
         )
+
+    def _check_learned(self, empty: list[str], step: int) -> None:
+        """Counts are of all ranks, so all of them stop together."""
+        if empty:
+            raise FinedeficsError(
+                f"no row of the feeds {', '.join(sorted(self.settings.feeds(empty[0])))} has a text to learn",
+                place=f"term {empty[0]}, step {step + 1}",
+                cure="describe or label the pictures, give the stage more rows a step, or leave the term out",
+            )
 
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight
@@ -165,8 +182,9 @@ class Objective(nn.Module):
         learned = batch.targets != -100
         counts = torch.bincount(batch.target_terms[learned], minlength=len(GENERATION_TERMS)).to(own.dtype)
         everywhere = total(torch.stack([own.detach(), counts]))
-        count = everywhere[1].clamp(min=1)
+        count = everywhere[1]
         asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]
+        self._check_learned([GENERATION_TERMS[i] for i in asked if count[i] == 0], batch.step)
         # ranks hold different numbers of answer tokens; their average must be the global mean
         share = {GENERATION_TERMS[i]: own[i] * world_size() / count[i] for i in asked}
         shown = {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}

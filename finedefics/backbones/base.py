@@ -118,9 +118,12 @@ class Backbone(nn.Module):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         # a packed row may be wider than any sequence in it, so only then the positions are looked at
         if context and positions.shape[1] > context and (longest := int(positions.max()) + 1) > context:
+            row, end = divmod(int(positions.argmax()), positions.shape[1])
+            start = input_ids[row, end + 1 - longest : end + 1].tolist()
+            text = self.processor.tokenizer.decode([t for t in start if t != self.image_token_id][:24])
             raise FinedeficsError(
                 f"a sequence of {longest} tokens does not fit the model's context of {context}",
-                place=self.model.config.model_type,
+                place=f"{self.model.config.model_type}, {text!r} …",
                 cure="shorten the descriptions or the question, or show smaller pictures",
             )
         return self.family.positions(positions, input_ids == self.image_token_id, image_tokens)

@@ -36,16 +36,17 @@ def load_backbone(
             then, only adapters beside them.
 
     Raises:
-        FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, or holds one of
-            an unknown family (exit code 2).
+        FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, lacks some of
+            its weights, or holds one of an unknown family (exit code 2).
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         _check_family(config, path)
-        model = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(path),
+            output_loading_info=True,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             quantization_config=quantization,
@@ -60,6 +61,13 @@ def load_backbone(
             place=str(path),
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error
+    model, read = loaded
+    if missing := sorted(read["missing_keys"]):
+        raise FinedeficsError(
+            f"{len(missing)} of the model's weights are not in the checkpoint, {missing[0]} first",
+            place=str(path),
+            cure="give the whole checkpoint: they would be random numbers",
+        )
     return Backbone(model, processor, () if quantization else train)
 
 

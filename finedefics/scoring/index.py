@@ -32,7 +32,7 @@ class CategoryIndex:
         categories: in the order of the rows.
         names, descriptions: [categories, dim], normalised; a category without a description has its name's.
         templates: what the model was asked in training.
-        object_readout: where it was trained to embed a picture (`finedefics.batch.ObjectiveSettings`).
+        object_readout: where it was trained to embed a picture (`finedefics.terms.ObjectiveSettings`).
         ensemble: the weight of the ensemble answer, where a validation split decided one.
     """
 

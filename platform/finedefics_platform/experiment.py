@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.readout import DEFAULT, Readout
+from finedefics.terms import TERM_FEEDS
 from finedefics_platform.documents import fill, override_by_text, read_yaml
 
 Feed = Literal["labelled", "captioned", "text"]
@@ -30,16 +31,6 @@ Term = Literal[
     "category_category",
     "object_category",  # the ablation "contrast without attributes"
 ]
-DEFAULT_FEEDS: dict[str, tuple[Feed, ...]] = {
-    "answer": ("labelled",),
-    "caption": ("labelled", "captioned"),
-    "text": ("text",),
-    "choice": ("labelled",),
-    "object_attribute": ("labelled", "captioned"),
-    "attribute_category": ("labelled", "text"),
-    "category_category": ("labelled", "text"),
-    "object_category": ("labelled",),
-}
 
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -170,7 +161,7 @@ class Stage(Section):
         if not any(setting.weight > 0 for setting in self.terms.values()):
             raise ValueError("no term has a weight above 0, so nothing would be trained")
         for name, setting in self.terms.items():
-            defined = DEFAULT_FEEDS[name]
+            defined = TERM_FEEDS[name]
             if setting.feeds is not None and (wrong := set(setting.feeds) - set(defined)):
                 raise ValueError(
                     f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})"
@@ -180,9 +171,9 @@ class Stage(Section):
                 raise ValueError(f"term {name} needs the feed {wanted}, and the stage has none")
         return self
 
-    def term_feeds(self, term: str) -> tuple[Feed, ...]:
+    def term_feeds(self, term: str) -> tuple[str, ...]:
         """Feeds whose rows take part in ``term``."""
-        return self.terms[term].feeds or DEFAULT_FEEDS[term]  # type: ignore[index]
+        return self.terms[term].feeds or TERM_FEEDS[term]  # type: ignore[index]
 
 
 class Resources(Section):
@@ -317,7 +308,7 @@ def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
     for part in location[:-1]:
         node = node["items"] if isinstance(part, int) else node.get("properties", {}).get(part, {})
         if isinstance(node.get("additionalProperties"), dict):
-            node = {"properties": dict.fromkeys(DEFAULT_FEEDS, node["additionalProperties"])}
+            node = {"properties": dict.fromkeys(TERM_FEEDS, node["additionalProperties"])}
         if "$ref" in node:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
     return ", ".join(node.get("properties", {})) or "the documented keys"

@@ -85,6 +85,11 @@ class SampleIndex:
         pictures = zip(labelled.ids, labelled.categories, strict=True)
         return similar_categories(self.categories, ((like, mined.get(one, ())) for one, like in pictures))
 
+    @cached_property
+    def attributes(self) -> list[str]:
+        """Names of the attributes that any description carries."""
+        return sorted({name for _, seen in self.companions.descriptions.values() for name in seen})
+
     def require(self, feed: str) -> FeedIndex:
         """The rows of a feed; FinedeficsError where there is none."""
         if not len(self.feeds[feed]):

@@ -19,10 +19,11 @@ import torch.distributed as dist
 
 from finedefics.adapters import AdapterSettings, adapted, apply, merge, quantization
 from finedefics.backbones import Backbone, load_backbone
-from finedefics.batch import Batch, Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Batch, Collator
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective, ObjectiveOutput
 from finedefics.readout import DEFAULT, Readout
+from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.checkpoints import Position, load_shards, resume_point, save_and_report, save_model
 from finedefics_platform.events import EventChannel
 from finedefics_platform.experiment import Experiment, Stage, digest_of
@@ -158,6 +159,7 @@ def _run_stage(
         negatives=experiment.data.negatives,
         templates=experiment.data.templates.as_templates(),
         seed=stage_seed(experiment, number),
+        attributes=loop.index.attributes,
     )
     objective.train()
     meter = Meter()

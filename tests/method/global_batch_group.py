@@ -26,12 +26,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from finedefics import distributed
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator
 from finedefics.data.birds import describe
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 Rows = dict[str, list[Any]]
 CONTRAST = {

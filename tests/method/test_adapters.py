@@ -25,12 +25,13 @@ from finedefics.adapters import (
 )
 from finedefics.backbones import PARTS, Backbone, load_backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.pictures import ImageEncoder
 from finedefics.records import Category, Sample
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 CATEGORIES = [
     Category("alba-tern", "alba tern", "tern", "a white wing and a long bill", {"wing": "white"}),

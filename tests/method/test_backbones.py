@@ -1,6 +1,7 @@
 """One contract for every family: its own logits, embeddings that ignore company, gradients where asked."""
 
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from finedefics.backbones import FAMILIES, PARTS, Backbone, load_backbone
-from finedefics.batch import (
-    CONTRASTIVE_TERMS,
-    GENERATION_TERMS,
-    Collator,
-    ObjectiveSettings,
-    TermSettings,
-)
+from finedefics.batch import Collator
 from finedefics.conversation import Renderer
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
@@ -28,6 +23,7 @@ from finedefics.packing import pack
 from finedefics.pictures import ImageEncoder
 from finedefics.records import Category, Sample
 from finedefics.scoring import Recogniser
+from finedefics.terms import CONTRASTIVE_TERMS, GENERATION_TERMS, ObjectiveSettings, TermSettings
 
 CATEGORIES = (
     Category("alba", "alba tern", None, "a bird has brown wing", {"wing": "brown"}),
@@ -281,3 +277,17 @@ def test_a_picture_the_processor_refuses_is_named(tmp_path: Path) -> None:
         encode([square, strip])
     with pytest.raises(FinedeficsError, match="sample strip"):
         encode([strip, square], ["sample strip", "sample square"])
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "blind"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    seen = {name: tensor for name, tensor in weights.items() if "vision" not in name and "visual" not in name}
+    save_file(seen, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        FinedeficsError, match=rf"blind: {len(weights) - len(seen)} of the model's weights are"
+    ):
+        load_backbone(folder)

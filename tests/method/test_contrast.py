@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import ABSENT, FEEDS, Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import ABSENT, Collator
 from finedefics.contrast import Rows, contrastive_terms
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
 from finedefics.losses import alignment_losses
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
+from finedefics.terms import FEEDS, ObjectiveSettings, TermSettings
 
 SPECIES = make_world(0).species[:4]
 BIRD = SPECIES[0].attributes
@@ -137,9 +138,10 @@ def test_a_rank_without_a_caption_still_makes_the_call_that_others_make() -> Non
     batch = collate({"labelled": [without]}, step=0)
     assert len(batch.sequences) == 1
     assert (batch.targets == -100).all()
-    output = Objective(backbone, settings)(batch)
-    assert output.loss.item() == 0
-    output.loss.backward()
+    # where no other rank has a caption either, nothing would be learned: never a silent zero
+    with pytest.raises(FinedeficsError, match="no row of the feeds labelled has a text to learn") as caught:
+        Objective(backbone, settings)(batch)
+    assert "term caption, step 1" in str(caught.value)
 
 
 def test_a_learned_temperature_finds_back_into_its_range() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from finedefics.backbones import Backbone
-from finedefics.batch import Collator, ObjectiveSettings, TermSettings
+from finedefics.batch import Collator
 from finedefics.conversation import Renderer, Templates, letters, option_order
 from finedefics.errors import FinedeficsError
 from finedefics.records import Category, Sample
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 
 def test_the_order_of_options_depends_on_seed_and_sample_alone() -> None:
@@ -74,7 +75,7 @@ def test_a_choice_is_asked_through_the_chat_template_and_its_letter_learned(
     categories = [Category(name, name) for name in ("wren", "auk", "tern", "gull", "rail")]
     settings = ObjectiveSettings({"choice": TermSettings(1.0, ("labelled",))})
     collate = Collator(processor, categories, settings, negatives=1, seed=5)
-    sample = Sample("s", image, "auk", negatives=("tern", "auk", "gull", "rail", "wren"))
+    sample = Sample("s", image, "auk", negatives=("tern", "gull", "rail", "wren"))
     batch = collate({"labelled": [sample]}, step=0)
     question, letter = render.choice("auk", ["tern", "gull", "rail"], seed=5, sample_id="s")
     assert f"{letter}. auk" in question
