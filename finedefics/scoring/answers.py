@@ -36,7 +36,8 @@ class Answered:
     """Scores [pictures, categories] (higher is likelier, -inf: not chosen) and what they cost.
 
     Attributes:
-        forwarded_tokens: positions the language model computed, padding left out, generated ones included.
+        forwarded_tokens: positions the language model computed, padding left out. Generated tokens count, all
+            but the last of a text: nothing is asked after it.
         generated_tokens: those that were generated one after the other.
         texts: the model's own words, one a picture, where the strategy writes any.
     """

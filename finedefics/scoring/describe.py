@@ -23,7 +23,8 @@ class Describe:
         scores = model.language.completion_scores(prefixes, model.closed_names)
         read = sum(map(len, prompts)) + sum(map(len, prefixes))
         names = len(prompts) * sum(map(len, model.closed_names))
-        return Answered(scores.cpu(), read + names + generated, generated, tuple(texts))
+        written = generated - len(prompts)  # a description's last token is not forwarded after its prompt
+        return Answered(scores.cpu(), read + names + written, generated, tuple(texts))
 
 
 ANSWERS.register("describe")(Describe())

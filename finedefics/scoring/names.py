@@ -51,7 +51,8 @@ class FreeNames:
         for row, text in enumerate(texts):
             if plain(text) in known:
                 scores[row, known[plain(text)]] = 0.0
-        return Answered(scores, sum(map(len, prompts)) + generated, generated, tuple(texts))
+        forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a text's last token is not forwarded
+        return Answered(scores, forwarded, generated, tuple(texts))
 
 
 def plain(text: str) -> str:
