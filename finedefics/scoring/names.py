@@ -24,7 +24,7 @@ class Names:
     def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
         """One pass over each prompt, then one over all names."""
         prompts = model.prompted(pictures, model.render.templates.question)
-        scores = model.language.completion_scores(prompts, model.closed_names, pictures.tokens)
+        scores = model.name_scores(prompts, pictures.tokens)
         if self.corrected:
             scores = scores - model.name_priors
         names = len(prompts) * sum(map(len, model.closed_names))

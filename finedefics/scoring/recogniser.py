@@ -146,6 +146,13 @@ class Recogniser:
         prompt = self.render.prompt(question)
         return [(*prompt.before, *block, *prompt.after) for block in pictures.blocks]
 
+    def name_scores(
+        self, prefixes: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None
+    ) -> Tensor:
+        """Log-likelihood [prefixes, categories] of each name, closed, after each prefix of token ids."""
+        names = [category.name for category in self.categories]
+        return self.language.completion_scores(prefixes, self.closed_names, image_tokens, names)
+
     @cached_property
     def closed_names(self) -> list[tuple[int, ...]]:
         """Each category's name as an answer: its tokens and end of sequence."""
