@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.conversation import Renderer, Templates
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
@@ -120,11 +120,46 @@ class Recogniser:
                 this model.
         """
         strategy = ANSWERS[answer]
+        if options is not None:
+            self._check_options(options, len(images))
+        if len(images) == 0:
+            return Answered(torch.empty(0, len(self.categories)), 0)
         pictures = [decode_image(x, str(i)) if isinstance(x, bytes) else x for i, x in enumerate(images)]
         if strategy.asks_options:
             options = options or [range(len(self.categories))] * len(pictures)
             sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
-        return strategy(self, replace(self.encode(pictures), options=options, sample_ids=sample_ids or ()))
+        encoded = replace(self.encode(pictures), options=options, sample_ids=sample_ids or ())
+        # one transfer from the device, not one a picture
+        finite = torch.stack([tokens.isfinite().all() for tokens in encoded.tokens]).tolist()
+        if not all(finite):
+            raise FinedeficsError(
+                f"the model's tokens of the picture are not finite, so `{answer}` has nothing to read",
+                place=f"picture {finite.index(False)}",
+                cure=UNUSABLE,
+            )
+        try:
+            answered = strategy(self, encoded)
+        except NotANumber as error:
+            raise _not_a_number(answer, error.row) from error
+        # -inf is a score: the model answered with something else
+        if unknown := answered.scores.isnan().any(1).nonzero().flatten().tolist():
+            raise _not_a_number(answer, unknown[0])
+        return answered
+
+    def _check_options(self, options: Sequence[Sequence[int]], pictures: int) -> None:
+        if len(options) != pictures:
+            raise wrong_use(
+                f"options for {len(options)} pictures, {pictures} were given",
+                place="multiple choice",
+                cure="give one list of options a picture",
+            )
+        count = len(self.categories)
+        for number, offered in enumerate(options):
+            wrong = [position for position in offered if not 0 <= position < count]
+            if wrong or not len(offered):
+                what = f"the position {wrong[0]} is none of {count} categories" if wrong else "no option"
+                cure = f"offer positions from 0 to {count - 1}"
+                raise wrong_use(what, place=f"picture {number}", cure=cure)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Pictures:
         """Pictures through processor, vision tower and connector."""
