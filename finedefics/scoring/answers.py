@@ -81,6 +81,8 @@ def multiple_choice(scores: Tensor, options: Sequence[Sequence[int]]) -> list[in
 
 
 def _best(scores: Sequence[float], among: Sequence[int]) -> int | None:
+    # Recogniser.answer refuses NaN, which is neither more nor less than a number: max would take any
+    assert not any(math.isnan(scores[position]) for position in among), "scores that are not numbers"
     best = max(among, key=lambda position: scores[position])
     return None if scores[best] == -math.inf else best
 

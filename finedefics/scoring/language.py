@@ -15,7 +15,17 @@ from finedefics.backbones import Backbone
 from finedefics.conversation import Renderer, pad_right
 from finedefics.errors import FinedeficsError
 
+# what to do about a model that gives no numbers
+UNUSABLE = "use weights from before training diverged, in bfloat16 or float32 rather than float16"
 ROWS_AT_ONCE = 256  # completions that are scored together: each holds a copy of its prefix's cache
+
+
+class NotANumber(ArithmeticError):
+    """The model's logits are NaN; ``row`` is the position of the sequence."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        super().__init__(f"the logits of sequence {row} are not numbers")
 
 
 class Language:
@@ -102,7 +112,8 @@ class Language:
         before = first.repeat_interleave(count, 0)
         logits = torch.cat([before, self.backbone.logits(hidden[:, :-1])], 1).float()
         chosen = logits.log_softmax(-1).gather(-1, tiled[..., None])[..., 0]
-        return (chosen * real).sum(1).unflatten(0, (len(mask), count))
+        # not times 0: a model may give its padding token no likelihood at all, and -inf times 0 is NaN
+        return chosen.masked_fill(~real, 0.0).sum(1).unflatten(0, (len(mask), count))
 
     def write(
         self,
@@ -127,9 +138,13 @@ class Language:
         for _ in range(max(rooms)):
             out = self._run(embeddings, mask, positions, cache)
             cache = out.past_key_values
-            token = self.backbone.logits(out.last_hidden_state[:, -1]).argmax(-1)
+            logits = self.backbone.logits(out.last_hidden_state[:, -1])
+            token = logits.argmax(-1)
             generated += sum(alive)
-            for row, chosen in enumerate(token.tolist()):
+            found = torch.stack([token, logits.isnan().any(-1).long()], 1).tolist()
+            for row, (chosen, unknown) in enumerate(found):
+                if alive[row] and unknown:  # argmax would choose the NaN
+                    raise NotANumber(row)
                 alive[row] = alive[row] and chosen not in self.ends
                 if alive[row]:
                     written[row].append(chosen)
