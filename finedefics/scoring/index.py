@@ -71,7 +71,8 @@ class CategoryIndex:
             recogniser: of the model that made this index.
 
         Raises:
-            FinedeficsError: an id or a name is in the index already (exit code 2).
+            FinedeficsError: an id or a name is in the index already, or empty (exit code 2); an embedding is
+                not finite.
         """
         check_distinct([*self.categories, *categories])
         names, descriptions = _embed(recogniser.language, categories)
@@ -126,7 +127,14 @@ class CategoryIndex:
 
 
 def check_distinct(categories: Sequence[Category]) -> None:
-    """FinedeficsError (exit code 2) where two categories share an id, or a name up to case."""
+    """FinedeficsError (exit code 2) where a name is empty, or two share an id, or a name up to case."""
+    for category in categories:
+        if not category.name.strip():
+            raise wrong_use(
+                "the name is empty",
+                place=f"category {category.category_id}",
+                cure="give it a name, or leave it out",
+            )
     for what in ("category_id", "name"):
         seen: set[str] = set()
         for category in categories:

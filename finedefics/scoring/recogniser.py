@@ -19,8 +19,8 @@ from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures
 from finedefics.scoring.ensemble import EnsembleWeight
-from finedefics.scoring.index import CategoryIndex
-from finedefics.scoring.language import Language
+from finedefics.scoring.index import CategoryIndex, check_distinct
+from finedefics.scoring.language import UNUSABLE, Language, NotANumber
 
 
 class Recogniser:
@@ -36,7 +36,8 @@ class Recogniser:
         seed: of the order in which a multiple choice shows its options.
 
     Raises:
-        FinedeficsError: there is no category, or two have one id or name.
+        FinedeficsError: there is no category, one has no name, or two have one id or name; or the index is of
+            other categories (exit code 2).
     """
 
     def __init__(
@@ -54,6 +55,9 @@ class Recogniser:
             raise FinedeficsError(
                 "there is no category to name", place="category table", cure="add categories"
             )
+        check_distinct(categories)
+        if index is not None:
+            _check_index(index, categories)
         self.backbone = backbone.eval()
         self.categories = tuple(categories)
         self.seed = seed
@@ -116,8 +120,8 @@ class Recogniser:
             sample_ids: decide the order of the options; default: the content of each picture.
 
         Raises:
-            FinedeficsError: the answer is unknown, a picture is damaged, or the answer cannot be asked of
-                this model.
+            FinedeficsError: the answer is unknown, a picture is damaged, an option is no position of a
+                category, the answer cannot be asked of this model, or the model gives no numbers.
         """
         strategy = ANSWERS[answer]
         if options is not None:
@@ -200,4 +204,30 @@ class Recogniser:
         A property of the model and its names, like the index: computed once, whatever is asked later.
         """
         prompt = self.render.prompt(self.render.templates.question)
-        return self.language.completion_scores([(*prompt.before, *prompt.after)], self.closed_names)[0]
+        return self.name_scores([(*prompt.before, *prompt.after)])[0]
+
+
+def _check_index(index: CategoryIndex, categories: Sequence[Category]) -> None:
+    """FinedeficsError where the rows of an index are not these categories: scores would go to other names."""
+    cure = "give the index's own categories in its order, or build an index of these"
+    if len(index.categories) != len(categories):
+        raise wrong_use(
+            f"the index has {len(index.categories)} categories, and {len(categories)} were given",
+            place="category index",
+            cure=cure,
+        )
+    for number, (own, given) in enumerate(zip(index.categories, categories, strict=True)):
+        if own.category_id != given.category_id:
+            raise wrong_use(
+                f"category {number} of the index is {own.category_id!r}, the one given {given.category_id!r}",
+                place="category index",
+                cure=cure,
+            )
+
+
+def _not_a_number(answer: str, picture: int) -> FinedeficsError:
+    return FinedeficsError(
+        f"the model's numbers for the answer `{answer}` are not numbers (NaN)",
+        place=f"picture {picture}",
+        cure=UNUSABLE,
+    )
