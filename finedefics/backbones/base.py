@@ -73,6 +73,12 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    @property
+    def context(self) -> int | None:
+        """Tokens a sequence may have; None where the configuration does not say."""
+        context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context
+
     def encode_images(self, images: Mapping[str, Tensor]) -> ImageTokens:
         """Language-model tokens of each picture, after the connector: a list of [tokens, hidden].
 

@@ -36,7 +36,8 @@ class Answered:
     """Scores [pictures, categories] (higher is likelier, -inf: not chosen) and what they cost.
 
     Attributes:
-        forwarded_tokens: positions the language model computed, padding left out, generated ones included.
+        forwarded_tokens: positions the language model computed, padding left out. Generated tokens count, all
+            but the last of a text: nothing is asked after it.
         generated_tokens: those that were generated one after the other.
         texts: the model's own words, one a picture, where the strategy writes any.
     """
@@ -80,6 +81,8 @@ def multiple_choice(scores: Tensor, options: Sequence[Sequence[int]]) -> list[in
 
 
 def _best(scores: Sequence[float], among: Sequence[int]) -> int | None:
+    # Recogniser.answer refuses NaN, which is neither more nor less than a number: max would take any
+    assert not any(math.isnan(scores[position]) for position in among), "scores that are not numbers"
     best = max(among, key=lambda position: scores[position])
     return None if scores[best] == -math.inf else best
 

@@ -20,10 +20,11 @@ class Describe:
         prompts = model.prompted(pictures, templates.request)
         texts, generated = model.language.write(prompts, pictures.tokens, limit=self.limit)
         prefixes = [model.render.tokens(templates.naming_prefix(text)) for text in texts]
-        scores = model.language.completion_scores(prefixes, model.closed_names)
+        scores = model.name_scores(prefixes)
         read = sum(map(len, prompts)) + sum(map(len, prefixes))
         names = len(prompts) * sum(map(len, model.closed_names))
-        return Answered(scores.cpu(), read + names + generated, generated, tuple(texts))
+        written = generated - len(prompts)  # a description's last token is not forwarded after its prompt
+        return Answered(scores.cpu(), read + names + written, generated, tuple(texts))
 
 
 ANSWERS.register("describe")(Describe())

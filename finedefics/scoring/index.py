@@ -15,7 +15,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.ensemble import EnsembleWeight
-from finedefics.scoring.language import Language
+from finedefics.scoring.language import UNUSABLE, Language
 
 if TYPE_CHECKING:
     from finedefics.scoring.recogniser import Recogniser
@@ -47,7 +47,11 @@ class CategoryIndex:
     def build(
         language: Language, categories: Sequence[Category], object_readout: Readout = DEFAULT
     ) -> "CategoryIndex":
-        """Embed the names and descriptions of categories; the templates are the language's own."""
+        """Embed the names and descriptions of categories; the templates are the language's own.
+
+        Raises:
+            FinedeficsError: a category has no name or shares its own, or has an embedding that is not finite.
+        """
         check_distinct(categories)
         names, descriptions = _embed(language, categories)
         return CategoryIndex(
@@ -67,7 +71,8 @@ class CategoryIndex:
             recogniser: of the model that made this index.
 
         Raises:
-            FinedeficsError: an id or a name is in the index already (exit code 2).
+            FinedeficsError: an id or a name is in the index already, or empty (exit code 2); an embedding is
+                not finite.
         """
         check_distinct([*self.categories, *categories])
         names, descriptions = _embed(recogniser.language, categories)
@@ -122,7 +127,14 @@ class CategoryIndex:
 
 
 def check_distinct(categories: Sequence[Category]) -> None:
-    """FinedeficsError (exit code 2) where two categories share an id, or a name up to case."""
+    """FinedeficsError (exit code 2) where a name is empty, or two share an id, or a name up to case."""
+    for category in categories:
+        if not category.name.strip():
+            raise wrong_use(
+                "the name is empty",
+                place=f"category {category.category_id}",
+                cure="give it a name, or leave it out",
+            )
     for what in ("category_id", "name"):
         seen: set[str] = set()
         for category in categories:
@@ -147,4 +159,12 @@ def _embed(language: Language, categories: Sequence[Category]) -> tuple[Tensor, 
     found = torch.cat([language.embed([closed[i] for i in part]) for part in parts])
     place = {unique[i]: row for row, i in enumerate(order)}
     both = found[[place[text] for text in texts]].cpu().unflatten(0, (2, len(categories)))
+    for what, found in zip(("name", "description"), both, strict=True):
+        for category, finite in zip(categories, found.isfinite().all(-1).tolist(), strict=True):
+            if not finite:
+                raise FinedeficsError(
+                    f"the model's embedding of the {what} of {category.name!r} is not finite",
+                    place=f"category {category.category_id}",
+                    cure=UNUSABLE,
+                )
     return both[0], both[1]

@@ -13,8 +13,19 @@ from torch import Tensor
 
 from finedefics.backbones import Backbone
 from finedefics.conversation import Renderer, pad_right
+from finedefics.errors import FinedeficsError
 
+# what to do about a model that gives no numbers
+UNUSABLE = "use weights from before training diverged, in bfloat16 or float32 rather than float16"
 ROWS_AT_ONCE = 256  # completions that are scored together: each holds a copy of its prefix's cache
+
+
+class NotANumber(ArithmeticError):
+    """The model's logits are NaN; ``row`` is the position of the sequence."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        super().__init__(f"the logits of sequence {row} are not numbers")
 
 
 class Language:
@@ -46,11 +57,21 @@ class Language:
         prefixes: Sequence[Sequence[int]],
         completions: Sequence[Sequence[int]],
         image_tokens: list[Tensor] | None = None,
+        names: Sequence[str] | None = None,
     ) -> Tensor:
         """Log-likelihood [prefixes, completions] of each completion after each prefix.
 
         A prefix runs once; its key-value cache serves all completions.
+
+        Args:
+            prefixes, completions: token ids.
+            image_tokens: the pictures in the prefixes.
+            names: what an error calls each completion; its number by default.
+
+        Raises:
+            FinedeficsError: a completion after a prefix is longer than the model's context.
         """
+        self._check_length(prefixes, completions, names)
         embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
         out = self._run(embeddings, mask, positions)
         first = self.backbone.logits(out.last_hidden_state[:, -1:])
@@ -91,7 +112,8 @@ class Language:
         before = first.repeat_interleave(count, 0)
         logits = torch.cat([before, self.backbone.logits(hidden[:, :-1])], 1).float()
         chosen = logits.log_softmax(-1).gather(-1, tiled[..., None])[..., 0]
-        return (chosen * real).sum(1).unflatten(0, (len(mask), count))
+        # not times 0: a model may give its padding token no likelihood at all, and -inf times 0 is NaN
+        return chosen.masked_fill(~real, 0.0).sum(1).unflatten(0, (len(mask), count))
 
     def write(
         self,
@@ -100,27 +122,75 @@ class Language:
         *,
         limit: int,
     ) -> tuple[list[str], int]:
-        """Continue each prefix greedily by at most ``limit`` tokens: the texts, and the tokens generated."""
+        """Continue each prefix greedily by at most ``limit`` tokens: the texts, and the tokens generated.
+
+        A text ends where the model's context does. The last token of a text is generated, never forwarded.
+
+        Raises:
+            FinedeficsError: a prefix leaves no room in the model's context.
+            NotANumber: the logits after a prefix are NaN.
+        """
+        rooms = self._rooms(prefixes, limit)
         embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
         written: list[list[int]] = [[] for _ in prefixes]
         alive = [True] * len(prefixes)
         cache, generated = None, 0
-        for _ in range(limit):
+        for _ in range(max(rooms)):
             out = self._run(embeddings, mask, positions, cache)
             cache = out.past_key_values
-            token = self.backbone.logits(out.last_hidden_state[:, -1]).argmax(-1)
+            logits = self.backbone.logits(out.last_hidden_state[:, -1])
+            token = logits.argmax(-1)
             generated += sum(alive)
-            for row, chosen in enumerate(token.tolist()):
+            found = torch.stack([token, logits.isnan().any(-1).long()], 1).tolist()
+            for row, (chosen, unknown) in enumerate(found):
+                if alive[row] and unknown:  # argmax would choose the NaN
+                    raise NotANumber(row)
                 alive[row] = alive[row] and chosen not in self.ends
                 if alive[row]:
                     written[row].append(chosen)
+                    alive[row] = len(written[row]) < rooms[row]
             if not any(alive):
                 break
             embeddings = self.backbone.embed_tokens(token[:, None])
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            positions = _next(positions)
+            # a row that has ended stays where it is: none runs past the context while others go on
+            positions = _next(positions) - 1 + torch.tensor(alive, device=mask.device)[:, None].long()
         decode = self.render.tokenizer.decode
         return [decode(tokens, skip_special_tokens=True) for tokens in written], generated
+
+    def _check_length(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        names: Sequence[str] | None,
+    ) -> None:
+        context, prefix = self.backbone.context, max(map(len, prefixes))
+        longest = max(range(len(completions)), key=lambda i: len(completions[i]))
+        length = len(completions[longest])
+        # a single token is read off the prefix's last position, and `Backbone.positions` checks the prefix
+        if context and length > 1 and prefix + length > context:
+            called = repr(names[longest]) if names else f"answer {longest}"
+            raise FinedeficsError(
+                f"{called} has {length} tokens and what it follows {prefix}, "
+                f"together more than the model's context of {context}",
+                place=self.backbone.model.config.model_type,
+                cure="shorten the name, the question or the description, or show smaller pictures",
+            )
+
+    def _rooms(self, prefixes: Sequence[Sequence[int]], limit: int) -> list[int]:
+        """How many tokens each prefix leaves to write."""
+        context = self.backbone.context
+        if not context:
+            return [limit] * len(prefixes)
+        longest = max(range(len(prefixes)), key=lambda row: len(prefixes[row]))
+        if len(prefixes[longest]) >= context:
+            raise FinedeficsError(
+                f"a prompt of {len(prefixes[longest])} tokens leaves no room for an answer in the model's "
+                f"context of {context}",
+                place=f"picture {longest}",
+                cure="shorten the question or the names it lists, or show smaller pictures",
+            )
+        return [min(limit, context - len(prefix)) for prefix in prefixes]
 
     def _run(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Any:
         return self.backbone.language_model(

@@ -30,7 +30,8 @@ class Letters:
         for row, (order, reply) in enumerate(zip(orders, replies, strict=True)):
             if (place := self.parse(reply, letters(len(order)))) is not None:
                 scores[row, order[place]] = 0.0
-        return Answered(scores, sum(map(len, prompts)) + generated, generated, tuple(replies))
+        forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a reply's last token is not forwarded
+        return Answered(scores, forwarded, generated, tuple(replies))
 
 
 @dataclass(frozen=True)

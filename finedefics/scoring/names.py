@@ -1,6 +1,7 @@
 """Answers by the category's name: its likelihood, or the name the model says by itself."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ class Names:
     def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
         """One pass over each prompt, then one over all names."""
         prompts = model.prompted(pictures, model.render.templates.question)
-        scores = model.language.completion_scores(prompts, model.closed_names, pictures.tokens)
+        scores = model.name_scores(prompts, pictures.tokens)
         if self.corrected:
             scores = scores - model.name_priors
         names = len(prompts) * sum(map(len, model.closed_names))
@@ -35,7 +36,8 @@ class Names:
 class FreeNames:
     """The generated answer to the open question, matched to a name: open-set recognition.
 
-    Strict: the answer must be the name up to case, spacing and punctuation. Anything else chooses nothing.
+    Strict: the answer must be the name up to case, spacing and punctuation. Anything else chooses nothing;
+    so does an answer that two names share, or one without a word.
     """
 
     asks_options: ClassVar[bool] = False
@@ -46,12 +48,15 @@ class FreeNames:
         # an answer that is still going on a few tokens after the longest name is none
         limit = max(map(len, model.closed_names)) + 4
         texts, generated = model.language.write(prompts, pictures.tokens, limit=limit)
-        known = {plain(category.name): i for i, category in enumerate(model.categories)}
+        said = [plain(category.name) for category in model.categories]
+        times = Counter(said)
+        known = {words: i for i, words in enumerate(said) if words and times[words] == 1}
         scores = torch.full((len(texts), len(model.categories)), -torch.inf)
         for row, text in enumerate(texts):
             if plain(text) in known:
                 scores[row, known[plain(text)]] = 0.0
-        return Answered(scores, sum(map(len, prompts)) + generated, generated, tuple(texts))
+        forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a text's last token is not forwarded
+        return Answered(scores, forwarded, generated, tuple(texts))
 
 
 def plain(text: str) -> str:

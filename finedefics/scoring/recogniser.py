@@ -13,14 +13,14 @@ from torch import Tensor
 
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.conversation import Renderer, Templates
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures
 from finedefics.scoring.ensemble import EnsembleWeight
-from finedefics.scoring.index import CategoryIndex
-from finedefics.scoring.language import Language
+from finedefics.scoring.index import CategoryIndex, check_distinct
+from finedefics.scoring.language import UNUSABLE, Language, NotANumber
 
 
 class Recogniser:
@@ -36,7 +36,8 @@ class Recogniser:
         seed: of the order in which a multiple choice shows its options.
 
     Raises:
-        FinedeficsError: there is no category, or two have one id or name.
+        FinedeficsError: there is no category, one has no name, or two have one id or name; or the index is of
+            other categories (exit code 2).
     """
 
     def __init__(
@@ -54,6 +55,9 @@ class Recogniser:
             raise FinedeficsError(
                 "there is no category to name", place="category table", cure="add categories"
             )
+        check_distinct(categories)
+        if index is not None:
+            _check_index(index, categories)
         self.backbone = backbone.eval()
         self.categories = tuple(categories)
         self.seed = seed
@@ -116,15 +120,50 @@ class Recogniser:
             sample_ids: decide the order of the options; default: the content of each picture.
 
         Raises:
-            FinedeficsError: the answer is unknown, a picture is damaged, or the answer cannot be asked of
-                this model.
+            FinedeficsError: the answer is unknown, a picture is damaged, an option is no position of a
+                category, the answer cannot be asked of this model, or the model gives no numbers.
         """
         strategy = ANSWERS[answer]
+        if options is not None:
+            self._check_options(options, len(images))
+        if len(images) == 0:
+            return Answered(torch.empty(0, len(self.categories)), 0)
         pictures = [decode_image(x, str(i)) if isinstance(x, bytes) else x for i, x in enumerate(images)]
         if strategy.asks_options:
             options = options or [range(len(self.categories))] * len(pictures)
             sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
-        return strategy(self, replace(self.encode(pictures), options=options, sample_ids=sample_ids or ()))
+        encoded = replace(self.encode(pictures), options=options, sample_ids=sample_ids or ())
+        # one transfer from the device, not one a picture
+        finite = torch.stack([tokens.isfinite().all() for tokens in encoded.tokens]).tolist()
+        if not all(finite):
+            raise FinedeficsError(
+                f"the model's tokens of the picture are not finite, so `{answer}` has nothing to read",
+                place=f"picture {finite.index(False)}",
+                cure=UNUSABLE,
+            )
+        try:
+            answered = strategy(self, encoded)
+        except NotANumber as error:
+            raise _not_a_number(answer, error.row) from error
+        # -inf is a score: the model answered with something else
+        if unknown := answered.scores.isnan().any(1).nonzero().flatten().tolist():
+            raise _not_a_number(answer, unknown[0])
+        return answered
+
+    def _check_options(self, options: Sequence[Sequence[int]], pictures: int) -> None:
+        if len(options) != pictures:
+            raise wrong_use(
+                f"options for {len(options)} pictures, {pictures} were given",
+                place="multiple choice",
+                cure="give one list of options a picture",
+            )
+        count = len(self.categories)
+        for number, offered in enumerate(options):
+            wrong = [position for position in offered if not 0 <= position < count]
+            if wrong or not len(offered):
+                what = f"the position {wrong[0]} is none of {count} categories" if wrong else "no option"
+                cure = f"offer positions from 0 to {count - 1}"
+                raise wrong_use(what, place=f"picture {number}", cure=cure)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Pictures:
         """Pictures through processor, vision tower and connector."""
@@ -146,6 +185,13 @@ class Recogniser:
         prompt = self.render.prompt(question)
         return [(*prompt.before, *block, *prompt.after) for block in pictures.blocks]
 
+    def name_scores(
+        self, prefixes: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None
+    ) -> Tensor:
+        """Log-likelihood [prefixes, categories] of each name, closed, after each prefix of token ids."""
+        names = [category.name for category in self.categories]
+        return self.language.completion_scores(prefixes, self.closed_names, image_tokens, names)
+
     @cached_property
     def closed_names(self) -> list[tuple[int, ...]]:
         """Each category's name as an answer: its tokens and end of sequence."""
@@ -158,4 +204,30 @@ class Recogniser:
         A property of the model and its names, like the index: computed once, whatever is asked later.
         """
         prompt = self.render.prompt(self.render.templates.question)
-        return self.language.completion_scores([(*prompt.before, *prompt.after)], self.closed_names)[0]
+        return self.name_scores([(*prompt.before, *prompt.after)])[0]
+
+
+def _check_index(index: CategoryIndex, categories: Sequence[Category]) -> None:
+    """FinedeficsError where the rows of an index are not these categories: scores would go to other names."""
+    cure = "give the index's own categories in its order, or build an index of these"
+    if len(index.categories) != len(categories):
+        raise wrong_use(
+            f"the index has {len(index.categories)} categories, and {len(categories)} were given",
+            place="category index",
+            cure=cure,
+        )
+    for number, (own, given) in enumerate(zip(index.categories, categories, strict=True)):
+        if own.category_id != given.category_id:
+            raise wrong_use(
+                f"category {number} of the index is {own.category_id!r}, the one given {given.category_id!r}",
+                place="category index",
+                cure=cure,
+            )
+
+
+def _not_a_number(answer: str, picture: int) -> FinedeficsError:
+    return FinedeficsError(
+        f"the model's numbers for the answer `{answer}` are not numbers (NaN)",
+        place=f"picture {picture}",
+        cure=UNUSABLE,
+    )
