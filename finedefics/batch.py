@@ -20,7 +20,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.negatives import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
-from finedefics.records import Category, Sample
+from finedefics.records import Category, Sample, check_distinct
 from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, ObjectiveSettings
 
 ABSENT = -1
@@ -89,7 +89,7 @@ class Collator:
         attributes: names that samples' attributes have beside the table's; equal on every rank.
 
     Raises:
-        FinedeficsError: two categories have one id.
+        FinedeficsError: a category has no name, or two have one id or name (exit code 2).
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Collator:
         seed: int = 0,
         attributes: Iterable[str] = (),
     ) -> None:
+        check_distinct(categories)
         self.packed, self.seed = packed, seed
         self.encode_images = ImageEncoder(processor)
         self.render = Renderer(processor, templates)

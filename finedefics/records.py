@@ -1,9 +1,11 @@
 """What a sample, a category and a description are: the dataset store's tables, in memory and in Arrow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+
+from finedefics.errors import wrong_use
 
 SPLITS = ("train", "val", "test")
 
@@ -100,3 +102,25 @@ def attributes_from_arrow(pairs: list[dict[str, str]] | None) -> dict[str, str]:
 def attributes_to_arrow(attributes: Mapping[str, str]) -> list[dict[str, str]]:
     """The inverse of `attributes_from_arrow`, sorted by name so that equal mappings give equal bytes."""
     return [{"name": name, "value": attributes[name]} for name in sorted(attributes)]
+
+
+def check_distinct(categories: Sequence[Category]) -> None:
+    """FinedeficsError (exit code 2) where a name is empty, or two share an id, or a name up to case."""
+    for category in categories:
+        if not category.name.strip():
+            raise wrong_use(
+                "the name is empty",
+                place=f"category {category.category_id}",
+                cure="give it a name, or leave it out",
+            )
+    for what in ("category_id", "name"):
+        seen: set[str] = set()
+        for category in categories:
+            value = str(getattr(category, what))
+            if value.casefold() in seen:
+                raise wrong_use(
+                    f"two categories have the {what.removeprefix('category_')} {value!r}",
+                    place="category table",
+                    cure="rename one of them, or leave it out",
+                )
+            seen.add(value.casefold())

@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         Raises:
             FinedeficsError: a sequence is longer than the model's context.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = self.context
         # a packed row may be wider than any sequence in it, so only then the positions are looked at
         if context and positions.shape[1] > context and (longest := int(positions.max()) + 1) > context:
             row, end = divmod(int(positions.argmax()), positions.shape[1])

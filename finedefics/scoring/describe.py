@@ -19,10 +19,10 @@ class Describe:
         templates = model.render.templates
         prompts = model.prompted(pictures, templates.request)
         texts, generated = model.language.write(prompts, pictures.tokens, limit=self.limit)
-        prefixes = [model.render.tokens(templates.naming_prefix(text)) for text in texts]
-        scores = model.name_scores(prefixes)
+        prefixes = [model.render.opened(templates.naming_prefix(text)) for text in texts]
+        scores = model.name_scores(prefixes, model.completed_names)
         read = sum(map(len, prompts)) + sum(map(len, prefixes))
-        names = len(prompts) * sum(map(len, model.closed_names))
+        names = len(prompts) * sum(map(len, model.completed_names))
         written = generated - len(prompts)  # a description's last token is not forwarded after its prompt
         return Answered(scores.cpu(), read + names + written, generated, tuple(texts))
 

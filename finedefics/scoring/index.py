@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finedefics.conversation import Templates
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError
 from finedefics.readout import DEFAULT, Readout
-from finedefics.records import Category
+from finedefics.records import Category, check_distinct
 from finedefics.scoring.ensemble import EnsembleWeight
 from finedefics.scoring.language import UNUSABLE, Language
 
@@ -124,28 +124,6 @@ class CategoryIndex:
             asking["object_readout"],
             EnsembleWeight(**asking["ensemble"]) if asking["ensemble"] else None,
         )
-
-
-def check_distinct(categories: Sequence[Category]) -> None:
-    """FinedeficsError (exit code 2) where a name is empty, or two share an id, or a name up to case."""
-    for category in categories:
-        if not category.name.strip():
-            raise wrong_use(
-                "the name is empty",
-                place=f"category {category.category_id}",
-                cure="give it a name, or leave it out",
-            )
-    for what in ("category_id", "name"):
-        seen: set[str] = set()
-        for category in categories:
-            value = getattr(category, what)
-            if value.casefold() in seen:
-                raise wrong_use(
-                    f"two categories have the {what.removeprefix('category_')} {value!r}",
-                    place="category index",
-                    cure="rename one of them, or leave it out",
-                )
-            seen.add(value.casefold())
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ def _questions(model: Recogniser, pictures: Pictures) -> tuple[list[list[int]], 
 
 
 def _letter_tokens(model: Recogniser, count: int) -> list[tuple[int, ...]]:
-    tokens = [model.render.tokens(letter) for letter in letters(count)]
+    tokens = [model.render.answer(letter)[:-1] for letter in letters(count)]
     unknown = model.render.tokenizer.unk_token_id
     if len(set(tokens)) < count or any(unknown in ids for ids in tokens):
         raise FinedeficsError(

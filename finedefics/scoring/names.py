@@ -25,10 +25,10 @@ class Names:
     def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
         """One pass over each prompt, then one over all names."""
         prompts = model.prompted(pictures, model.render.templates.question)
-        scores = model.name_scores(prompts, pictures.tokens)
+        scores = model.name_scores(prompts, model.answered_names, pictures.tokens)
         if self.corrected:
             scores = scores - model.name_priors
-        names = len(prompts) * sum(map(len, model.closed_names))
+        names = len(prompts) * sum(map(len, model.answered_names))
         return Answered(scores.cpu(), sum(map(len, prompts)) + names)
 
 
@@ -46,7 +46,7 @@ class FreeNames:
         """Score 0 for the name that was said, -inf for the others."""
         prompts = model.prompted(pictures, model.render.templates.question)
         # an answer that is still going on a few tokens after the longest name is none
-        limit = max(map(len, model.closed_names)) + 4
+        limit = max(map(len, model.answered_names)) + 4
         texts, generated = model.language.write(prompts, pictures.tokens, limit=limit)
         said = [plain(category.name) for category in model.categories]
         times = Counter(said)

@@ -16,10 +16,10 @@ from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.readout import DEFAULT, Readout
-from finedefics.records import Category
+from finedefics.records import Category, check_distinct
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures
 from finedefics.scoring.ensemble import EnsembleWeight
-from finedefics.scoring.index import CategoryIndex, check_distinct
+from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.language import UNUSABLE, Language, NotANumber
 
 
@@ -186,16 +186,28 @@ class Recogniser:
         return [(*prompt.before, *block, *prompt.after) for block in pictures.blocks]
 
     def name_scores(
-        self, prefixes: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None
+        self,
+        prefixes: Sequence[Sequence[int]],
+        names: Sequence[Sequence[int]],
+        image_tokens: list[Tensor] | None = None,
     ) -> Tensor:
-        """Log-likelihood [prefixes, categories] of each name, closed, after each prefix of token ids."""
-        names = [category.name for category in self.categories]
-        return self.language.completion_scores(prefixes, self.closed_names, image_tokens, names)
+        """Log-likelihood [prefixes, categories] of each name after each prefix of token ids.
+
+        Args:
+            names: `answered_names` after prompts, `completed_names` after words that a name completes.
+        """
+        called = [category.name for category in self.categories]
+        return self.language.completion_scores(prefixes, names, image_tokens, called)
 
     @cached_property
-    def closed_names(self) -> list[tuple[int, ...]]:
-        """Each category's name as an answer: its tokens and end of sequence."""
-        return [self.render.closed(category.name) for category in self.categories]
+    def answered_names(self) -> list[tuple[int, ...]]:
+        """Each category's name as an answer to a question: its tokens and end of sequence."""
+        return [self.render.answer(category.name) for category in self.categories]
+
+    @cached_property
+    def completed_names(self) -> list[tuple[int, ...]]:
+        """Each category's name as the end of a statement about a description."""
+        return [self.render.named(category.name) for category in self.categories]
 
     @cached_property
     def name_priors(self) -> Tensor:
@@ -204,7 +216,7 @@ class Recogniser:
         A property of the model and its names, like the index: computed once, whatever is asked later.
         """
         prompt = self.render.prompt(self.render.templates.question)
-        return self.name_scores([(*prompt.before, *prompt.after)])[0]
+        return self.name_scores([(*prompt.before, *prompt.after)], self.answered_names)[0]
 
 
 def _check_index(index: CategoryIndex, categories: Sequence[Category]) -> None:

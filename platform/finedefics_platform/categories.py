@@ -50,7 +50,7 @@ def add(workspace: Workspace, reference: str, name: str, description: str | None
     Raises:
         FinedeficsError: the model is not a registered one, the name is empty, or it is known already.
     """
-    from finedefics.scoring.index import check_distinct
+    from finedefics.records import check_distinct
 
     name = " ".join(name.split())
     text = " ".join((description or "").split()) or None

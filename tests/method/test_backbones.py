@@ -210,9 +210,9 @@ def test_answers_run_and_names_score_as_the_model_does(
         assert model.answer(files, answer).scores.shape == (3, 3)
     encoded = model.encode(pictures)
     prompts = model.prompted(encoded, model.render.templates.question)
-    scores = model.language.completion_scores(prompts, model.closed_names, encoded.tokens)
+    scores = model.language.completion_scores(prompts, model.answered_names, encoded.tokens)
     for row, prompt in enumerate(prompts):
-        for column, name in enumerate(model.closed_names):
+        for column, name in enumerate(model.answered_names):
             logits = own_logits(tiny_folder, backbone, pictures[row], [*prompt, *name])
             own = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(name)[:, None]).sum()
             torch.testing.assert_close(scores[row, column], own, rtol=1e-4, atol=1e-4)

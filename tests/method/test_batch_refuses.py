@@ -130,3 +130,18 @@ def test_a_text_that_outgrows_the_context_is_named(backbone: Backbone) -> None:
     with pytest.raises(FinedeficsError, match=rf"does not fit the model's context of {context}") as caught:
         Objective(backbone, settings)(batch)
     assert "'red crown crown" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ([Category("a", "tern"), Category("b", "Tern")], "two categories have the name 'Tern'"),
+        ([Category("a", "tern"), Category("a", "auk")], "two categories have the id 'a'"),
+        ([Category("a", " ")], "the name is empty"),
+    ],
+)
+def test_a_table_in_which_categories_cannot_be_told_apart_is_refused(
+    backbone: Backbone, table: list[Category], said: str
+) -> None:
+    with pytest.raises(FinedeficsError, match=said):
+        Collator(backbone.processor, table, ANSWER, negatives=0)
