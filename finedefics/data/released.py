@@ -22,8 +22,10 @@ MULTI_IMAGE = "multi-image"
 PICTURE_FOLDERS = (".", "train")  # the release keeps its files in data/ and the pictures in data/train/
 # What pandas reads as a missing value by default: the release's own training reads its files so.
 _MISSING = frozenset(
-    ("nan", "-nan", "NaN", "-NaN", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND")
-    + ("#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "None")
+    (
+        *("nan", "-nan", "NaN", "-NaN", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND"),
+        *("#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "None"),
+    )
 )
 _Name = tuple[str, int]  # a category's name as first written, and in which line
 _CELLS = ("question", "answer", "type", "attribute", "category")
