@@ -11,13 +11,19 @@ from torch import Tensor
 
 from finedefics.backbones.family import family_of_processor
 from finedefics.errors import FinedeficsError
+from finedefics.rgb import UNDECODABLE, as_rgb
+
+__all__ = ["ImageEncoder", "as_rgb", "decode_image"]
 
 
 def decode_image(data: bytes, sample_id: str) -> Image.Image:
-    """An RGB picture from its encoded bytes; FinedeficsError names the sample when they are damaged."""
+    """An RGB picture (see `as_rgb`) from its encoded bytes; FinedeficsError names the sample it refuses."""
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, ValueError) as error:
+        with Image.open(io.BytesIO(data)) as picture:
+            return as_rgb(picture)
+    except FinedeficsError as error:
+        raise FinedeficsError(error.thing, place=f"sample {sample_id}", cure=error.cure) from error
+    except UNDECODABLE as error:
         raise FinedeficsError(
             f"the picture cannot be decoded ({error})",
             place=f"sample {sample_id}",

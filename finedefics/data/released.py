@@ -5,10 +5,11 @@ picture's attribute description, its category, and the hard negatives, joined by
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finedefics.conversation import LETTERS
@@ -19,12 +20,20 @@ from finedefics.records import Category
 JOINT = re.compile(r"\t\r?\n")  # between the hard negatives of one cell
 MULTI_IMAGE = "multi-image"
 PICTURE_FOLDERS = (".", "train")  # the release keeps its files in data/ and the pictures in data/train/
+# What pandas reads as a missing value by default: the release's own training reads its files so.
+_MISSING = frozenset(
+    (
+        *("nan", "-nan", "NaN", "-NaN", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND"),
+        *("#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "None"),
+    )
+)
+_Name = tuple[str, int]  # a category's name as first written, and in which line
 _CELLS = ("question", "answer", "type", "attribute", "category")
 
 
 @dataclass(frozen=True)
 class ReleasedRow:
-    """One row as it stands in the file; cells that are missing or empty are "".
+    """One row as it stands in the file; cells that are missing, empty or a word like ``nan`` are "".
 
     Attributes:
         line: where the row starts in the file, counted from 1 (the header).
@@ -62,7 +71,8 @@ def read_rows(file: str | Path) -> list[ReleasedRow]:
     """Every row of a released file, malformed ones with their problem.
 
     Raises:
-        FinedeficsError: there is no such file, it is not UTF-8, or its header lacks the picture's column.
+        FinedeficsError: there is no such file, it is not UTF-8, or its header is no CSV or lacks the
+            picture's column.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -79,7 +89,14 @@ def read_rows(file: str | Path) -> list[ReleasedRow]:
 
 
 def _rows(reader: Any, place: str) -> Iterator[ReleasedRow]:
-    header: list[str] = next(reader, [])
+    try:
+        header: list[str] = next(reader, [])
+    except csv.Error as error:
+        raise FinedeficsError(
+            f"the header is no valid CSV ({error})",
+            place=f"{place}, line 1",
+            cure="give a file with the released columns",
+        ) from error
     if not {"image_path", "image_path_1"} & set(header):
         raise FinedeficsError(
             "the header has no column `image_path`",
@@ -103,16 +120,22 @@ def _row(line: int, cells: Sequence[str], header: Sequence[str]) -> ReleasedRow:
     problem = None
     if len(cells) != len(header):
         problem = f"{len(cells)} cells, and the header has {len(header)}"
-    raw = dict(zip(header, cells, strict=False))
-    cell = {name: raw.get(name, "").strip() for name in _CELLS}
+    raw = {name: _said(cell) for name, cell in zip(header, cells, strict=False)}
+    cell = {name: raw.get(name, "") for name in _CELLS}
     columns = ("image_path_1", "image_path_2") if cell["type"] == MULTI_IMAGE else ("image_path",)
-    images = [raw.get(column, "").strip() for column in columns]
-    names = tuple(name for name in _split(raw.get("neg_category", "")) if name)
-    attributes = _split(raw.get("neg_attribute", ""))
-    if len(attributes) == len(names) + 1 and not attributes[-1]:
-        attributes = attributes[:-1]  # a joint behind the last one as well
+    images = [raw.get(column, "") for column in columns]
+    names, attributes = _split(raw.get("neg_category", "")), _split(raw.get("neg_attribute", ""))
+    if len(attributes) == len(names):  # a joint behind the last ones as well, or a place without either
+        pairs = [pair for pair in zip(names, attributes, strict=True) if any(pair)]
+        names, attributes = tuple(name for name, _ in pairs), tuple(text for _, text in pairs)
+    else:
+        names = tuple(name for name in names if name)
+        if len(attributes) == len(names) + 1 and not attributes[-1]:
+            attributes = attributes[:-1]
     if problem is None and not all(images):
         problem = f"`{columns[images.index('')]}` is empty"
+    if problem is None and "\0" in "".join(images):
+        problem = "the picture's path holds a null byte"
     if problem is None and attributes and len(attributes) != len(names):
         problem = f"{len(attributes)} negative descriptions for {len(names)} negative categories"
     return ReleasedRow(
@@ -125,9 +148,14 @@ def _row(line: int, cells: Sequence[str], header: Sequence[str]) -> ReleasedRow:
     )
 
 
+def _said(cell: str) -> str:
+    text = cell.strip()
+    return "" if text in _MISSING else text
+
+
 def _split(cell: str) -> tuple[str, ...]:
     # An empty description between two others keeps its place: descriptions belong to names by position.
-    return tuple(part.strip() for part in JOINT.split(cell)) if cell.strip() else ()
+    return tuple(map(_said, JOINT.split(cell))) if cell else ()
 
 
 def _options(question: str) -> dict[str, str]:
@@ -144,8 +172,12 @@ def read_released(file: str | Path, *, seed: int = 0) -> Listing:
 
     The first description and the first hard negatives of a picture are kept. A category's own description is
     that of its first row as a negative, for only those describe a category rather than a picture. Paths are
-    taken relative to the file's folder, or to ``train/`` beside it. Two pictures with one label say not which
-    of them it names, so multi-image rows are set aside, as are malformed ones, each with its line.
+    taken relative to the file's folder, or to ``train/`` beside it, and stay inside the file's folder.
+
+    Set aside, each with its line: malformed rows; multi-image rows, for two pictures with one label say not
+    which of them it names; rows whose category has the id of another name ("C-30" and "C 30"; letters' case,
+    spaces and underscores make no other name). A hard negative that is its picture's own category, or has
+    the id of another name, is set aside alone and the rest of its row is kept.
 
     Args:
         seed: of no use here: a released file is all training data.
@@ -154,24 +186,53 @@ def read_released(file: str | Path, *, seed: int = 0) -> Listing:
         FinedeficsError: no row can be used, or the file itself is wrong (see `read_rows`).
     """
     root = Path(file).expanduser().absolute().parent
-    entries: dict[str, Entry] = {}
-    categories: dict[str, Category] = {}
-    rejected: list[tuple[str, str]] = []
-    for row in read_rows(file):
-        problem = row.problem or _unusable(row) or _conflict(row, entries)
+    labels: dict[str, str] = {}  # of pictures
+    names: dict[str, _Name] = {}
+    accepted: list[ReleasedRow] = []
+    set_aside: list[tuple[int, str, str]] = []
+    # Labels first: which names are taken, and which category a picture is of, may stand in a later row.
+    for row in (_located(row, root) for row in read_rows(file)):
+        problem = row.problem or _unusable(row) or _conflict(row, labels) or _clash(row.label, names)
         if problem:
             source = row.images[0] if row.images and row.images[0] else Path(file).name
-            rejected.append((source, f"line {row.line}: {problem}"))
-        else:
-            entries[row.images[0]] = _merged(entries.get(row.images[0]), row, root)
-            _add_categories(categories, row)
+            set_aside.append((row.line, source, problem))
+            continue
+        accepted.append(row)
+        if row.label:
+            labels.setdefault(row.images[0], row.label)
+            names.setdefault(category_id(row.label), (row.label, row.line))
+    entries: dict[str, Entry] = {}
+    categories: dict[str, Category] = {}
+    for row in accepted:
+        kept, problems = _true_negatives(row, labels.get(row.images[0]), names)
+        set_aside += [(row.line, row.images[0], problem) for problem in problems]
+        entries[row.images[0]] = _merged(entries.get(row.images[0]), kept, root)
+        _add_categories(categories, kept)
+    rejected = tuple((source, f"line {line}: {problem}") for line, source, problem in sorted(set_aside))
     if not entries:
         why = f" (the first: {rejected[0][1]})" if rejected else ""
         raise FinedeficsError(
             f"no row can be used{why}", place=str(file), cure="give a file with the released columns"
         )
     listed = tuple(entries[source] for source in sorted(entries))
-    return Listing(listed, tuple(categories[i] for i in sorted(categories)), tuple(rejected))
+    return Listing(listed, tuple(categories[i] for i in sorted(categories)), rejected)
+
+
+def _located(row: ReleasedRow, root: Path) -> ReleasedRow:
+    """The row with each path written in one way, relative to the folder; a problem where one leaves it."""
+    if row.problem:
+        return row
+    images = []
+    for image in row.images:
+        path = PurePosixPath(image)
+        # The release's paths are relative to data/train; absolute ones come from a local rewrite of the file.
+        for base in (root, root.resolve()):
+            if path.is_absolute() and path.is_relative_to(base):
+                path = path.relative_to(base)
+        if path.is_absolute() or ".." in path.parts:
+            return replace(row, problem=f"{image!r} lies outside the folder")
+        images.append(str(path))
+    return replace(row, images=tuple(images))
 
 
 def _unusable(row: ReleasedRow) -> str | None:
@@ -185,21 +246,58 @@ def _unusable(row: ReleasedRow) -> str | None:
     return None
 
 
-def _conflict(row: ReleasedRow, entries: Mapping[str, Entry]) -> str | None:
-    before, label = entries.get(row.images[0]), row.label
-    if before and before.category and label and category_id(before.category) != category_id(label):
-        return f"{label!r} here and {before.category!r} in an earlier row of the same picture"
+def _conflict(row: ReleasedRow, labels: Mapping[str, str]) -> str | None:
+    before, label = labels.get(row.images[0]), row.label
+    if before and label and category_id(before) != category_id(label):
+        return f"{label!r} here and {before!r} in an earlier row of the same picture"
     return None
+
+
+def _clash(name: str | None, names: Mapping[str, _Name]) -> str | None:
+    """Why a name cannot be told from one that has its id; None for the same name."""
+    if name is None or category_id(name) not in names:
+        return None
+    known, line = names[category_id(name)]
+    if _spoken(name) == _spoken(known):
+        return None
+    return f"{name!r} and {known!r} (line {line}) have the same id {category_id(name)!r}"
+
+
+def _spoken(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _true_negatives(
+    row: ReleasedRow, label: str | None, names: dict[str, _Name]
+) -> tuple[ReleasedRow, list[str]]:
+    """The row without the hard negatives that are none, and why each is none; adds new ones to ``names``."""
+    pairs, problems = [], []
+    texts = row.negative_attributes or ("",) * len(row.negative_categories)
+    for name, text in zip(row.negative_categories, texts, strict=True):
+        if label is not None and category_id(name) == category_id(label):
+            problems.append(f"the hard negative {name!r} is the picture's own category")
+        elif problem := _clash(name, names):
+            problems.append(f"the hard negative {problem}")
+        else:
+            pairs.append((name, text))
+            names.setdefault(category_id(name), (name, row.line))
+    kept = replace(
+        row,
+        negative_categories=tuple(name for name, _ in pairs),
+        negative_attributes=tuple(text for _, text in pairs),
+    )
+    return kept, problems
 
 
 def _merged(before: Entry | None, row: ReleasedRow, root: Path) -> Entry:
     source = row.images[0]
-    places = [root / folder / source for folder in PICTURE_FOLDERS]
+    places = [str(root / folder / source) for folder in PICTURE_FOLDERS]
     label = row.label or (before.category if before else None)
     negatives = tuple(dict.fromkeys(map(category_id, row.negative_categories)))
     return Entry(
         source=source,
-        path=str(next((place for place in places if place.is_file()), places[0]).resolve()),
+        # os.path answers False where Path.is_file raises: for a name too long for the file system.
+        path=os.path.realpath(next(filter(os.path.isfile, places), places[0])),
         split="train",
         category=label,
         description=(before.description if before else None) or row.attribute or None,
@@ -210,8 +308,7 @@ def _merged(before: Entry | None, row: ReleasedRow, root: Path) -> Entry:
 def _add_categories(categories: dict[str, Category], row: ReleasedRow) -> None:
     if row.label:
         categories.setdefault(category_id(row.label), Category(category_id(row.label), row.label))
-    texts = row.negative_attributes or ("",) * len(row.negative_categories)
-    for name, text in zip(row.negative_categories, texts, strict=True):
+    for name, text in zip(row.negative_categories, row.negative_attributes, strict=True):
         known = categories.setdefault(category_id(name), Category(category_id(name), name))
         if text and not known.description:
             categories[known.category_id] = Category(known.category_id, known.name, description=text)

@@ -14,7 +14,7 @@ from torch import Tensor
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.pictures import ImageEncoder, decode_image
+from finedefics.pictures import ImageEncoder, as_rgb, decode_image
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, check_distinct
 from finedefics.scoring.answers import ANSWERS, Answered, Pictures
@@ -128,7 +128,9 @@ class Recogniser:
             self._check_options(options, len(images))
         if len(images) == 0:
             return Answered(torch.empty(0, len(self.categories)), 0)
-        pictures = [decode_image(x, str(i)) if isinstance(x, bytes) else x for i, x in enumerate(images)]
+        pictures = [
+            decode_image(x, str(i)) if isinstance(x, bytes) else as_rgb(x) for i, x in enumerate(images)
+        ]
         if strategy.asks_options:
             options = options or [range(len(self.categories))] * len(pictures)
             sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]

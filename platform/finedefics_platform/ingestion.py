@@ -55,13 +55,15 @@ def check_pictures(entries: Sequence[Entry], progress: Progress) -> list[Checked
 
 
 def check_picture(path: str) -> Checked:
-    """Read and fully decode one picture; never raises for what is in the file."""
+    """Read one picture and decode it as training will; never raises for what is in the file."""
     from PIL import Image, UnidentifiedImageError
+
+    from finedefics.rgb import as_rgb
 
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        return Checked(problem=f"cannot be read ({error.strerror})")
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        return Checked(problem=f"cannot be read ({getattr(error, 'strerror', None) or error})")
     if not content:
         return Checked(problem="empty file")
     try:
@@ -76,8 +78,11 @@ def check_picture(path: str) -> Checked:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()  # verify reads headers and checksums; only decoding finds a cut-off file
                 width, height = picture.size
+                as_rgb(picture)
     except UnidentifiedImageError:
         return Checked(problem="not a picture")
+    except FinedeficsError as error:
+        return Checked(problem=error.thing)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         return Checked(problem=f"damaged picture ({error})")
     return Checked(hashlib.sha256(content).hexdigest(), width, height)

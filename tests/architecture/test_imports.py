@@ -90,7 +90,8 @@ def test_jobs_know_the_platform_and_no_engine() -> None:
 def undeclared(files: list[Path], declared: set[str]) -> Iterator[str]:
     distributions = metadata.packages_distributions()
     for file in files:
-        beside = {other.stem for other in file.parent.glob("*.py")}  # a test's own helper module
+        # helper modules: of a test's own folder, and of all tests
+        beside = {other.stem for folder in (file.parent, ROOT / "tests") for other in folder.glob("*.py")}
         for name in imported_packages(file) - OWN - beside - sys.stdlib_module_names:
             providers = {canonicalize_name(one) for one in distributions.get(name, [name])}
             if not providers & declared:

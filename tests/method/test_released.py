@@ -159,3 +159,93 @@ def test_the_miner_takes_provided_negatives_in_their_order() -> None:
     given = ("lark", "dodo", "wren", "crow")
     ranked = miner([Confusable("x", "wren", provided=given), Confusable("y", "wren")], keep=2)
     assert ranked == [[("lark", 1.0), ("crow", 0.25)], []]
+
+
+@pytest.mark.parametrize("header", ['"image_path"x,question', '"image_path,question'])
+def test_a_header_that_is_no_csv_is_refused_with_file_and_line(tmp_path: Path, header: str) -> None:
+    (tmp_path / "pretrain.csv").write_text(f"{header},answer\n1.jpg,What?,Wren\n")
+    with pytest.raises(FinedeficsError, match=r"pretrain.csv, line 1: the header is no valid CSV \("):
+        read_rows(tmp_path / "pretrain.csv")
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "NULL", " nan "])
+def test_a_missing_value_of_pandas_is_an_empty_cell(tmp_path: Path, missing: str) -> None:
+    plain = {"image_path": "1.jpg", "answer": "Wren"}
+    file = write(tmp_path, dict.fromkeys(COLUMNS, missing) | plain, {**plain, "image_path": missing})
+    listing = READERS["released"](file)
+    (entry,) = listing.entries
+    assert (entry.category, entry.description, entry.negatives) == ("Wren", None, ())
+    assert listing.categories == (Category("wren", "Wren"),)
+    assert [reason for _, reason in listing.rejected] == ["line 3: `image_path` is empty"]
+
+
+def test_a_missing_value_among_negatives_keeps_the_others_in_their_places(tmp_path: Path) -> None:
+    joined = {"neg_category": "Lark\t\nnan\t\nCrow", "neg_attribute": "nan\t\nnan\t\nblack"}
+    listing = listed(tmp_path, {**stage_one(), **joined})
+    assert listing.entries[0].negatives == ("lark", "crow")
+    texts = {category.name: category.description for category in listing.categories}
+    assert texts == {"Crow": "black", "Lark": None, "Marsh Wren": None}
+
+
+def test_pictures_outside_the_folder_are_set_aside(tmp_path: Path) -> None:
+    outside = ["a\0.jpg", "../a.jpg", "x/../../a.jpg", "/etc/hostname", f"{tmp_path}-other/a.jpg"]
+    inside = str(tmp_path / "birds/2.jpg")
+    long = "x" * 5000  # ingesting says that it cannot be read
+    rows = [stage_one(image) for image in (*outside, inside, long)]
+    listing = listed(tmp_path, *rows)
+    assert [entry.source for entry in listing.entries] == ["birds/2.jpg", long]
+    assert listing.entries[0].path == str(tmp_path.resolve() / "birds/2.jpg")
+    assert [source for source, _ in listing.rejected] == outside
+    reasons = [reason.split(": ", 1)[1] for _, reason in listing.rejected]
+    assert reasons[0] == "the picture's path holds a null byte"
+    assert reasons[1:] == [f"{path!r} lies outside the folder" for path in outside[1:]]
+
+
+def test_two_ways_to_write_a_path_are_one_picture(tmp_path: Path) -> None:
+    wrong = stage_one("birds//1.jpg", "Crow")
+    listing = listed(tmp_path, stage_one("./birds/1.jpg"), stage_one(), stage_one("birds/./1.jpg"), wrong)
+    assert [entry.source for entry in listing.entries] == ["birds/1.jpg"]
+    ((source, reason),) = listing.rejected
+    assert source == "birds/1.jpg"
+    assert "'Crow' here and 'Marsh Wren' in an earlier row" in reason
+
+
+def test_two_names_of_one_id_are_told_and_never_merged(tmp_path: Path) -> None:
+    plain = {"question": "What is it?", "type": "open-set"}
+    listing = listed(
+        tmp_path,
+        {**plain, "image_path": "1.jpg", "answer": "C-30"},
+        {**plain, "image_path": "2.jpg", "answer": "C 30"},
+        {**plain, "image_path": "3.jpg", "answer": "Crow", "neg_category": "C 30\t\nLark"},
+        {**plain, "image_path": "4.jpg", "answer": "c-30"},
+        {**plain, "image_path": "5.jpg", "answer": "Lark", "neg_category": "DC-9\t\nCrow"},
+        {**plain, "image_path": "6.jpg", "answer": "Lark", "neg_category": "DC 9"},
+    )
+    assert [(entry.source, entry.negatives) for entry in listing.entries] == [
+        ("1.jpg", ()),
+        ("3.jpg", ("lark",)),
+        ("4.jpg", ()),
+        ("5.jpg", ("dc-9", "crow")),
+        ("6.jpg", ()),
+    ]
+    # the negatives of the rows 3 and 5 take two lines each
+    assert listing.rejected == (
+        ("2.jpg", "line 3: 'C 30' and 'C-30' (line 2) have the same id 'c-30'"),
+        ("3.jpg", "line 4: the hard negative 'C 30' and 'C-30' (line 2) have the same id 'c-30'"),
+        ("6.jpg", "line 9: the hard negative 'DC 9' and 'DC-9' (line 7) have the same id 'dc-9'"),
+    )
+
+
+@pytest.mark.parametrize("label_in", ["the same row", "a later row"])
+def test_a_hard_negative_that_is_the_own_category_is_told_and_left_out(tmp_path: Path, label_in: str) -> None:
+    negatives = {"neg_category": "Tern\t\nGull", "neg_attribute": "not a tern\t\na white bird"}
+    row = {**stage_one(category="Tern"), **negatives}
+    first = {**row, "category": "", "answer": "It is.", "type": "caption"}
+    listing = listed(tmp_path, row) if label_in == "the same row" else listed(tmp_path, first, row)
+    (entry,) = listing.entries
+    assert (entry.category, entry.negatives) == ("Tern", ("gull",))
+    texts = {category.name: category.description for category in listing.categories}
+    assert texts == {"Gull": "a white bird", "Tern": None}
+    reason = "the hard negative 'Tern' is the picture's own category"
+    assert listing.rejected[0] == ("birds/1.jpg", f"line 2: {reason}")
+    assert all(reason in told for _, told in listing.rejected)
