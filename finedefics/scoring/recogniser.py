@@ -174,13 +174,24 @@ class Recogniser:
         return Pictures(self.backbone.encode_images({k: v.to(device) for k, v in tensors.items()}), blocks)
 
     def embed_objects(self, pictures: Pictures) -> tuple[Tensor, int]:
-        """Object embeddings [pictures, dim], normalised, and the tokens forwarded for them."""
+        """Object embeddings [pictures, dim], normalised, and the tokens forwarded for them.
+
+        Raises:
+            FinedeficsError: an embedding is not finite.
+        """
         if self.index.object_readout == "eos":
             sequences = [(*self.encoder.object_block(b), self.render.eos) for b in pictures.blocks]
         else:
             before = self.render.prompt(self.render.templates.question).before
             sequences = [(*before, *block) for block in pictures.blocks]
-        return self.language.embed(sequences, pictures.tokens), sum(map(len, sequences))
+        embeddings = self.language.embed(sequences, pictures.tokens)
+        if unknown := (~embeddings.isfinite().all(1)).nonzero().flatten().tolist():
+            raise FinedeficsError(
+                "the model's embedding of the picture is not finite",
+                place=f"picture {unknown[0]}",
+                cure=UNUSABLE,
+            )
+        return embeddings, sum(map(len, sequences))
 
     def prompted(self, pictures: Pictures, question: str) -> list[tuple[int, ...]]:
         """Token ids of a question about each picture."""
