@@ -9,7 +9,7 @@ from finedefics_platform.sharding import deepspeed_settings
 from finedefics_platform.stream import check_divides
 
 SPECS = sorted((Path(__file__).parents[2] / "jobs/specs").glob("*.yaml"))
-CARDS = {"released-8gpu-qlora": 8, "one-gpu-80gb": 1, "eight-gpu": 8, "sixty-four-gpu": 64}
+CARDS = {"released-8gpu-qlora": 8, "one-gpu": 1, "eight-gpu": 8, "sixty-four-gpu": 64}
 
 
 @pytest.fixture(params=SPECS, ids=lambda file: file.stem)
