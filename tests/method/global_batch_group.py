@@ -129,7 +129,7 @@ def drawn_backbone(adapters: Kind) -> Backbone:
     backbone = apply(untrained_backbone(), AdapterSettings(adapters, rank=4, alpha=4), seed=1)
     for name, parameter in backbone.model.named_parameters():
         if "lora_B" in name:  # zero at first, and half of the gradients with it
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.02)
     return backbone
 
 
