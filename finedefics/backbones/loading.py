@@ -37,7 +37,8 @@ def load_backbone(
 
     Raises:
         FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, lacks some of
-            its weights, or holds one of an unknown family (exit code 2).
+            its weights, or holds one of an unknown family (exit code 2), or ``quantization`` needs a package
+            that cannot be used.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -52,6 +53,14 @@ def load_backbone(
             quantization_config=quantization,
         )
         processor = load_processor(path)
+    except ImportError as error:
+        if quantization is None:
+            raise
+        raise FinedeficsError(
+            f"quantized weights cannot be used ({' '.join(str(error).split())[:160]})",
+            place="adapters.kind",
+            cure="pip install bitsandbytes, or use lora",
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, FinedeficsError):
             raise

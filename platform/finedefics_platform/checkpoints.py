@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from finedefics.adapters import quantized
 from finedefics.backbones import Backbone
@@ -91,8 +92,10 @@ def load_shards(engine: Any, rank: int) -> None:
     checkpoint = ray.train.get_checkpoint()
     assert checkpoint is not None, "resume_point found a checkpoint"
     with checkpoint.as_directory() as folder:
-        strict = not quantized(engine.module.backbone)  # see `save_and_report`
-        loaded, _ = engine.load_checkpoint(folder, tag=_SHARDS, load_module_strict=strict)
+        frozen = quantized(engine.module.backbone)  # see `save_and_report`
+        loaded, _ = engine.load_checkpoint(
+            folder, tag=_SHARDS, custom_load_fn=load_trained if frozen else None
+        )
         if loaded is None:
             raise FinedeficsError(
                 "the checkpoint's shards are incomplete",
@@ -101,6 +104,22 @@ def load_shards(engine: Any, rank: int) -> None:
             )
         # Written by this run, not downloaded: the random states are not plain tensors.
         _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
+
+
+def load_trained(src: Mapping[str, Tensor], dst: nn.Module) -> None:
+    """Load a state without frozen weights; it may hold more (how weights in four bits are scaled).
+
+    Raises:
+        FinedeficsError: it lacks a parameter that is trained.
+    """
+    trained = [name for name, parameter in dst.named_parameters() if parameter.requires_grad]
+    if lost := [name for name in trained if name not in src]:
+        raise FinedeficsError(
+            f"the checkpoint lacks {len(lost)} of {len(trained)} trained parameters",
+            place=lost[0],
+            cure="start over with --force",
+        )
+    dst.load_state_dict(src, strict=False)
 
 
 def save_model(

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,9 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import TERM_FEEDS
 from finedefics_platform.documents import fill, override_by_text, read_yaml
+
+if TYPE_CHECKING:
+    from finedefics.adapters import AdapterSettings
 
 Feed = Literal["labelled", "captioned", "text"]
 Sampler = Literal["shuffled", "confusable"]
@@ -98,8 +101,8 @@ class Adapters(Section):
     """Low-rank adapters; with them everything else is frozen, and `model.train` does not apply.
 
     They are merged into the weights at the end of each stage, and the next one starts with fresh ones; those
-    beside weights in four bits are carried on to the end, for a merged weight would have to be quantized
-    again. What a run leaves is an ordinary model either way.
+    beside weights in four bits are carried on to the end, for quantizing merged weights anew adds noise
+    larger than what was learned. What a run leaves is an ordinary model either way.
     """
 
     kind: Literal["full", "lora", "dora", "qlora"] = Field(
@@ -117,6 +120,33 @@ class Adapters(Section):
         min_length=1,
         description="Whose linear layers are adapted; a family without a resampler has none there.",
     )
+
+    @model_validator(mode="after")
+    def _adapters_are_asked_for(self) -> "Adapters":
+        if twice := [name for name in self.targets if self.targets.count(name) > 1]:
+            raise ValueError(f"adapters.targets names {twice[0]} twice; name it once")
+        if self.kind == "full":
+            # A stored experiment spells every default out, so with a kind it is the values that tell.
+            asked = self.model_fields_set if "kind" not in self.model_fields_set else ()
+            fields = type(self).model_fields
+            if given := [n for n in fields if n in asked or getattr(self, n) != fields[n].default]:
+                raise ValueError(
+                    f"adapters.{given[0]} has no effect without adapters (adapters.kind full); "
+                    "set adapters.kind to lora, dora or qlora, or leave it out"
+                )
+        return self
+
+    def as_settings(self) -> "AdapterSettings":
+        """As the method takes them."""
+        from finedefics.adapters import AdapterSettings
+
+        return AdapterSettings(**dict(self))
+
+    def identity(self) -> str | None:
+        """``lora r8 alpha8 on text, projection``; None without adapters."""
+        if self.kind == "full":
+            return None
+        return f"{self.kind} r{self.rank} alpha{self.alpha:g} on {', '.join(self.targets)}"
 
 
 class TermSetting(Section):
@@ -241,6 +271,16 @@ class Experiment(Section):
     def _weights_can_be_sharded(self) -> "Experiment":
         if self.adapters.kind == "qlora" and self.deepspeed.zero_stage == 3:
             raise ValueError("zero_stage 3 cannot shard weights in four bits (adapters.kind qlora)")
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_parts_have_effect(self) -> "Experiment":
+        # by value: a stored experiment spells the default out
+        if self.adapters.kind != "full" and self.model.train != Model.model_fields["train"].default:
+            raise ValueError(
+                f"model.train has no effect with adapters (adapters.kind {self.adapters.kind}); "
+                "leave it out, and say in adapters.targets what is adapted"
+            )
         return self
 
     def digest(self) -> str:

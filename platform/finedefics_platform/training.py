@@ -128,12 +128,14 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
     """Find on the driver, before anything starts, what would fail in every worker.
 
     Raises:
-        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined, or
-            DeepSpeed cannot do what is asked.
+        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined,
+            DeepSpeed cannot do what is asked, or what the adapters need is not installed.
     """
+    from finedefics.adapters import quantization
     from finedefics_platform.sharding import deepspeed_settings
     from finedefics_platform.stream import SampleIndex, check_divides
 
+    quantization(experiment.adapters.as_settings(), experiment.model.dtype)
     index = SampleIndex.of(dataset)
     for stage in experiment.stages:
         check_divides(stage, experiment.resources.workers)

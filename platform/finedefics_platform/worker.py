@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from finedefics.adapters import AdapterSettings, adapted, apply, merge, quantization
+from finedefics.adapters import adapted, apply, merge, quantization
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.batch import Batch, Collator
 from finedefics.errors import FinedeficsError
@@ -82,7 +82,7 @@ def run_worker(task: Assignment) -> None:
     first, done = (start.stage, start.step) if start else (0, 0)
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
-    adapters = AdapterSettings(**task.experiment.adapters.model_dump())
+    adapters = task.experiment.adapters.as_settings()
     backbone = load_backbone(
         model.path, dtype=model.dtype, train=model.train, quantization=quantization(adapters, model.dtype)
     ).to(loop.device)

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from finedefics import distributed
+from finedefics.adapters import AdapterSettings, Kind, apply
+from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Collator
 from finedefics.data.birds import describe
@@ -46,7 +47,6 @@ GENERATION = {
     "caption": TermSettings(1.0, ("labelled", "captioned")),
     "text": TermSettings(0.5, ("text",)),
 }
-ADAPTED = r".*(text_model|connector).*\.(q|k|v|o|gate|up|down)_proj"
 
 
 @contextmanager
@@ -75,7 +75,7 @@ class Case:
     terms: dict[str, TermSettings] = field(default_factory=lambda: GENERATION | CONTRAST)
     fault: Callable[[], Any] = nullcontext
     options: dict[str, Any] = field(default_factory=dict)
-    adapters: bool = False  # tune low-rank adapters in the place of the weights
+    adapters: Kind = "full"  # what is tuned in the place of the weights
     one_category: bool = False  # of every row, and no hard negatives: nothing to contrast
     spoil: int | None = None  # the rank whose weights hold a NaN
 
@@ -88,8 +88,8 @@ CASES = {
     "finely divided": Case((1,), micro_batch=3),
     "in the prompt": Case((1, 2), options={"object_readout": "prompt"}),
     "in the prompt, divided": Case((1,), micro_batch=8, options={"object_readout": "prompt"}),
-    "adapters": Case((1, 2, 4), adapters=True),
-    "adapters, divided": Case((1,), adapters=True, micro_batch=8),
+    "adapters": Case((1, 2, 4), adapters="lora"),
+    "adapters, divided": Case((1,), adapters="lora", micro_batch=8),
     "faulty": Case((2,), fault=local_backward),
     "one category": Case((2,), terms=CONTRAST, one_category=True),
     "diverged": Case((2,), terms=CONTRAST, spoil=1),
@@ -124,15 +124,19 @@ def drawn_rows() -> tuple[list[Category], Rows]:
     return categories, rows
 
 
+def drawn_backbone(adapters: Kind) -> Backbone:
+    """The same weights, and the same adapters beside them, in every process."""
+    torch.manual_seed(0)
+    backbone = apply(untrained_backbone(), AdapterSettings(adapters, rank=4, alpha=4), seed=1)
+    for name, parameter in backbone.model.named_parameters():
+        if "lora_B" in name:  # zero at first, and half of the gradients with it
+            nn.init.normal_(parameter, std=0.02)
+    return backbone
+
+
 def step(case: Case, rank: int, world_size: int) -> dict[str, Any]:
     """Loss, terms and gradients of one step of a rank on its share of the rows."""
-    torch.manual_seed(0)
-    backbone = untrained_backbone()
-    if case.adapters:
-        # random on both sides: with the usual zero side half of the gradients would be zero
-        config = LoraConfig(r=4, lora_alpha=4, target_modules=ADAPTED, init_lora_weights=False)
-        inject_adapter_in_model(config, backbone.model)
-    backbone = backbone.double()
+    backbone = drawn_backbone(case.adapters).double()
     settings = ObjectiveSettings(terms=case.terms, learnable_temperatures=True, **case.options)
     micro_batch = case.micro_batch and max(1, case.micro_batch // world_size)
     objective: nn.Module = Objective(backbone, settings, micro_batch=micro_batch)

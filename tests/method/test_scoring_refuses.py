@@ -61,9 +61,7 @@ def test_an_embedding_that_is_no_number_is_no_answer(
 ) -> None:
     own = model.language.embed
     monkeypatch.setattr(model.language, "embed", lambda *inputs: spoil(own(*inputs)))
-    with pytest.raises(
-        FinedeficsError, match=r"picture 2: .*embedding of the picture is not finite"
-    ):
+    with pytest.raises(FinedeficsError, match=r"picture 2: .*embedding of the picture is not finite"):
         model.recognise(birds[:3])
     with pytest.raises(AssertionError):
         best_category(torch.tensor([[0.0, torch.nan]]))

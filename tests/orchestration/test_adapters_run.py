@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.checkpoints import load_trained
 from finedefics_platform.events import read_events
 from finedefics_platform.experiment import Experiment, parse_experiment
 from finedefics_platform.store import Dataset
-from finedefics_platform.training import TrainedRun, train
+from finedefics_platform.training import TrainedRun, check, train
 from finedefics_platform.workspace import Workspace
 
 ADAPTERS = {"rank": 4, "alpha": 16, "targets": ["text", "resampler"]}
@@ -66,8 +69,6 @@ def test_a_run_with_adapters_leaves_an_ordinary_model(
     kind: str,
     zero_stage: int,
 ) -> None:
-    if kind == "qlora":
-        pytest.importorskip("bitsandbytes")
     run = train(drawn_workspace, experiment_of(tiny_model, kind, zero_stage))
     base, tuned = load_file(tiny_model / "model.safetensors"), load_file(run.model / "model.safetensors")
     assert base.keys() == tuned.keys()
@@ -124,8 +125,6 @@ class Killer:
 def test_a_run_killed_in_its_second_stage_goes_on_from_its_own_weights(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, kind: str
 ) -> None:
-    if kind == "qlora":
-        pytest.importorskip("bitsandbytes")
     plain = experiment_of(tiny_model, kind, 1)
     longer = [plain.stages[0], plain.stages[1].model_copy(update={"steps": 40})]
     tracking = {"checkpoint_every": 2}
@@ -160,3 +159,24 @@ def test_what_does_not_go_together_is_refused(tiny_model: Path) -> None:
     assert caught.value.exit_code == 2
     with pytest.raises(FinedeficsError, match=r"`adapters\.rank` is wrong"):
         experiment_of(tiny_model, "lora", 1, adapters={"kind": "lora", "rank": 0})
+
+
+def test_a_missing_package_is_found_before_anything_starts(
+    drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finedefics.adapters.find_spec", lambda name: None)
+    with pytest.raises(FinedeficsError, match=r"pip install 'finedefics\[qlora\]'"):
+        check(experiment_of(tiny_model, "qlora", 1), drawn_dataset)
+    check(experiment_of(tiny_model, "lora", 1), drawn_dataset)
+
+
+def test_a_checkpoint_without_frozen_weights_holds_all_that_is_trained() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
+    module[1].requires_grad_(True)
+    state = {"1.weight": torch.ones(2, 2), "0.weight.absmax": torch.ones(1)}
+    with pytest.raises(FinedeficsError, match=r"1\.bias: the checkpoint lacks 1 of 2 trained parameters"):
+        load_trained(state, module)
+    assert not module[1].weight.equal(state["1.weight"])  # not half loaded
+    load_trained({**state, "1.bias": torch.ones(2)}, module)
+    assert module[1].weight.equal(state["1.weight"])
+    assert module[1].bias.equal(torch.ones(2))

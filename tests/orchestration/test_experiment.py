@@ -44,6 +44,10 @@ def changed(**keys: Any) -> dict[str, Any]:
         ("stages__0__terms", {"text": {"weight": 1, "feeds": ["labelled"]}}, "not defined on feed labelled"),
         ("deepspeed", {"zero_stage": 4}, r"deepspeed\.zero_stage"),
         ("model", {}, r"`model\.path` is missing"),
+        ("adapters", {"rank": 64}, r"adapters\.rank has no effect .*set adapters\.kind to lora, dora"),
+        ("adapters", {"rank": 8}, r"adapters\.rank has no effect"),
+        ("adapters", {"kind": "full", "dropout": 0.1}, r"adapters\.dropout has no effect"),
+        ("adapters", {"kind": "lora", "targets": ["text", "text"]}, r"adapters\.targets names text twice"),
     ],
 )
 def test_a_wrong_document_is_refused_in_one_line(key: str, value: Any, message: str) -> None:
@@ -52,6 +56,26 @@ def test_a_wrong_document_is_refused_in_one_line(key: str, value: Any, message: 
     assert refused.value.exit_code == 2
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("experiment.yaml: ")
+
+
+def test_parts_to_tune_are_refused_beside_adapters() -> None:
+    document = changed(model__train=["vision"], adapters={"kind": "lora"})
+    with pytest.raises(FinedeficsError, match=r"model\.train has no effect with adapters .*leave it out"):
+        parse_experiment(document, place="test")
+
+
+@pytest.mark.parametrize("adapters", [{}, {"kind": "full"}, {"kind": "dora", "rank": 2, "targets": ["text"]}])
+def test_a_stored_experiment_is_read_again(adapters: dict[str, Any]) -> None:
+    experiment = parse_experiment(changed(adapters=adapters), place="test")
+    stored = json.loads(json.dumps(experiment.model_dump(mode="json")))
+    assert parse_experiment(stored, place="test") == experiment
+
+
+def test_adapters_are_named_in_a_few_words() -> None:
+    assert parse_experiment(DOCUMENT, place="test").adapters.identity() is None
+    adapted = changed(adapters={"kind": "lora", "targets": ["text", "projection"]})
+    identity = parse_experiment(adapted, place="test").adapters.identity()
+    assert identity == "lora r8 alpha8 on text, projection"
 
 
 def test_two_stages_of_one_name_are_refused() -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.cli.models import app
+from finedefics_platform.cli.train import _register
+from finedefics_platform.evaluation import Evaluated
 from finedefics_platform.gate import GatePolicy
 from finedefics_platform.mlflow_client import open_client
 from finedefics_platform.promotion import history, promote, rollback
@@ -87,6 +90,25 @@ def test_a_version_says_where_it_comes_from(recorded: Workspace, client: MlflowC
     assert stored.tags["finedefics.dataset_digest"] == "d1"
     assert (stored.tags["finedefics.base"], stored.tags["finedefics.adapter"]) == ("tiny", "lora-1")
     assert client.get_logged_model(stored.tags["finedefics.logged_model"]).source_run_id == run
+
+
+@pytest.mark.parametrize(
+    ("adapters", "identity"), [({"kind": "lora", "targets": ["text"]}, "lora r8 alpha8 on text"), ({}, None)]
+)
+def test_a_version_names_the_adapters_of_its_run(
+    recorded: Workspace, trained: Path, tmp_path: Path, adapters: dict[str, Any], identity: str | None
+) -> None:
+    name = "adapted" if identity else "whole"
+    folder = recorded.runs / name
+    shutil.copytree(trained / "final", folder / "model")
+    experiment = {"model": {"path": "tiny"}, "adapters": adapters}
+    (folder / "experiment.json").write_text(json.dumps(experiment))
+    origin = {"parent_run_id": finished_run(recorded, name), "metrics": {}}
+    (folder / "result.json").write_text(json.dumps({"config_digest": "c", "dataset_digest": "d", **origin}))
+    shutil.copytree(trained / "names", tmp_path / "index")
+    pq.write_table(pa.table({"picture": ["a"]}), tmp_path / "items.parquet")
+    made = _register(recorded, name, name, Evaluated(tmp_path, {}), "d1", evaluation(0.8))
+    assert get_version(recorded, made).tags.get("adapter") == identity
 
 
 def test_a_run_is_registered_once(recorded: Workspace, trained: Path) -> None:

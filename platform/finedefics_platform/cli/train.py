@@ -247,13 +247,16 @@ def _register(
     table: Mapping[str, Any],
 ) -> str:
     from finedefics_platform.documents import read_yaml
+    from finedefics_platform.experiment import Adapters, parse_document
     from finedefics_platform.registry import register
     from finedefics_platform.training import open_run
 
     run = open_run(workspace.runs / model)
     if run.parent_run_id is None:
         raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
-    base = read_yaml(run.folder / "experiment.json", "experiment")["model"]["path"]
+    stored = run.folder / "experiment.json"
+    experiment = read_yaml(stored, "experiment")
+    adapters = parse_document(Adapters, experiment.get("adapters", {}), place=str(stored))
     version = register(
         workspace,
         name=name,
@@ -262,7 +265,8 @@ def _register(
         run_id=run.parent_run_id,
         evaluation=table,
         dataset_digest=dataset_digest,
-        base=Path(base).name,
+        base=Path(experiment["model"]["path"]).name,
+        adapter=adapters.identity(),
         items=done.items_file,
     )
     return version.reference
