@@ -186,7 +186,8 @@ class Objective(nn.Module):
         everywhere = total(torch.stack([own.detach(), counts]))
         count = everywhere[1]
         asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]
-        self._check_learned([GENERATION_TERMS[i] for i in asked if count[i] == 0], batch.step)
+        everyones = count.tolist()  # one wait for the device, not one a term
+        self._check_learned([GENERATION_TERMS[i] for i in asked if not everyones[i]], batch.step)
         # ranks hold different numbers of answer tokens; their average must be the global mean
         share = {GENERATION_TERMS[i]: own[i] * world_size() / count[i] for i in asked}
         shown = {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
