@@ -12,7 +12,6 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,7 +79,7 @@ Figures = dict[str, float]  # of one mode in one world
 
 
 def run_world(seed: int, plan: Plan) -> dict[str, Figures]:
-    """Every mode in one world: accuracies in percent, forwarded tokens and seconds a step."""
+    """Every mode in one world: accuracies in percent, and forwarded tokens a step."""
     torch.set_num_threads(1)
     world = make_world(seed)
     rows = _rows(world, plan)
@@ -92,7 +91,6 @@ def run_world(seed: int, plan: Plan) -> dict[str, Figures]:
     with tempfile.TemporaryDirectory() as base:
         build_base(world, Path(base), plan.base, seed=seed)
         for name, mode in MODES.items():
-            started = time.perf_counter()
             taught = teach(
                 base,
                 world,
@@ -103,10 +101,7 @@ def run_world(seed: int, plan: Plan) -> dict[str, Figures]:
                 negatives=mode.negatives,
                 orders={feed: _order(feed, rows, world, mode, plan.batch) for feed in rows},
             )
-            figures = {
-                "seconds a step": (time.perf_counter() - started) / plan.steps,
-                "tokens a step": taught.forwarded_tokens,
-            }
+            figures = {"tokens a step": taught.forwarded_tokens}
             for group, samples in test.items():
                 for answer in ("alignment", "names"):
                     figures[f"{answer}, {group}"] = 100 * right(taught.model, samples, answer)
@@ -204,9 +199,8 @@ def _table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
 
 
 def _cell(mode: str, figure: str, each: Mapping[str, float]) -> str:
-    digits = 3 if "seconds" in figure else 1
-    shown = f"{each['mean']:.{digits}f}"
-    if mode == REFERENCE or "a step" in figure:
+    shown = f"{each['mean']:.1f}"
+    if mode == REFERENCE or figure == "tokens a step":
         return shown
     return f"{shown} ({each['difference']:+.1f} ± {each['half_width']:.1f})"
 
