@@ -160,6 +160,8 @@ class Renderer:
             )
         self.prompt = lru_cache(maxsize=256)(self._prompt)
         self.tokens = lru_cache(maxsize=65536)(self._tokens)
+        # the text's tokens after the beginning of sequence, where the tokenizer puts one
+        self.opened = lru_cache(maxsize=65536)(self._opened)
         # closed by end of sequence: a text of its own (what an embedding is read from), an answer as it
         # follows a prompt, a name as it follows `Templates.naming_prefix`
         self.closed = lru_cache(maxsize=65536)(self._closed)
@@ -179,14 +181,12 @@ class Renderer:
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def opened(self, text: str) -> tuple[int, ...]:
-        """The text's tokens after the beginning of sequence, where the tokenizer puts one.
-
-        As transformers has it, a text that brings its beginning of sequence gets no second one.
-        """
+    def _opened(self, text: str) -> tuple[int, ...]:
+        # as transformers has it, a text that brings its beginning of sequence gets no second one
         start = self.tokenizer.bos_token
         ids = self.tokenizer(text, add_special_tokens=start is None or start not in text).input_ids
-        return tuple(ids[:-1] if ids and ids[-1] == self.eos else ids)
+        added = bool(ids) and ids[-1] == self.eos and not text.endswith(self.tokenizer.eos_token)
+        return tuple(ids[:-1] if added else ids)
 
     def _prompt(self, question: str) -> Prompt:
         # as one text: a tokenizer may treat the start of a text unlike what follows a picture
@@ -202,8 +202,8 @@ class Renderer:
 
     def _turns(self, question: str, answer: str | None = None) -> str:
         """The conversation as the chat template writes it, up to where the model answers, or answered."""
-        template = getattr(self.processor, "chat_template", None) or self.family.chat_template
-        if not template:
+        own = getattr(self.processor, "chat_template", None)
+        if not (own or self.family.chat_template):
             raise FinedeficsError(
                 "the model has no chat template",
                 place=str(self.tokenizer.name_or_path),
@@ -215,7 +215,10 @@ class Renderer:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         return str(
             self.processor.apply_chat_template(
-                turns, chat_template=template, add_generation_prompt=answer is None, tokenize=False
+                turns,
+                chat_template=None if own else self.family.chat_template,
+                add_generation_prompt=answer is None,
+                tokenize=False,
             )
         )
 
@@ -239,7 +242,7 @@ class Renderer:
 
     def _continuation(self, before: str, text: str) -> tuple[int, ...]:
         """The text's tokens where it follows another: many tokenizers have others for " name" and "name"."""
-        prefix, whole = self._tokens(before), self._tokens(before + text)
+        prefix, whole = self.tokens(before), self._tokens(before + text)
         return whole[len(prefix) :] if whole[: len(prefix)] == prefix else self._tokens(text)
 
     def statement_tokens(self, name: str, description: str) -> list[tuple[int, ...]]:

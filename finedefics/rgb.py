@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from finedefics.errors import FinedeficsError
 
@@ -27,13 +27,15 @@ WHITE = (255, 255, 255, 255)
 def as_rgb(picture: Image.Image) -> Image.Image:
     """An RGB copy that looks as a viewer shows the picture.
 
-    Sixteen bits are scaled to eight, what is transparent becomes white, floats from 0 to 1 become 0 to 255.
+    It stands as the camera was held (EXIF), sixteen bits are scaled to eight, what is transparent becomes
+    white, floats from 0 to 1 become 0 to 255.
 
     Raises:
         FinedeficsError: the picture is damaged, or its numbers do not say what is black and what is white.
     """
     try:
         picture.load()
+        picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F" or picture.mode.startswith("I"):
             picture = _grey(picture)
         if picture.mode == "La":  # Pillow converts it to nothing else

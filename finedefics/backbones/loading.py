@@ -1,9 +1,9 @@
 """From a folder or a hub name to a `Backbone`, without code from the checkpoint and without torchvision.
 
 Image processors use their PIL backend, which needs nothing beyond Pillow. Processors that also take films
-(LLaVA-OneVision, Qwen2.5-VL, SmolVLM) would demand torchvision for that; where it is not installed they are
-made of their image processor and tokenizer alone. The checkpoint's ``processor_config.json`` is still read,
-so token counts are its own.
+(LLaVA-OneVision, Qwen2.5-VL, SmolVLM) would demand torchvision for that, so they are made of their image
+processor and tokenizer alone, whether it is installed or not. The checkpoint's ``processor_config.json`` is
+still read, so token counts are its own.
 """
 
 import inspect
@@ -102,10 +102,9 @@ def load_processor(path: str | Path) -> Any:
         FinedeficsError: the checkpoint has no image processor or tokenizer.
     """
     from transformers import AutoConfig, AutoProcessor
-    from transformers.utils import is_torchvision_available
 
     kind = AutoConfig.from_pretrained(str(path), trust_remote_code=False).model_type
-    if is_torchvision_available() or kind not in FAMILIES or not FAMILIES[kind].films:
+    if kind not in FAMILIES or not FAMILIES[kind].films:
         return AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")
     return _pictures_only(path, FAMILIES[kind].processor)
 

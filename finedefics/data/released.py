@@ -28,6 +28,7 @@ _MISSING = frozenset(
     )
 )
 _Name = tuple[str, int]  # a category's name as first written, and in which line
+_OUTSIDE = "lies outside the folder"
 _CELLS = ("question", "answer", "type", "attribute", "category")
 
 
@@ -211,9 +212,10 @@ def read_released(file: str | Path, *, seed: int = 0) -> Listing:
     rejected = tuple((source, f"line {line}: {problem}") for line, source, problem in sorted(set_aside))
     if not entries:
         why = f" (the first: {rejected[0][1]})" if rejected else ""
-        raise FinedeficsError(
-            f"no row can be used{why}", place=str(file), cure="give a file with the released columns"
-        )
+        cure = "give a file with the released columns"
+        if why.endswith(f"{_OUTSIDE})"):
+            cure = "move the file to the pictures' folder, and name them relative to it"
+        raise FinedeficsError(f"no row can be used{why}", place=str(file), cure=cure)
     listed = tuple(entries[source] for source in sorted(entries))
     return Listing(listed, tuple(categories[i] for i in sorted(categories)), rejected)
 
@@ -230,7 +232,7 @@ def _located(row: ReleasedRow, root: Path) -> ReleasedRow:
             if path.is_absolute() and path.is_relative_to(base):
                 path = path.relative_to(base)
         if path.is_absolute() or ".." in path.parts:
-            return replace(row, problem=f"{image!r} lies outside the folder")
+            return replace(row, problem=f"{image!r} {_OUTSIDE}")
         images.append(str(path))
     return replace(row, images=tuple(images))
 

@@ -276,7 +276,8 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _tuned_parts_have_effect(self) -> "Experiment":
         # by value: a stored experiment spells the default out
-        if self.adapters.kind != "full" and self.model.train != Model.model_fields["train"].default:
+        tuned, usual = set(self.model.train), set(Model.model_fields["train"].default)
+        if self.adapters.kind != "full" and tuned != usual:
             raise ValueError(
                 f"model.train has no effect with adapters (adapters.kind {self.adapters.kind}); "
                 "leave it out, and say in adapters.targets what is adapted"
@@ -285,7 +286,10 @@ class Experiment(Section):
 
     def digest(self) -> str:
         """Twelve hex digits that change with any value that can change the trained weights."""
-        determining = self.model_dump(mode="json", exclude={"name", "tracking", "evaluation"})
+        left_out = {"name", "tracking", "evaluation"}
+        if self.adapters.kind == "full":
+            left_out.add("adapters")  # there are none
+        determining = self.model_dump(mode="json", exclude=left_out)
         return digest_of(determining)
 
 

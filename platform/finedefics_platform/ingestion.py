@@ -77,8 +77,7 @@ def check_picture(path: str) -> Checked:
                 return Checked(problem=f"unsupported format {kind} (JPEG and PNG are)")
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()  # verify reads headers and checksums; only decoding finds a cut-off file
-                width, height = picture.size
-                as_rgb(picture)
+                width, height = as_rgb(picture).size
     except UnidentifiedImageError:
         return Checked(problem="not a picture")
     except FinedeficsError as error:

@@ -78,7 +78,7 @@ def register(
         evaluation: figures, as `Figures.from_evaluation` reads them.
         dataset_digest: the dataset version it was trained on.
         base: the model it was tuned from (path, hub name or digest).
-        adapter: identity of the adapter, if the weights are those of a base and an adapter.
+        adapter: the adapters that the run trained, merged into these weights; None where it trained none.
         items: the evaluation's item table (Parquet), which the gate compares picture by picture.
 
     Raises:

@@ -231,6 +231,8 @@ def trial_experiment(document: Mapping[str, Any], config: Mapping[str, Any], nam
     changed["name"] = f"{name}-trial"
     for key, value in config.items():
         override(changed, key, value, place=f"search {name}")
+    if (changed.get("adapters") or {}).get("kind") == "full":
+        changed["adapters"] = {"kind": "full"}  # a space of both: what the others sample has no effect here
     return parse_experiment(changed, place=f"search {name}")
 
 

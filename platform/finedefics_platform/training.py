@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.cluster_session import ensure_ray
 from finedefics_platform.events import EventChannel, drained
 from finedefics_platform.experiment import Experiment, Stage, digest_of
@@ -21,7 +22,8 @@ from finedefics_platform.store import Dataset, open_dataset
 from finedefics_platform.tracking import Tracker
 from finedefics_platform.workspace import Workspace
 
-CONTRASTIVE_TERMS = {"object_attribute", "attribute_category", "category_category", "object_category"}
+if TYPE_CHECKING:
+    from finedefics_platform.stream import SampleIndex
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
     """Find on the driver, before anything starts, what would fail in every worker.
 
     Raises:
-        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined,
-            DeepSpeed cannot do what is asked, or what the adapters need is not installed.
+        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined, no
+            picture of a term that learns descriptions has one, DeepSpeed cannot do what is asked, or what the
+            adapters need is not installed.
     """
     from finedefics.adapters import quantization
     from finedefics_platform.sharding import deepspeed_settings
@@ -141,9 +144,23 @@ def check(experiment: Experiment, dataset: Dataset) -> None:
         check_divides(stage, experiment.resources.workers)
         for feed in stage.feeds:
             index.require(feed)
+        _check_descriptions(stage, index)
         deepspeed_settings(experiment, stage, experiment.resources.workers)
         if _needs_mined_negatives(experiment, stage):
             dataset.files("negatives")
+
+
+def _check_descriptions(stage: Stage, index: "SampleIndex") -> None:
+    for name in ("caption", "object_attribute", "attribute_category"):
+        asked = name in stage.terms and stage.terms[name].weight > 0
+        if not asked or set(stage.term_feeds(name)) & set(stage.feeds) != {"labelled"}:
+            continue  # the other feeds have descriptions by their definition
+        if index.companions.descriptions.keys().isdisjoint(index.feeds["labelled"].ids):
+            raise FinedeficsError(
+                f"term {name} learns from descriptions, and no labelled training picture has one",
+                place=f"dataset {index.dataset}",
+                cure="run `finedefics data describe`, or leave the term out",
+            )
 
 
 def _needs_mined_negatives(experiment: Experiment, stage: Stage) -> bool:

@@ -70,23 +70,29 @@ def test_a_hard_negative_named_twice_is_one_key(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "rows", "said"),
+    ("settings", "rows"),
     [
-        (
-            objective_of(answer=("labelled",), caption=("labelled",)),
-            {"labelled": [Sample("a", IMAGE, OWN)]},
-            "term caption, step 1: no row of the feeds labelled has a text to learn",
-        ),
-        (ANSWER, {"text": [CATEGORIES[0]]}, "step 1: the rows feed none of the stage's terms"),
+        (objective_of(caption=("labelled",)), {"labelled": [Sample("a", IMAGE, OWN)]}),
+        (ANSWER, {"text": [CATEGORIES[0]]}),
     ],
 )
-def test_a_term_without_anything_to_learn_is_no_silent_zero(
-    backbone: Backbone, settings: ObjectiveSettings, rows: dict[str, Any], said: str
+def test_a_step_without_anything_to_learn_is_no_silent_zero(
+    backbone: Backbone, settings: ObjectiveSettings, rows: dict[str, Any]
 ) -> None:
-    batch = Collator(backbone.processor, CATEGORIES, settings, negatives=0)(rows, step=0)
-    with pytest.raises(FinedeficsError) as caught:
+    batch = Collator(backbone.processor, CATEGORIES, settings, negatives=0)(rows, step=4)
+    with pytest.raises(FinedeficsError, match=r"step 5: no row has anything that a term of the stage learns"):
         Objective(backbone, settings)(batch)
-    assert str(caught.value).startswith(said)
+
+
+def test_a_term_that_a_step_has_no_text_for_is_absent_and_not_zero(backbone: Backbone) -> None:
+    settings = objective_of(answer=("labelled",), caption=("labelled",))
+    collate = Collator(backbone.processor, CATEGORIES, settings, negatives=0)
+    rows = {"labelled": [Sample("a", IMAGE, OWN), Sample("b", IMAGE, OTHER, "red crown")]}
+    both = Objective(backbone, settings)(collate(rows, step=0))
+    one = Objective(backbone, settings)(collate({"labelled": rows["labelled"][:1]}, step=0))
+    assert set(both.terms) == {"answer", "caption"}
+    assert set(one.terms) == {"answer"}
+    assert float(one.loss.detach()) == pytest.approx(float(one.terms["answer"]))
 
 
 def test_captions_that_agree_in_what_no_category_is_known_by_do_not_repel(backbone: Backbone) -> None:

@@ -130,3 +130,19 @@ def test_a_picture_is_answered_alike_as_bytes_and_opened(lettered: Backbone) -> 
         clear = encoded(Image.fromarray(noise))
         scores = model.answer([clear, Image.open(io.BytesIO(clear))], "letters_likelihood").scores
         assert scores[0].tolist() == pytest.approx(scores[1].tolist(), abs=1e-5)
+
+
+def test_a_picture_stands_as_the_camera_was_held() -> None:
+    wide = Image.new("RGB", (64, 32), "blue")
+    wide.paste("red", (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: what was left is on top
+    buffer = io.BytesIO()
+    wide.save(buffer, format="JPEG", exif=exif, quality=95)
+    seen = decode_image(buffer.getvalue(), "phone")
+    assert seen.size == (32, 64)
+    top, bottom = seen.getpixel((16, 10)), seen.getpixel((16, 54))
+    assert isinstance(top, tuple)
+    assert isinstance(bottom, tuple)
+    assert top[0] > 200 > top[2]
+    assert bottom[2] > 200 > bottom[0]

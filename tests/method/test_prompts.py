@@ -104,6 +104,16 @@ def test_a_name_has_the_ids_it_has_after_the_words_that_it_completes(bytewise: A
     assert colon.named("alba tern") == (*tokenizer("red:alba tern").input_ids[start:], render.eos)
 
 
+def test_a_template_among_several_and_one_that_ends_a_turn_are_taken_as_they_are(bytewise: Any) -> None:
+    several = copy.copy(bytewise)
+    several.chat_template = {"default": ROLES, "tool_use": "{{ none }}"}
+    assert Renderer(several).prompt("What?") == Renderer(bytewise).prompt("What?")
+    ending = copy.copy(bytewise)
+    ending.chat_template = "<image>{{ messages[0].content[1].text }}</s>"
+    prompt = Renderer(ending).prompt("What is this?")
+    assert prompt.after[-1] == bytewise.tokenizer.eos_token_id
+
+
 def test_a_text_that_holds_a_token_of_the_model_is_refused(bytewise: Any) -> None:
     render = Renderer(bytewise)
     for make in (render.closed, render.answer, render.named):

@@ -13,7 +13,7 @@ from finedefics_platform.cli.main import main
 from finedefics_platform.demo.journey import ARMS, HERE
 from finedefics_platform.documents import override
 from finedefics_platform.experiment import Experiment, digest_of, load_experiment, parse_experiment
-from finedefics_platform.search import load_search
+from finedefics_platform.search import load_search, trial_experiment
 from finedefics_platform.worker import objective_settings
 
 DOCUMENT: dict[str, Any] = {
@@ -137,6 +137,14 @@ def test_the_digest_follows_what_determines_the_weights() -> None:
     assert parse_experiment(same, place="test").digest() == base.digest()
     for other in (changed(seed=1), changed(stages__0__steps=5), changed(deepspeed={"zero_stage": 3})):
         assert parse_experiment(other, place="test").digest() != base.digest()
+    written_out = changed(adapters={"kind": "full", "rank": 8})
+    assert parse_experiment(written_out, place="test").digest() == base.digest()
+
+
+def test_a_trial_without_adapters_ignores_what_was_sampled_for_them() -> None:
+    for kind, rank in (("full", 8), ("lora", 16)):
+        trial = trial_experiment(DOCUMENT, {"adapters.kind": kind, "adapters.rank": 16}, "ranks")
+        assert (trial.adapters.kind, trial.adapters.rank) == (kind, rank)
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=2, max_size=6))

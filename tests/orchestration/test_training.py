@@ -190,18 +190,17 @@ def test_what_would_fail_in_the_workers_is_refused_before_they_start(
     odd = experiment_of(tiny_model, "odd", stages=[{**STAGES[1], "feeds": {"labelled": 3}}])
     with pytest.raises(FinedeficsError, match="cannot be shared equally by 2 workers"):
         train(drawn_workspace, odd)
-    bare = Dataset(
-        drawn_dataset.root,
-        "drawn",
-        drawn_dataset.digest,
-        {**drawn_dataset.manifest, "tables": {t: v for t, v in tables(drawn_dataset) if t != "negatives"}},
-    )
     with pytest.raises(FinedeficsError, match=r"no negatives yet; run `finedefics data mine drawn`"):
-        check(experiment_of(tiny_model, "bare"), bare)
+        check(experiment_of(tiny_model, "bare"), without(drawn_dataset, "negatives"))
+    captions = {"name": "say", "steps": 2, "feeds": {"labelled": 4}, "terms": {"answer": 1, "caption": 1}}
+    with pytest.raises(FinedeficsError, match=r"term caption learns from descriptions, and no labelled"):
+        check(experiment_of(tiny_model, "bare", stages=[captions]), without(drawn_dataset, "descriptions"))
+    check(experiment_of(tiny_model, "bare", stages=[captions]), drawn_dataset)
 
 
-def tables(dataset: Dataset) -> list[tuple[str, Any]]:
-    return list(dataset.manifest["tables"].items())
+def without(dataset: Dataset, table: str) -> Dataset:
+    kept = {name: value for name, value in dataset.manifest["tables"].items() if name != table}
+    return Dataset(dataset.root, "drawn", dataset.digest, {**dataset.manifest, "tables": kept})
 
 
 def test_the_key_follows_content(drawn_dataset: Dataset, tiny_model: Path) -> None:
