@@ -1,8 +1,9 @@
 """What the faster ways of a step cost or bring in accuracy: paired over drawn worlds, all else equal.
 
-``python -m benchmarks.ablation --worlds 6`` takes six minutes a world and core. Each world has 18 species
-with four labelled pictures, six with twelve captioned pictures and no label, and a text for all. A step has 8
-rows of each feed: few beside the number of species, so that it matters where hard negatives come from.
+``python -m benchmarks.ablation new few`` takes six minutes a world, setting and core. In the setting ``new``
+18 species have four labelled pictures, six have twelve captioned ones and no label. In ``few`` each of the 24
+has one labelled picture and twelve captioned ones, and half as many steps are made. All have a text. A step
+has 8 rows of each feed: few beside the number of species, so that it matters where hard negatives come from.
 """
 
 import argparse
@@ -65,14 +66,18 @@ MODES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of one world's arms."""
+    """Sizes of one world's arms; ``new``: the captioned species are others than the labelled ones."""
 
     base: BaseRecipe = field(default_factory=BaseRecipe)
+    new: bool = True
     batch: int = 8
     steps: int = 160
     labelled: int = 4
     captioned: int = 12
     test: int = 16
+
+
+SETTINGS = {"new": Plan(), "few": Plan(new=False, steps=80, labelled=1)}
 
 
 Figures = dict[str, float]  # of one mode in one world
@@ -83,10 +88,10 @@ def run_world(seed: int, plan: Plan) -> dict[str, Figures]:
     torch.set_num_threads(1)
     world = make_world(seed)
     rows = _rows(world, plan)
-    test = {
-        "new": draw_samples(world, _species(world, new=True), plan.test, split=1),
-        "labelled": draw_samples(world, _species(world, new=False), plan.test, split=1),
-    }
+    groups = {"new": _species(world, new=True), "labelled": _species(world, new=False)}
+    if not plan.new:
+        groups = {"all": list(world.species)}
+    test = {group: draw_samples(world, species, plan.test, split=1) for group, species in groups.items()}
     found = {}
     with tempfile.TemporaryDirectory() as base:
         build_base(world, Path(base), plan.base, seed=seed)
@@ -114,10 +119,11 @@ def _species(world: World, *, new: bool) -> list[Species]:
 
 
 def _rows(world: World, plan: Plan) -> dict[str, Sequence[Row]]:
-    new, old = _species(world, new=True), _species(world, new=False)
+    labelled = _species(world, new=False) if plan.new else world.species
+    captioned, apart = (_species(world, new=True), 0) if plan.new else (world.species, 2)
     return {
-        LABELLED: draw_samples(world, old, plan.labelled, split=0),
-        CAPTIONED: draw_samples(world, new, plan.captioned, split=0, labelled=False),
+        LABELLED: draw_samples(world, labelled, plan.labelled, split=0),
+        CAPTIONED: draw_samples(world, captioned, plan.captioned, split=apart, labelled=False),
         TEXT: [category_of(species) for species in world.species],
     }
 
@@ -168,28 +174,35 @@ def _half_width(differences: Sequence[float]) -> float:
     return float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
 
 
-def main(arguments: Sequence[str] | None = None, plan: Plan | None = None) -> int:
-    """Run the worlds side by side, print the table, write ``benchmarks/ablation.json``."""
+def main(arguments: Sequence[str] | None = None, settings: Mapping[str, Plan] = SETTINGS) -> int:
+    """Run the worlds side by side, print a table a setting, write ``benchmarks/ablation.json``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=main.__doc__)
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{', '.join(settings)}; default all")
     parser.add_argument("--worlds", type=int, default=6, help="drawn worlds, seeds 0, 1, …")
     parser.add_argument("--processes", type=int, default=2, help="worlds at a time, one thread each")
     given = parser.parse_args(arguments)
     if given.worlds < 1 or given.processes < 1:
         parser.error("give at least one world and one process")
+    if unknown := [name for name in given.settings if name not in settings]:
+        parser.error(f"unknown setting {unknown[0]!r}: choose of {', '.join(settings)}")
     console = Console(width=None if sys.stdout.isatty() else 140)
-    worlds = []
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for one in pool.imap(partial(run_world, plan=plan or Plan()), range(given.worlds)):
-            worlds.append(one)
-            console.print(f"{len(worlds)} of {given.worlds} worlds are done")
-    found = summary(worlds)
-    RESULTS.write_text(json.dumps({"worlds": worlds, "modes": found}, indent=1) + "\n")
-    console.print(_table(found))
+    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in given.settings or settings:
+        worlds = []
+        with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+            for one in pool.imap(partial(run_world, plan=settings[name]), range(given.worlds)):
+                worlds.append(one)
+                console.print(f"{name}: {len(worlds)} of {given.worlds} worlds are done")
+        found = summary(worlds)
+        stored[name] = {"worlds": worlds, "modes": found}
+        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+        console.print(_table(name, found))
     return 0
 
 
-def _table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    table = Table(title="Mean (difference to exact ± 95 % half-width over worlds)", title_justify="left")
+def _table(setting: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    title = f"{setting}: mean (difference to exact ± 95 % half-width over worlds)"
+    table = Table(title=title, title_justify="left")
     table.add_column("mode")
     for figure in found[REFERENCE]:
         table.add_column(figure, justify="right")

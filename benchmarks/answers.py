@@ -1,5 +1,6 @@
 """What an answer costs: alignment with the index against describe-then-name, on one model in one run."""
 
+import copy
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -15,14 +16,17 @@ from finedefics.base_model import BaseRecipe, build_base
 from finedefics.data.generated import World, make_world
 from finedefics.pictures import decode_image
 from finedefics.scoring import ANSWERS, Pictures, Recogniser
+from finedefics.scoring.describe import Describe
 
 RECIPE = BaseRecipe(birds=1500, vision_steps=300, language_steps=250)
 STEPS, ROWS, PICTURES, REPEATS = 48, 24, 96, 15
+LONG = 80  # tokens of a description such as the method's release has them
 
 
-@benchmark("alignment_vs_describe", "alignment_vs_describe_language")
+@benchmark("alignment_vs_describe", "alignment_vs_describe_language", "alignment_vs_describe_long")
 def alignment_vs_describe() -> dict[str, Result]:
-    """Pictures a second of both answers, with and without the work they share (decoding, vision tower)."""
+    """Pictures a second of both answers, with and without the work they share (decoding, vision tower), and
+    with descriptions as long as the release's."""
     torch.set_num_threads(1)
     world = make_world(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,11 +51,22 @@ def alignment_vs_describe() -> dict[str, Result]:
             },
             REPEATS,
         )
+        talkative = _talkative(model)
+        long = in_turn(
+            {
+                "alignment": partial(model.answer, images, "alignment"),
+                "describe": partial(_describe_long, talkative, images),
+            },
+            REPEATS // 3,
+        )
     parts = ", ".join(f"{name} {each:.2f}" for name, each in _milliseconds(shared).items())
     return {
         "alignment_vs_describe": _ratio(seconds, f"{PICTURES} pictures from bytes to name; accuracy: {both}"),
         "alignment_vs_describe_language": _ratio(
             alone, f"the same without what both answers share ({parts} ms a picture)"
+        ),
+        "alignment_vs_describe_long": _ratio(
+            long, f"from bytes to name, every description made {LONG} tokens long: cost alone, no accuracy"
         ),
     }
 
@@ -71,6 +86,19 @@ def _milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
 @torch.no_grad()
 def _language(model: Recogniser, answer: str, pictures: Pictures) -> None:
     ANSWERS[answer](model, pictures)
+
+
+def _talkative(model: Recogniser) -> Recogniser:
+    """The model, except that nothing ends what it writes."""
+    talkative = copy.copy(model)
+    talkative.language = copy.copy(model.language)
+    talkative.language.ends = set()
+    return talkative
+
+
+def _describe_long(model: Recogniser, images: Sequence[bytes]) -> None:
+    pictures = [decode_image(image, "picture") for image in images]
+    Describe(limit=LONG)(model, model.encode(pictures))
 
 
 def _taught(world: World, base: str) -> Recogniser:

@@ -1,6 +1,7 @@
 """The ablation of a step's modes: what differs between its arms, and how worlds are put together."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.ablation import MODES, Plan, run_world, summary
 from finedefics.base_model import BaseRecipe
 
 TINY = Plan(BaseRecipe(birds=16, vision_steps=1, language_steps=1), steps=2, labelled=1, captioned=1, test=1)
+FEW = replace(TINY, new=False)
 
 
 def test_a_world_has_figures_of_every_mode_and_the_modes_differ_in_their_work() -> None:
@@ -43,10 +45,12 @@ def test_the_command_writes_every_world_and_the_means(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ablation, "RESULTS", tmp_path / "ablation.json")
-    assert ablation.main(["--worlds", "1", "--processes", "1"], TINY) == 0
+    assert ablation.main(["few", "--worlds", "1", "--processes", "1"], {"new": TINY, "few": FEW}) == 0
     stored = json.loads((tmp_path / "ablation.json").read_text())
-    assert list(stored["modes"]) == list(MODES)
-    assert len(stored["worlds"]) == 1
+    assert list(stored) == ["few"]
+    assert list(stored["few"]["modes"]) == list(MODES)
+    assert set(stored["few"]["worlds"][0]["exact"]) == {"tokens a step", "alignment, all", "names, all"}
     assert "sampler, one pass" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        ablation.main(["--worlds", "0"])
+    for wrong in (["--worlds", "0"], ["fwe"]):
+        with pytest.raises(SystemExit, match="2"):
+            ablation.main(wrong)

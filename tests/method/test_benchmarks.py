@@ -28,6 +28,7 @@ NAMES = {
     "contrastive_memory",
     "alignment_vs_describe",
     "alignment_vs_describe_language",
+    "alignment_vs_describe_long",
 }
 
 
