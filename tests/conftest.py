@@ -19,6 +19,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     MPLBACKEND="agg",
     NO_COLOR="1",
+    # several processes share the cores here: with more threads than that, each waits for the others
+    OMP_NUM_THREADS="1",
 )
 # The same examples every time, however busy the machine: a red test is red again when it is looked into.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
