@@ -235,7 +235,7 @@ def paligemma2(image_processors: Any) -> tuple[Any, Any]:
 
 
 def pictures_only(kind: Any) -> Any:
-    """What loading makes of a processor that also takes films, where torchvision is missing."""
+    """What loading makes of a processor that also takes films."""
     from finedefics.backbones.loading import without_films
 
     return without_films(kind)

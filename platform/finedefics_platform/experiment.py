@@ -101,8 +101,8 @@ class Adapters(Section):
     """Low-rank adapters; with them everything else is frozen, and `model.train` does not apply.
 
     They are merged into the weights at the end of each stage, and the next one starts with fresh ones; those
-    beside weights in four bits are carried on to the end, for quantizing merged weights anew adds noise
-    larger than what was learned. What a run leaves is an ordinary model either way.
+    beside weights in four bits are carried on to the end, for quantizing merged weights anew would add
+    NF4's noise once more. What a run leaves is an ordinary model either way.
     """
 
     kind: Literal["full", "lora", "dora", "qlora"] = Field(
