@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace
 
 # Before torch, ray or mlflow is imported: they read them then. Processes that tests start inherit them.
 os.environ.update(

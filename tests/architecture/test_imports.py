@@ -62,7 +62,7 @@ def test_import_linter_keeps_its_contracts(copied_tree: Path) -> None:
     [
         ("import ray", "The method knows no orchestration BROKEN"),
         (
-            "import finedefics_platform.workspace",
+            "import finedefics_platform.base.workspace",
             "Imports run one way: the platform builds on the method BROKEN",
         ),
     ],

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pytest
 
 from finedefics.scoring import Recogniser
+from finedefics_platform.base.events import read_events
+from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, Demo, run_demo
-from finedefics_platform.events import read_events
-from finedefics_platform.registry import open_model
-from finedefics_platform.tracking import server_run_id
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.models.registry import open_model
+from finedefics_platform.tracking.tracker import server_run_id
 
 ANSWERS = ("names", "alignment", "describe")
 

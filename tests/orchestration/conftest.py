@@ -10,9 +10,9 @@ import pytest
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, make_world, picture
 from finedefics.records import SAMPLES, TABLES, attributes_to_arrow
-from finedefics_platform.store import Dataset
-from finedefics_platform.versions import new_version, write_parquet
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.versions import new_version, write_parquet
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ def list_command(model: Model, json: Json = False) -> None:
 
     Example: `finedefics categories list birds@champion`
     """
-    from finedefics_platform.categories import known
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.categories import known
 
     out = reporter(json)
     found = known(open_workspace(), model)
@@ -54,8 +54,8 @@ def add(
 
     Example: `finedefics categories add birds --name grosbeak --description "a red bird, stout beak"`
     """
-    from finedefics_platform.categories import add as carry_out
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.categories import add as carry_out
 
     out = reporter(json)
     added = carry_out(open_workspace(), model, name, description)
@@ -75,8 +75,8 @@ def remove(
 
     Example: `finedefics categories remove birds --name grosbeak`
     """
-    from finedefics_platform.categories import remove as carry_out
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.categories import remove as carry_out
 
     out = reporter(json)
     removed = carry_out(open_workspace(), model, name)

@@ -8,8 +8,8 @@ from rich.markup import escape
 from .console import Reporter, reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.inspection import Inspection
-    from finedefics_platform.store import Dataset
+    from finedefics_platform.data.inspection import Inspection
+    from finedefics_platform.data.store import Dataset
 
 app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_is_help=True)
 
@@ -36,8 +36,8 @@ def ingest(
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
     """
-    from finedefics_platform import pipelines
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.data import pipelines
 
     out = reporter(json)
     made = pipelines.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
@@ -56,8 +56,8 @@ def describe(
 
     Example: `finedefics data describe birds`
     """
-    from finedefics_platform import pipelines
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.data import pipelines
 
     out = reporter(json)
     made = pipelines.describe(open_workspace(), dataset, describer=describer, progress=out)
@@ -78,8 +78,8 @@ def mine(
 
     Example: `finedefics data mine birds --keep 16`
     """
-    from finedefics_platform import pipelines
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.data import pipelines
 
     out = reporter(json)
     made = pipelines.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
@@ -95,9 +95,9 @@ def inspect(dataset: Reference, json: Json = False) -> None:
 
     Example: `finedefics data inspect birds`
     """
-    from finedefics_platform.inspection import inspect as count
-    from finedefics_platform.store import open_dataset
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.data.inspection import inspect as count
+    from finedefics_platform.data.store import open_dataset
 
     out = reporter(json)
     found = count(open_dataset(open_workspace(), dataset))
@@ -106,7 +106,7 @@ def inspect(dataset: Reference, json: Json = False) -> None:
 
 
 def _finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
-    from finedefics_platform.inspection import quarantine_reasons
+    from finedefics_platform.data.inspection import quarantine_reasons
 
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
     out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))

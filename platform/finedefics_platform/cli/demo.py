@@ -23,10 +23,10 @@ def demo(
     """
     import time
 
+    from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.demo.ingredients import FULL, SMALL
     from finedefics_platform.demo.journey import run_demo
-    from finedefics_platform.results_table import terminal_table
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.reporting.results_table import terminal_table
 
     out = reporter(json)
     started = time.monotonic()

@@ -21,8 +21,8 @@ def doctor(
 
     Example: `finedefics doctor --ray`
     """
-    from finedefics_platform.doctor import examine
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.operate.doctor import examine
 
     out = reporter(json)
     counts = {"ok": 0, "warn": 0, "fail": 0}

@@ -9,8 +9,8 @@ from rich.markup import escape
 from .console import Reporter, reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.promotion import Change
-    from finedefics_platform.registry import ModelVersion
+    from finedefics_platform.models.promotion import Change
+    from finedefics_platform.models.registry import ModelVersion
 
 app = typer.Typer(help="List, promote and roll back registered models.", no_args_is_help=True)
 
@@ -25,8 +25,8 @@ def list_command(json: Json = False) -> None:
 
     Example: `finedefics models list`
     """
-    from finedefics_platform.registry import versions
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.registry import versions
 
     out = reporter(json)
     found = versions(open_workspace())
@@ -59,9 +59,9 @@ def show(
 
     Example: `finedefics models show birds@candidate`
     """
-    from finedefics_platform.promotion import history
-    from finedefics_platform.registry import get_version
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.promotion import history
+    from finedefics_platform.models.registry import get_version
 
     out, workspace = reporter(json), open_workspace()
     version = get_version(workspace, reference)
@@ -100,10 +100,10 @@ def promote(
 
     Example: `finedefics models promote birds candidate --reason "better on new species"`
     """
-    from finedefics_platform.gate import GatePolicy
-    from finedefics_platform.promotion import promote as carry_out
-    from finedefics_platform.registry import get_version
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.gate import GatePolicy
+    from finedefics_platform.models.promotion import promote as carry_out
+    from finedefics_platform.models.registry import get_version
 
     out, workspace = reporter(json), open_workspace()
     policy = GatePolicy(
@@ -125,8 +125,8 @@ def rollback(
 
     Example: `finedefics models rollback birds --reason "confuses gulls"`
     """
-    from finedefics_platform.promotion import rollback as carry_out
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.promotion import rollback as carry_out
 
     out = reporter(json)
     _tell(out, carry_out(open_workspace(), name, reason=reason, by=by))
@@ -153,7 +153,7 @@ def _fields(version: "ModelVersion") -> dict[str, Any]:
 
 
 def _figures(version: "ModelVersion") -> list[str]:
-    from finedefics_platform.gate import Figures
+    from finedefics_platform.models.gate import Figures
 
     slices = Figures.from_evaluation(version.evaluation).slices
     return [f"{name} {part.accuracy:.3f} (n = {part.n})" for name, part in sorted(slices.items())]

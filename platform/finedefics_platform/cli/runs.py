@@ -12,7 +12,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from .console import reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.runs import RunRecord
+    from finedefics_platform.tracking.runs import RunRecord
 
 app = typer.Typer(help="Browse, compare and synchronise recorded runs.", no_args_is_help=True)
 
@@ -31,8 +31,8 @@ def list_command(
 
     Example: `finedefics runs list --limit 20`
     """
-    from finedefics_platform.runs import list_runs
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.tracking.runs import list_runs
 
     out = reporter(json)
     found = list_runs(open_workspace(), limit=limit)
@@ -67,8 +67,8 @@ def show(run: Run, json: Json = False) -> None:
 
     Example: `finedefics runs show 3f2a9c`
     """
-    from finedefics_platform.runs import children, get_run
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.tracking.runs import children, get_run
 
     out, workspace = reporter(json), open_workspace()
     record = get_run(workspace, run)
@@ -97,8 +97,8 @@ def compare(
 
     Example: `finedefics runs compare 3f2a9c 81bd04`
     """
-    from finedefics_platform.runs import compare_runs
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.tracking.runs import compare_runs
 
     if len(runs) < 2:
         raise wrong_use("only one run", place="finedefics runs compare", cure="name at least two runs")
@@ -126,8 +126,8 @@ def sync(json: Json = False) -> None:
 
     Example: `finedefics runs sync`
     """
-    from finedefics_platform.tracking import sync as send
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.tracking.tracker import sync as send
 
     out, workspace = reporter(json), open_workspace()
     result = send(workspace)

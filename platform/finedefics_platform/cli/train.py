@@ -11,8 +11,8 @@ from finedefics.errors import FinedeficsError, wrong_use
 from .console import reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.evaluation import Evaluated
-    from finedefics_platform.workspace import Workspace
+    from finedefics_platform.base.workspace import Workspace
+    from finedefics_platform.evaluation.run import Evaluated
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -30,11 +30,11 @@ def train(
 
     Example: `finedefics train experiment.yaml --set data.dataset=birds --set model.path=MODEL`
     """
-    from finedefics_platform import training
-    from finedefics_platform.evaluation import validate_alignment
-    from finedefics_platform.experiment import load_experiment
-    from finedefics_platform.tracking import Tracker
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.config.experiment import load_experiment
+    from finedefics_platform.evaluation.run import validate_alignment
+    from finedefics_platform.tracking.tracker import Tracker
+    from finedefics_platform.training import run as training
 
     out = reporter(json)
     workspace = open_workspace()
@@ -65,9 +65,9 @@ def tune(
 
     Example: `finedefics tune search.yaml --set data.dataset=birds --set model.path=MODEL`
     """
-    from finedefics_platform.search import load_search, run_search
-    from finedefics_platform.tracking import Tracker
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.search.run import load_search, run_search
+    from finedefics_platform.tracking.tracker import Tracker
 
     out = reporter(json)
     workspace = open_workspace()
@@ -117,10 +117,11 @@ def evaluate(
     Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
     """
     from finedefics.evaluation.tables import accuracy_table
-    from finedefics_platform import evaluation
-    from finedefics_platform.experiment import Evaluation, parse_document
-    from finedefics_platform.store import open_dataset
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.config.experiment import Evaluation
+    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.data.store import open_dataset
+    from finedefics_platform.evaluation import run as evaluation
 
     out = reporter(json)
     workspace = open_workspace()
@@ -169,8 +170,8 @@ def predict(
     files = _pictures(pictures)
     from finedefics.pictures import decode_image
     from finedefics.scoring import ANSWERS, as_mapping
-    from finedefics_platform.categories import open_recogniser
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.categories import open_recogniser
 
     ANSWERS[answer]
     out = reporter(json)
@@ -228,8 +229,8 @@ def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def _model_folder(workspace: "Workspace", model: str) -> Path:
     """A run's model, a model folder as it is, or a registered version's files."""
-    from finedefics_platform.registry import open_model
-    from finedefics_platform.training import open_run
+    from finedefics_platform.models.registry import open_model
+    from finedefics_platform.training.run import open_run
 
     if "/" not in model and (workspace.runs / model).is_dir():
         return open_run(workspace.runs / model).model
@@ -246,10 +247,11 @@ def _register(
     dataset_digest: str,
     table: Mapping[str, Any],
 ) -> str:
-    from finedefics_platform.documents import read_yaml
-    from finedefics_platform.experiment import Adapters, parse_document
-    from finedefics_platform.registry import register
-    from finedefics_platform.training import open_run
+    from finedefics_platform.config.documents import read_yaml
+    from finedefics_platform.config.model import Adapters
+    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.models.registry import register
+    from finedefics_platform.training.run import open_run
 
     run = open_run(workspace.runs / model)
     if run.parent_run_id is None:

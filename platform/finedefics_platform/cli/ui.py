@@ -21,8 +21,8 @@ def ui(
 
     Example: `finedefics ui --port 0`
     """
-    from finedefics_platform.interface import LOOPBACK, serve_interface
-    from finedefics_platform.workspace import open_workspace
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.tracking.interface import LOOPBACK, serve_interface
 
     out = reporter(json)
     signal.signal(signal.SIGTERM, _stop)

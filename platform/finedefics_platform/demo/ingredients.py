@@ -9,9 +9,9 @@ from pathlib import Path
 
 from finedefics.base_model import BaseRecipe, build_base
 from finedefics.data.generated import World, WorldPlan, make_world, write_world
-from finedefics_platform.experiment import digest_of
-from finedefics_platform.progress import SILENT, Progress
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.base.digest import digest_of
+from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.workspace import Workspace
 
 
 @dataclass(frozen=True)

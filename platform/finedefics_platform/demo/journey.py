@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.documents import override
+from finedefics_platform.config.experiment import Experiment, load_experiment
+from finedefics_platform.data.store import Dataset
 from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
 from finedefics_platform.demo.summary import Summary, summarise
-from finedefics_platform.documents import override
-from finedefics_platform.evaluation import Evaluated, evaluate
-from finedefics_platform.experiment import Experiment, load_experiment
-from finedefics_platform.progress import SILENT, Progress
-from finedefics_platform.promotion import Change, promote
-from finedefics_platform.registry import ModelVersion, register
-from finedefics_platform.search import SearchResult, load_search, run_search
-from finedefics_platform.store import Dataset
-from finedefics_platform.tracking import Tracker
-from finedefics_platform.training import TrainedRun, train
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.evaluation.run import Evaluated, evaluate
+from finedefics_platform.models.promotion import Change, promote
+from finedefics_platform.models.registry import ModelVersion, register
+from finedefics_platform.search.run import SearchResult, load_search, run_search
+from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.training.run import TrainedRun, train
 
 HERE = Path(__file__).parent
 BASE, CONTROL, SERVED = "base", "control", "joint"
@@ -110,7 +110,7 @@ class _Legs:
 
 def make_dataset(workspace: Workspace, name: str, folder: Path, progress: Progress) -> Dataset:
     """The folder as a described, mined dataset version."""
-    from finedefics_platform.pipelines import describe, ingest, mine
+    from finedefics_platform.data.pipelines import describe, ingest, mine
 
     dataset = ingest(workspace, name, folder, progress=progress)
     dataset = describe(workspace, dataset.reference, progress=progress)
@@ -216,7 +216,7 @@ def predict_some(
 ) -> Sequence[dict[str, Any]]:
     """Name a few held-out pictures with a registered model, and show them beside the truth."""
     from finedefics.scoring import Recogniser
-    from finedefics_platform.registry import open_model
+    from finedefics_platform.models.registry import open_model
 
     folder = open_model(workspace, reference)
     recogniser = Recogniser.load(folder / "model", folder / "index")

@@ -12,15 +12,15 @@ from finedefics.evaluation.items import NEW, OPTIONS
 from finedefics.evaluation.tables import accuracy_table, differences
 from finedefics.evaluation.verdict import verdict
 from finedefics.records import Sample
-from finedefics_platform.evaluation import Evaluated
-from finedefics_platform.events import read_events
-from finedefics_platform.experiment import Experiment
-from finedefics_platform.registry import ModelVersion
-from finedefics_platform.report import ReportData, write_report
-from finedefics_platform.search import SearchResult
-from finedefics_platform.store import Dataset
-from finedefics_platform.training import TrainedRun
-from finedefics_platform.workspace import Workspace
+from finedefics_platform.base.events import read_events
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.experiment import Experiment
+from finedefics_platform.data.store import Dataset
+from finedefics_platform.evaluation.run import Evaluated
+from finedefics_platform.models.registry import ModelVersion
+from finedefics_platform.reporting.report import ReportData, write_report
+from finedefics_platform.search.run import SearchResult
+from finedefics_platform.training.run import TrainedRun
 
 TITLE = "Naming birds nobody labelled"
 SHOWN_SAMPLES = 12

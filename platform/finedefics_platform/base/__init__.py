@@ -1,0 +1,1 @@
+"""What everything stands on: storage, the workspace, Ray sessions, events, progress."""

@@ -1,0 +1,1 @@
+"""Documents a user writes: read, overridden by key, validated."""

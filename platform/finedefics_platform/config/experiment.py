@@ -1,0 +1,132 @@
+"""The experiment: one typed, overridable document that says what is trained, on what, and how it is judged.
+
+A YAML file is read into `Experiment`; unknown keys are refused; ``--set a.b=c`` overrides single values.
+A stage names what feeds it and the weight of each objective term, so the paper's two stages, contrast kept
+alive during instruction tuning, and the joint recipe are three files and no code.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from finedefics_platform.base.digest import digest_of
+from finedefics_platform.config.data import Data
+from finedefics_platform.config.documents import fill, override_by_text, read_yaml
+from finedefics_platform.config.model import Adapters, Model
+from finedefics_platform.config.section import Section, parse_document
+from finedefics_platform.config.stage import Stage
+
+
+class Resources(Section):
+    """What the run asks of the cluster."""
+
+    workers: int = Field(2, ge=1, description="Data-parallel training processes.")
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    threads_per_worker: int = Field(1, ge=1, description="Torch threads of one worker on CPU.")
+    max_failures: int = Field(2, ge=0, description="Lost workers survived before the run fails.")
+
+
+class DeepSpeed(Section):
+    """How DeepSpeed shards the run."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
+    micro_batch: int | None = Field(
+        None, gt=0, description="Rows whose activations a worker holds at a time; default: all its rows."
+    )
+
+
+class Evaluation(Section):
+    """How the run is judged, during training (cheap) and at its end."""
+
+    split: Literal["val", "test"] = "test"
+    answers: tuple[str, ...] = ("names", "alignment", "describe")
+    seed: int = Field(0, description="Of the order in which a multiple choice shows its options.")
+    options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
+    every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
+    limit: int | None = Field(None, gt=0, description="Use only so many pictures.")
+
+
+class Tracking(Section):
+    """Where runs are recorded; the server itself is named by MLFLOW_TRACKING_URI."""
+
+    experiment: str = "finedefics"
+    log_every: int = Field(1, ge=1, description="Steps between two recorded metrics.")
+    checkpoint_every: int | None = Field(
+        None, gt=0, description="Steps between checkpoints; default: stage ends."
+    )
+
+
+class Experiment(Section):
+    """Everything that determines a training run."""
+
+    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    seed: int = 0
+    data: Data
+    model: Model
+    adapters: Adapters = Adapters()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    resources: Resources = Resources()
+    deepspeed: DeepSpeed = DeepSpeed()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _stage_names_differ(self) -> "Experiment":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_sharded(self) -> "Experiment":
+        if self.adapters.kind == "qlora" and self.deepspeed.zero_stage == 3:
+            raise ValueError("zero_stage 3 cannot shard weights in four bits (adapters.kind qlora)")
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_parts_have_effect(self) -> "Experiment":
+        # by value: a stored experiment spells the default out
+        tuned, usual = set(self.model.train), set(Model.model_fields["train"].default)
+        if self.adapters.kind != "full" and tuned != usual:
+            raise ValueError(
+                f"model.train has no effect with adapters (adapters.kind {self.adapters.kind}); "
+                "leave it out, and say in adapters.targets what is adapted"
+            )
+        return self
+
+    def digest(self) -> str:
+        """Twelve hex digits that change with any value that can change the trained weights."""
+        left_out = {"name", "tracking", "evaluation"}
+        if self.adapters.kind == "full":
+            left_out.add("adapters")  # there are none
+        determining = self.model_dump(mode="json", exclude=left_out)
+        return digest_of(determining)
+
+
+def load_experiment(
+    path: str | Path, overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=c`` assignments; the value is read as YAML, list items are addressed by position
+            (``stages.0.steps=10``).
+        defaults: dotted keys filled in only where the file is silent (the CLI's workspace conventions).
+
+    Raises:
+        FinedeficsError: the file is missing or unreadable, or a key or value is wrong (exit code 2).
+    """
+    document = read_yaml(path, "experiment")
+    fill(document, defaults or {}, place=str(path))
+    for assignment in overrides:
+        override_by_text(document, assignment)
+    return parse_experiment(document, place=str(path))
+
+
+def parse_experiment(document: Mapping[str, Any], *, place: str) -> Experiment:
+    """Validate a mapping; FinedeficsError (exit code 2) names the first wrong key."""
+    return parse_document(Experiment, document, place=place)

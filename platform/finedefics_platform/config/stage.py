@@ -1,0 +1,77 @@
+"""A stage: what feeds it, which terms it weighs, and how long and fast it learns."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from finedefics.terms import TERM_FEEDS
+from finedefics_platform.config.section import Section
+
+Feed = Literal["labelled", "captioned", "text"]
+Term = Literal[
+    "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
+    "caption",  # next-token loss of the description, given picture and request
+    "text",  # next-token loss of sentences that tie a category's name and its description
+    "choice",  # next-token loss of the right letter, given picture and hard options (multiple choice)
+    "object_attribute",
+    "attribute_category",
+    "category_category",
+    "object_category",  # the ablation "contrast without attributes"
+]
+
+
+class TermSetting(Section):
+    """The weight of one term of the objective and the feeds whose rows take part in it."""
+
+    weight: float = Field(ge=0)
+    feeds: tuple[Feed, ...] | None = Field(None, description="Default: every feed the term is defined on.")
+
+
+def _number_is_weight(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+class Temperatures(Section):
+    """Temperatures of the contrastive terms, clamped to [0.001, 0.5]."""
+
+    object_attribute: float = Field(0.07, gt=0)
+    attribute_category: float = Field(0.07, gt=0)
+    learnable: bool = False
+
+
+class Stage(Section):
+    """One stretch of training: an optimizer, a schedule, feeds and an objective of its own."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    steps: int = Field(gt=0, description="Optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(10, ge=0)
+    final_learning_rate: float = Field(
+        0.1, ge=0, le=1, description="Last rate as a share of the peak (linear)."
+    )
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(
+        description="Rows of each feed in the global batch."
+    )
+    terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
+    temperatures: Temperatures = Temperatures()
+
+    @model_validator(mode="after")
+    def _terms_are_fed(self) -> "Stage":
+        if not any(setting.weight > 0 for setting in self.terms.values()):
+            raise ValueError("no term has a weight above 0, so nothing would be trained")
+        for name, setting in self.terms.items():
+            defined = TERM_FEEDS[name]
+            if setting.feeds is not None and (wrong := set(setting.feeds) - set(defined)):
+                raise ValueError(
+                    f"term {name} is not defined on feed {sorted(wrong)[0]} (only on {', '.join(defined)})"
+                )
+            if setting.weight > 0 and not set(self.term_feeds(name)) & set(self.feeds):
+                wanted = " or ".join(self.term_feeds(name))
+                raise ValueError(f"term {name} needs the feed {wanted}, and the stage has none")
+        return self
+
+    def term_feeds(self, term: str) -> tuple[str, ...]:
+        """Feeds whose rows take part in ``term``."""
+        return self.terms[term].feeds or TERM_FEEDS[term]  # type: ignore[index]

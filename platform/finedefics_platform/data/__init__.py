@@ -1,0 +1,1 @@
+"""From a source of pictures to an immutable, described, mined dataset version."""

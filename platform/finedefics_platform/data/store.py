@@ -1,0 +1,261 @@
+"""Dataset versions: immutable folders of Parquet tables named by the digest of their content.
+
+``datasets/<name>/<digest>/`` holds one folder a table and a ``manifest.json``; ``datasets/<name>/latest``
+names the newest version and ``datasets/<name>/steps/<input digest>`` the version that a finished step made.
+Writing is `finedefics_platform.data.versions`; this module only reads.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.records import ATTRIBUTES, TABLES, Category, Sample, attributes_from_arrow
+from finedefics_platform.base.workspace import Workspace
+
+SCHEMA_VERSION = 1
+
+# What the source itself said of a picture; the describer "annotations" turns it into descriptions.
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("description", pa.string()),
+        pa.field("attributes", ATTRIBUTES),
+        pa.field("negatives", pa.list_(pa.string())),  # ids, hardest first; the miner "provided" takes them
+    ]
+)
+STORED_TABLES = {**TABLES, "annotations": ANNOTATIONS}
+
+_MADE_BY = {"descriptions": "describe", "negatives": "mine"}
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a samples file; all its rows have one split, and either all or none have a label."""
+
+    path: str  # absolute
+    index: int
+    rows: int
+    split: str
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What other tables say of a picture, by sample id; small enough to travel to every worker."""
+
+    descriptions: Mapping[str, tuple[str, Mapping[str, str]]]
+    negatives: Mapping[str, tuple[str, ...]]
+
+    def sample(self, row: Mapping[str, Any]) -> Sample:
+        """Join a row of the samples table (at least sample_id, image, category_id)."""
+        description, attributes = self.descriptions.get(row["sample_id"], (None, {}))
+        return Sample(
+            sample_id=row["sample_id"],
+            image=row["image"],
+            category_id=row["category_id"],
+            description=description,
+            attributes=attributes,
+            negatives=self.negatives.get(row["sample_id"], ()),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset version opened for reading."""
+
+    root: Path
+    name: str
+    digest: str
+    manifest: dict[str, Any]
+
+    @property
+    def reference(self) -> str:
+        """``name@digest``: names this very version, whatever becomes the newest."""
+        return f"{self.name}@{self.digest}"
+
+    def has(self, table: str) -> bool:
+        """Whether this version holds the table."""
+        return table in self.manifest["tables"]
+
+    def files(self, table: str) -> list[Path]:
+        """The table's Parquet files in order; FinedeficsError naming the command that makes it if absent."""
+        if not self.has(table):
+            command = f"finedefics data {_MADE_BY.get(table, 'ingest')}"
+            raise FinedeficsError(
+                f"this dataset has no {table} yet", place=self.reference, cure=f"run `{command} {self.name}`"
+            )
+        return [self.root / table / file for file in self.manifest["tables"][table]["files"]]
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or some of its columns, in file order.
+
+        Raises:
+            FinedeficsError: the version has no such table yet, or a file of it is missing or damaged.
+        """
+        schema = STORED_TABLES[name]
+        chosen = list(columns) if columns is not None else schema.names
+        wanted = pa.schema([schema.field(column) for column in chosen])
+        return pa.concat_tables([self._read(file, wanted) for file in self.files(name)])
+
+    def categories(self) -> list[Category]:
+        """Every category, sorted by id; some may have no picture."""
+        rows = self.table("categories").sort_by("category_id").to_pylist()
+        return [Category(**{**row, "attributes": attributes_from_arrow(row["attributes"])}) for row in rows]
+
+    def labelled_category_ids(self) -> set[str]:
+        """Categories with at least one labelled picture in the train split."""
+        return {category for category in self.manifest["counts"].get("train", {}) if category}
+
+    def row_groups(self, split: str | None = None) -> list[RowGroup]:
+        """Row groups of the samples in file order: of all splits, or of one."""
+        groups = []
+        for file in self.files("samples"):
+            footer = self._footer(file)
+            for index in range(footer.num_row_groups):
+                group = _row_group(file, footer, index)
+                if split in (None, group.split):
+                    groups.append(group)
+        return groups
+
+    def companions(self) -> Companions:
+        """Descriptions and negatives by sample id; empty where the version has none."""
+        descriptions: dict[str, tuple[str, Mapping[str, str]]] = {}
+        negatives: dict[str, tuple[str, ...]] = {}
+        if self.has("descriptions"):
+            for row in self.table("descriptions").to_pylist():
+                attributes = attributes_from_arrow(row["attributes"])
+                descriptions[row["sample_id"]] = (row["description"], attributes)
+        if self.has("negatives"):
+            for row in self.table("negatives").to_pylist():
+                negatives[row["sample_id"]] = tuple(c["category_id"] for c in row["candidates"])
+        return Companions(descriptions, negatives)
+
+    def samples(self, split: str, limit: int | None = None) -> list[Sample]:
+        """Pictures of a split joined with descriptions and negatives, in file order, at most ``limit``.
+
+        Holds every picture's bytes in memory: meant for evaluation and small sets.
+        """
+        companions, samples = self.companions(), []
+        for group in self.row_groups(split):
+            rows = read_row_group(group, ["sample_id", "image", "category_id"]).to_pylist()
+            samples += [companions.sample(row) for row in rows]
+            if limit is not None and len(samples) >= limit:
+                break
+        return samples[:limit]
+
+    def _read(self, file: Path, schema: pa.Schema) -> pa.Table:
+        """The schema's columns; one that came after the version was made is empty, where it may be."""
+        try:
+            stored = pq.ParquetFile(file)
+            there = set(stored.schema_arrow.names)
+            later = [f for f in schema if f.nullable and f.name not in there]
+            table = stored.read(columns=[f.name for f in schema if f not in later])
+            for column in later:
+                table = table.append_column(column, pa.nulls(len(table), column.type))
+            return table.select(schema.names).cast(schema)
+        except (KeyError, OSError, pa.ArrowException) as error:
+            raise self._damaged(file) from error
+
+    def _footer(self, file: Path) -> pq.FileMetaData:
+        try:
+            return pq.read_metadata(file)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(file) from error
+
+    def _damaged(self, file: Path) -> FinedeficsError:
+        return FinedeficsError(
+            "this file of the dataset is missing or damaged",
+            place=str(file),
+            cure=f"remove {self.root} and make the version again",
+        )
+
+
+def read_row_group(group: RowGroup, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one row group; picture bytes stay encoded."""
+    return pq.ParquetFile(group.path).read_row_group(group.index, columns=columns)
+
+
+def _row_group(file: Path, footer: pq.FileMetaData, index: int) -> RowGroup:
+    # A group never mixes splits or labelled and unlabelled rows, so one statistic a column says it all.
+    group = footer.row_group(index)
+    statistics = {
+        group.column(c).path_in_schema: group.column(c).statistics for c in range(group.num_columns)
+    }
+    return RowGroup(
+        path=str(file.resolve()),
+        index=index,
+        rows=group.num_rows,
+        split=statistics["split"].min,
+        labelled=statistics["category_id"].null_count == 0,
+    )
+
+
+def open_dataset(workspace: Workspace, reference: str | Path) -> Dataset:
+    """Open ``birds`` (its newest version), ``birds@<digest prefix>`` or the path of a version.
+
+    Raises:
+        FinedeficsError: there is no such dataset or version (the message lists the known ones), the prefix
+            is ambiguous, or the version is damaged or of another schema.
+    """
+    text = str(reference)
+    path = Path(text).expanduser()
+    if (path / "manifest.json").is_file():
+        return _open_version(path.resolve())
+    name, _, prefix = text.partition("@")
+    if not name or "/" in name or not (workspace.datasets / name).is_dir():
+        known = ", ".join(dataset_names(workspace))
+        cure = f"choose one of: {known}" if known else "make one with `finedefics data ingest`"
+        raise wrong_use("there is no such dataset", place=text, cure=cure)
+    home = workspace.datasets / name
+    return _open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
+
+
+def dataset_names(workspace: Workspace) -> list[str]:
+    """Names of the datasets that have a finished version."""
+    return sorted(home.name for home in workspace.datasets.iterdir() if (home / "latest").is_file())
+
+
+def latest_digest(home: Path) -> str:
+    """Digest of the newest version under ``datasets/<name>``; FinedeficsError where none was finished."""
+    try:
+        return (home / "latest").read_text().strip()
+    except OSError as error:
+        raise FinedeficsError(
+            "this dataset has no finished version",
+            place=str(home),
+            cure="make one with `finedefics data ingest`",
+        ) from error
+
+
+def _match(home: Path, prefix: str, reference: str) -> str:
+    versions = sorted(folder.parent.name for folder in home.glob("*/manifest.json"))
+    matches = [version for version in versions if version.startswith(prefix)]
+    if len(matches) != 1:
+        thing = "more than one version matches" if matches else "there is no such version"
+        known = ", ".join(matches or versions)
+        raise wrong_use(thing, place=reference, cure=f"choose one of: {known}")
+    return matches[0]
+
+
+def _open_version(root: Path) -> Dataset:
+    file = root / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text())
+        version, name, digest = manifest["schema_version"], manifest["name"], manifest["digest"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FinedeficsError(
+            "the dataset's manifest is missing or damaged", place=str(file), cure="make the version again"
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise FinedeficsError(
+            f"this dataset has schema version {version}, and {SCHEMA_VERSION} is read here",
+            place=str(file),
+            cure="ingest the source again",
+        )
+    return Dataset(root, name, digest, manifest)

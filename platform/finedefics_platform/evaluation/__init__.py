@@ -1,0 +1,1 @@
+"""What a model answers, on which pictures, and how right it is."""

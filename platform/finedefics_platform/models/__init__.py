@@ -1,0 +1,1 @@
+"""Registered models: packed, versioned, promoted through a gate, given categories."""

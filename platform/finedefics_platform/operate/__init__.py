@@ -1,0 +1,1 @@
+"""Whether a machine or cluster can do the work."""

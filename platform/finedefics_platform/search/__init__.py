@@ -1,0 +1,1 @@
+"""Searches: trials that are ordinary runs, over any keys of an experiment."""

@@ -1,0 +1,1 @@
+"""Runs in MLflow: recorded without stopping the work, read back, shown."""

@@ -1,0 +1,138 @@
+"""Clients of the tracking server and registry: quiet, impatient, and free of MLflow's global state."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow's defaults (7 retries, 120 s each) would hold a training run up for minutes when a server is away.
+# A server behind a slow store needs more for large uploads: these are the standard variables, so set them.
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
+_SERVERS = ("http", "https", "databricks")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_opening = threading.Lock()
+
+
+def open_client(workspace: Workspace) -> "MlflowClient":
+    """A client for the workspace's tracking URI; the registry is on the same server.
+
+    Raises:
+        FinedeficsError: the URI names nothing MLflow can write to, or the database cannot be opened.
+    """
+    uri = workspace.tracking_uri
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme not in _SERVERS + _DATABASES:
+        raise wrong_use(
+            "not the address of a tracking server or database",
+            place=f"MLFLOW_TRACKING_URI={shown(uri)}",
+            cure="give http(s)://… or sqlite:///…, or unset it to use the workspace's own database",
+        )
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        # The first client of a database creates its tables, which two threads must not do at once.
+        with _opening:
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except Exception as error:
+        raise FinedeficsError(
+            f"the tracking database cannot be opened ({_first_line(error)})",
+            place=shown(uri),
+            cure="check that it can be written to; after an MLflow upgrade run `mlflow db upgrade <uri>`",
+        ) from error
+
+
+def is_own_database(workspace: Workspace) -> bool:
+    """Whether runs are recorded in the workspace's own SQLite file and not on a server or elsewhere."""
+    return workspace.tracking_uri == f"sqlite:///{workspace.artifacts.parent / 'mlflow.db'}"
+
+
+def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> str:
+    """The id of an experiment, which is made if it does not exist yet.
+
+    Raises:
+        FinedeficsError: the experiment was deleted.
+        MlflowException: the server is away.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A server chooses its own store; the workspace's database would use ./mlruns.
+        location = (workspace.artifacts / name).as_uri() if is_own_database(workspace) else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise FinedeficsError(
+            "this tracking experiment was deleted",
+            place=f"tracking.experiment={name}",
+            cure=f"run `mlflow experiments restore -x {found.experiment_id}` or choose another name",
+        )
+    return found.experiment_id
+
+
+def shown(uri: str) -> str:
+    """The URI without user and password."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether sending the same again is pointless: the entry is wrong, not the server away."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in {
+            "INVALID_PARAMETER_VALUE",
+            "BAD_REQUEST",
+            "INVALID_STATE",
+            "RESOURCE_DOES_NOT_EXIST",
+            "RESOURCE_ALREADY_EXISTS",
+        }
+    return isinstance(error, FinedeficsError | FileNotFoundError | KeyError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def answered(workspace: Workspace) -> Iterator[None]:
+    """Turn MLflow's errors inside the block into one line for the user."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        cure = (
+            "check the names given"
+            if is_refusal(error)
+            else "check that it runs and MLFLOW_TRACKING_URI is right"
+        )
+        raise FinedeficsError(
+            f"the tracking server did not do this ({_first_line(error)})",
+            place=shown(workspace.tracking_uri),
+            cure=cure,
+        ) from error

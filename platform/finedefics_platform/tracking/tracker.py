@@ -1,0 +1,233 @@
+"""Records runs in MLflow without ever stopping the work it records.
+
+One run a stage, trial or arm, under one parent a pipeline. Entries are buffered and sent in batches; while
+the server is away they are kept in the workspace and sent at the next flush, at the end, or by
+``finedefics runs sync``.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.delivery import KEY, Delivery, quoted
+from finedefics_platform.tracking.facts import flatten, system_facts
+from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal, open_client, shown
+from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+BUFFERED_ENTRIES = 200
+SECONDS_BETWEEN_SENDS = 2.0
+# An unreachable host can cost a whole timeout, so it is not asked again at every batch.
+SECONDS_BEFORE_ASKING_AGAIN = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Writes the runs of one experiment; safe to share between threads, one for each process that writes.
+
+    Args:
+        workspace: names the tracking URI and holds what could not be sent.
+        experiment_name: the MLflow experiment (`Tracking.experiment`), made if it does not exist.
+
+    Raises:
+        FinedeficsError: MLFLOW_TRACKING_URI is not the address of a server or database.
+    """
+
+    def __init__(self, workspace: Workspace, experiment_name: str) -> None:
+        self._workspace, self._experiment_name = workspace, experiment_name
+        self._client = open_client(workspace)
+        self._lock = threading.RLock()
+        self._ask_again = 0.0
+        self._check_experiment()
+        writer = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        self._spool = Spool(_spool_folder(workspace), writer, shown(workspace.tracking_uri))
+        self._delivery = Delivery(workspace, self._client, self._spool)
+        self._buffer: list[Entry] = []
+        self._last_sent = time.monotonic()
+
+    def parent(
+        self,
+        name: str,
+        *,
+        key: str,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+    ) -> str:
+        """Open the run of a whole pipeline and return its id.
+
+        A run with the same ``key`` is continued, not made a second time, unless ``fresh``. Package versions
+        and the git commit are added to the tags; nested parameters become dotted keys.
+        """
+        facts = flatten({**system_facts(), **(tags or {}), "key": key})
+        return self._open(name, None, facts, params, key=key, fresh=fresh)
+
+    def child(
+        self,
+        parent_id: str,
+        name: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there."""
+        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False)
+
+    def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+        """Record values at a step. Buffered; never raises because of the server."""
+        numbers = {name: float(value) for name, value in values.items()}
+        self._add({"run": run_id, "entry": "metrics", "step": int(step), "time": _now(), "values": numbers})
+
+    def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""
+        self._add({"run": run_id, "entry": "tags", "tags": _namespaced(flatten(tags))})
+
+    def artifact(self, run_id: str, path: str | Path, artifact_path: str | None = None) -> None:
+        """Upload a file or folder. It must stay where it is until it is sent: flushed, or synced later."""
+        place = str(Path(path).resolve())
+        self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
+
+    def finish(self, run_id: str, status: Status = "FINISHED") -> None:
+        """Close a run and send everything that waits."""
+        self._add({"run": run_id, "entry": "finish", "status": status, "time": _now()})
+        self.flush()
+
+    def flush(self) -> bool:
+        """Try to send everything now; False if something had to be kept for later."""
+        with self._lock:
+            self._ask_again = 0.0
+            return self._send()
+
+    def find_run(self, key: str) -> str | None:
+        """Id of the finished parent run of this key, None if there is none or the server is away."""
+        try:
+            experiment = self._client.get_experiment_by_name(self._experiment_name)
+            if experiment is None:
+                return None
+            wanted = f"tags.`{KEY}` = {quoted(key)} and attributes.status = 'FINISHED'"
+            runs = self._client.search_runs([experiment.experiment_id], wanted, max_results=1)
+        except Exception as error:
+            if is_refusal(error):
+                raise
+            self._note_absence(error)
+            return None
+        return runs[0].info.run_id if runs else None
+
+    def waiting(self) -> int:
+        """Entries kept for later because the server was away."""
+        return len(self._spool.waiting())
+
+    def _check_experiment(self) -> None:
+        """A deleted experiment is a mistake to report at the start; a server that is away is not."""
+        try:
+            experiment_id(self._client, self._workspace, self._experiment_name)
+        except FinedeficsError:
+            raise
+        except Exception as error:
+            self._note_absence(error)
+
+    def _open(
+        self,
+        name: str,
+        parent: str | None,
+        tags: dict[str, str],
+        params: Mapping[str, Any] | None,
+        *,
+        key: str | None,
+        fresh: bool,
+    ) -> str:
+        run_id = f"{UNSENT}{uuid.uuid4().hex}"
+        entry: Entry = {"run": run_id, "entry": "run", "experiment": self._experiment_name, "name": name}
+        entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _now()}
+        entry |= {"tags": _namespaced(tags), "params": flatten(params or {})}
+        with self._lock:
+            self._buffer.append(entry)
+            self._send()
+            try:
+                return self._delivery.server_id(run_id)
+            except KeyError:
+                return run_id
+
+    def _add(self, entry: Entry) -> None:
+        with self._lock:
+            self._buffer.append(entry)
+            full = len(self._buffer) >= BUFFERED_ENTRIES
+            if full or time.monotonic() - self._last_sent > SECONDS_BETWEEN_SENDS:
+                self._send()
+
+    def _send(self) -> bool:
+        """Send the spool, then the buffer; whatever stays goes to the spool, behind what waits there."""
+        self._last_sent = time.monotonic()
+        entries, self._buffer = self._buffer, []
+        if self._last_sent < self._ask_again:
+            self._spool.append(entries)
+            return False
+        left = self._spool.drain(self._delivery.send)
+        settled = self._delivery.send(entries) if left == 0 else 0
+        if settled < len(entries):
+            self._spool.append(entries[settled:])
+        if left or settled < len(entries):
+            self._note_absence(self._delivery.failure)
+            return False
+        return True
+
+    def _note_absence(self, error: Exception | None) -> None:
+        if self._ask_again == 0.0:
+            log.debug("the tracking server is away: %s", error)
+        self._ask_again = time.monotonic() + SECONDS_BEFORE_ASKING_AGAIN
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` did: entries sent now, entries still waiting, and writers bound to another server."""
+
+    sent: int
+    waiting: int
+    other_servers: tuple[str, ...]
+
+
+def sync(workspace: Workspace) -> Synced:
+    """Send what earlier runs could not send, to the server it was meant for.
+
+    Raises:
+        FinedeficsError: MLFLOW_TRACKING_URI is not the address of a server or database.
+    """
+    client, here = open_client(workspace), shown(workspace.tracking_uri)
+    sent = waiting = 0
+    others: set[str] = set()
+    for spool in spools(_spool_folder(workspace)):
+        before = len(spool.waiting())
+        if spool.server != here:
+            others.add(spool.server)
+            waiting += before
+            continue
+        left = spool.drain(Delivery(workspace, client, spool).send)
+        sent, waiting = sent + before - left, waiting + left
+    return Synced(sent, waiting, tuple(sorted(others)))
+
+
+def server_run_id(workspace: Workspace, run_id: str) -> str:
+    """The server's id of a run that may have been opened while the server was away (else ``run_id``)."""
+    return resolved(_spool_folder(workspace)).get(run_id, run_id)
+
+
+def _spool_folder(workspace: Workspace) -> Path:
+    return workspace.artifacts.parent / "spool"
+
+
+def _namespaced(tags: Mapping[str, str]) -> dict[str, str]:
+    known = ("mlflow.", "finedefics.")
+    return {key if key.startswith(known) else f"finedefics.{key}": value for key, value in tags.items()}
+
+
+def _now() -> int:
+    """Milliseconds since the epoch, MLflow's unit."""
+    return int(time.time() * 1000)

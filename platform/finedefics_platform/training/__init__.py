@@ -1,0 +1,1 @@
+"""A training run: started on the cluster, followed, sharded, saved, resumed."""

@@ -1,0 +1,161 @@
+"""What a run saves: every rank's shards with the position in the plan, and the finished model."""
+
+import json
+import random
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finedefics.adapters import quantized
+from finedefics.backbones import Backbone
+from finedefics.conversation import Templates
+from finedefics.errors import FinedeficsError
+from finedefics.readout import Readout, save_readout
+from finedefics_platform.training.sharding import consolidated_state
+
+_SHARDS, _POSITION = "shards", "position.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands, and the layout of the shards saved there.
+
+    Attributes:
+        stage: position of the stage in the experiment.
+        step: optimizer steps of that stage that are done.
+        world_size, zero_stage: shards of another layout cannot be loaded directly.
+        digest: of the effective configuration.
+    """
+
+    stage: int
+    step: int
+    world_size: int
+    zero_stage: int
+    digest: str
+
+
+def save_and_report(engine: Any, position: Position, metrics: Mapping[str, float], rank: int) -> None:
+    """Save every rank's shards, random state and the position as one Ray Train checkpoint. All ranks call it.
+
+    Ray Train copies each rank's files into one folder of the run's storage; the checkpoint counts only when
+    every rank has delivered.
+    """
+    import ray.train
+
+    with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
+        folder = Path(name)
+        # Weights in four bits never change, and DeepSpeed could not read them back.
+        frozen = quantized(engine.module.backbone)
+        engine.save_checkpoint(str(folder), tag=_SHARDS, exclude_frozen_parameters=frozen)
+        torch.save(_random_state(), folder / f"random-{rank}.pt")
+        if rank == 0:
+            (folder / _POSITION).write_text(json.dumps(asdict(position)))
+        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(name))
+
+
+def resume_point(expected: Position) -> Position | None:
+    """Position of the run's last checkpoint, None at a fresh start.
+
+    Raises:
+        FinedeficsError: it was saved by another configuration or another number of workers.
+    """
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        found = Position(**json.loads((Path(folder) / _POSITION).read_text()))
+    for what in ("world_size", "zero_stage", "digest"):
+        if getattr(found, what) != getattr(expected, what):
+            raise FinedeficsError(
+                f"the checkpoint was saved with {what} {getattr(found, what)}, "
+                f"the run has {getattr(expected, what)}",
+                place=checkpoint.path,
+                cure="run with the same setting, or start over with --force",
+            )
+    return found
+
+
+def load_shards(engine: Any, rank: int) -> None:
+    """Load weights, optimizer state, schedule and random state of the run's last checkpoint."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    assert checkpoint is not None, "resume_point found a checkpoint"
+    with checkpoint.as_directory() as folder:
+        frozen = quantized(engine.module.backbone)  # see `save_and_report`
+        loaded, _ = engine.load_checkpoint(
+            folder, tag=_SHARDS, custom_load_fn=load_trained if frozen else None
+        )
+        if loaded is None:
+            raise FinedeficsError(
+                "the checkpoint's shards are incomplete",
+                place=checkpoint.path,
+                cure="start over with --force",
+            )
+        # Written by this run, not downloaded: the random states are not plain tensors.
+        _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
+
+
+def load_trained(src: Mapping[str, Tensor], dst: nn.Module) -> None:
+    """Load a state without frozen weights; it may hold more (how weights in four bits are scaled).
+
+    Raises:
+        FinedeficsError: it lacks a parameter that is trained.
+    """
+    trained = [name for name, parameter in dst.named_parameters() if parameter.requires_grad]
+    if lost := [name for name in trained if name not in src]:
+        raise FinedeficsError(
+            f"the checkpoint lacks {len(lost)} of {len(trained)} trained parameters",
+            place=lost[0],
+            cure="start over with --force",
+        )
+    dst.load_state_dict(src, strict=False)
+
+
+def save_model(
+    backbone: Backbone, folder: Path, rank: int, templates: Templates, object_readout: Readout
+) -> None:
+    """Write the tuned model as an ordinary Hugging Face folder, with what it was asked in training and how.
+
+    All ranks call it; rank 0 writes.
+
+    Written aside and renamed, so that ``folder`` is never half a model.
+    """
+    state = consolidated_state(backbone.model, rank)
+    if rank != 0:
+        return
+    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        backbone.save_pretrained(aside, state)
+        templates.save(aside)
+        save_readout(object_readout, aside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _random_state() -> dict[str, Any]:
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,181 @@
+"""How DeepSpeed shards a stage: its settings, its engine, and what is gathered back from it."""
+
+import logging
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finedefics.errors import wrong_use
+from finedefics_platform.config.experiment import Experiment
+from finedefics_platform.config.stage import Stage
+
+
+def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of one stage.
+
+    Raises:
+        FinedeficsError: bfloat16 is asked for without ZeRO (exit code 2).
+    """
+    half = experiment.model.dtype == "bfloat16"
+    if half and experiment.deepspeed.zero_stage == 0:
+        # Seen with 0.19.8: after three steps its losses are 4 % off those of stages 1 and 3, which agree.
+        raise wrong_use(
+            "without ZeRO, DeepSpeed's bfloat16 optimizer does not follow the other stages",
+            place="deepspeed.zero_stage",
+            cure="use zero_stage 1 to 3 with bfloat16, or model.dtype float32",
+        )
+    rows = sum(stage.feeds.values()) // world_size
+    return {
+        # the whole share of a worker: the objective itself divides it, without dividing the contrastive batch
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": stage.gradient_clip,
+        "zero_optimization": {"stage": experiment.deepspeed.zero_stage},
+        # The optimizer is torch's own AdamW: DeepSpeed's would compile a kernel for minutes first.
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": half},
+        "steps_per_print": sys.maxsize,
+    }
+
+
+@cache
+def prepare_deepspeed() -> Any:
+    """Import DeepSpeed without its slow and loud parts, and return the module."""
+    with _hidden("mlflow"):  # its autotuner imports MLflow, 1.3 s that training has no use for
+        import deepspeed
+    with _uncompiled(), suppress(ImportError):  # decorated at import, which would load torch's compiler: 2 s
+        import deepspeed.runtime.zero.muon.original_muon
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # A shared-memory collective for CPU that would be compiled for about a minute at first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, world_size: int) -> Any:
+    """Wrap a stage's objective in a DeepSpeed engine with its optimizer and learning-rate schedule.
+
+    The process group must exist already; under ZeRO 3 the objective's weights are partitioned from here on.
+    """
+    deepspeed = prepare_deepspeed()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(objective, stage.weight_decay), lr=stage.learning_rate, betas=(0.9, 0.95)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(stage, step))
+    engine, *_ = deepspeed.initialize(
+        model=objective,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_settings(experiment, stage, world_size),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def rate_share(stage: Stage, step: int) -> float:
+    """Learning rate of step ``step`` (from 0) as a share of the peak: linear up, then linear down."""
+    if step < stage.warmup_steps:
+        return (step + 1) / (stage.warmup_steps + 1)
+    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    return 1 - (1 - stage.final_learning_rate) * min(1.0, progress)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters: matrices decay; biases, norms and temperatures do not."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            # Under ZeRO 3 a later stage meets weights that are partitioned, flat and empty already.
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            (decayed if len(shape) > 1 else others).append(parameter)
+    groups = [(decayed, weight_decay), (others, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def backward_and_step(engine: Any, loss: Tensor) -> float:
+    """One optimizer step; returns the global gradient norm before clipping."""
+    engine.backward(loss)
+    # Plain data parallelism (stage 0) keeps no norm; its gradients are whole and averaged here.
+    norm = None if engine.zero_optimization() else _gradient_norm(engine.module)
+    engine.step()
+    return float(engine.get_global_grad_norm() or 0.0) if norm is None else norm
+
+
+def optimizer_elements(engine: Any) -> int:
+    """Numbers this rank keeps as optimizer state; under ZeRO 1-3 about 1/ranks of the whole."""
+    state = engine.basic_optimizer.state.values()
+    return sum(t.numel() for entry in state for t in entry.values() if torch.is_tensor(t) and t.dim() > 0)
+
+
+@contextmanager
+def whole(parameters: Iterable[nn.Parameter], *, written: bool = False) -> Iterator[None]:
+    """Inside, the parameters are whole on every rank, whatever the ZeRO stage. All ranks must enter.
+
+    What is ``written`` to them inside is kept, as rank 0 wrote it.
+    """
+    deepspeed = prepare_deepspeed()
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if written else None):
+        yield
+
+
+def consolidated_state(module: nn.Module, rank: int) -> dict[str, Tensor] | None:
+    """The module's whole weights on the CPU of rank 0 (None elsewhere), under any ZeRO stage.
+
+    All ranks must call it. One layer at a time is whole, so a rank needs memory for its shard and one layer.
+    """
+    state: dict[str, Tensor] = {}
+    by_parameter: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for prefix, layer in module.named_modules():
+        own = list(layer.named_parameters(recurse=False))
+        with whole(parameter for _, parameter in own):
+            if rank == 0:
+                for name, parameter in own:
+                    if id(parameter) not in by_parameter:
+                        by_parameter[id(parameter)] = parameter.detach().to("cpu", copy=True)
+                    state[f"{prefix}.{name}".lstrip(".")] = by_parameter[id(parameter)]
+    if rank != 0:
+        return None
+    # Buffers are never partitioned; the module itself knows which of them belong in a state.
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    kept = {name: value for name, value in module.state_dict().items() if name in buffers}
+    return state | {name: value.detach().cpu() for name, value in kept.items()}
+
+
+def _gradient_norm(module: nn.Module) -> float:
+    squares = [float(p.grad.float().square().sum()) for p in module.parameters() if p.grad is not None]
+    return math.sqrt(sum(squares))
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Make an optional import of ``name`` fail inside the block, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let ``torch.compile`` return its function unchanged inside the block."""
+    compiler = torch.compile
+
+    def unchanged(function: Any = None, **_: Any) -> Any:
+        return function if function is not None else lambda decorated: decorated
+
+    torch.compile = unchanged  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler

@@ -1,0 +1,137 @@
+"""Categories added to a registered model by a text: named at once, and nothing registered is touched."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finedefics.base_model import untrained_backbone
+from finedefics.data.generated import random_birds
+from finedefics.records import Category
+from finedefics.scoring import Recogniser
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.cli.main import main
+from finedefics_platform.models.categories import add, known, open_recogniser
+from finedefics_platform.models.registry import open_model, register
+from finedefics_platform.tracking.tracker import Tracker
+
+CATEGORIES = [Category("tern", "Tern", description="white belly and black crown"), Category("auk", "Auk")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and its index."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    made = tmp_path_factory.mktemp("made")
+    backbone = untrained_backbone()
+    backbone.save_pretrained(made / "model")
+    Recogniser(backbone, CATEGORIES).index.save(made / "index")
+    return made
+
+
+@pytest.fixture(scope="module")
+def registered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    tracker = Tracker(workspace, "models")
+    run = tracker.parent("train", key="one")
+    tracker.finish(run)
+    register(
+        workspace,
+        name="birds",
+        model_folder=folder / "model",
+        index_folder=folder / "index",
+        run_id=run,
+        evaluation={},
+        dataset_digest="d",
+        base="tiny",
+    )
+    return workspace
+
+
+@pytest.fixture(autouse=True)
+def _workspace(registered: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEDEFICS_HOME", str(registered.root))
+    for file in registered.categories.glob("*.jsonl"):
+        file.unlink()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_an_added_category_is_named_and_the_version_stays_as_it_was(
+    registered: Workspace, tmp_path: Path, capfd: Any
+) -> None:
+    before = digests(open_model(registered, "birds/1"))
+    ((image, _),) = random_birds(1, seed=2)
+    image.save(tmp_path / "bird.png")
+    words = ["--name", "Pine  Grosbeak", "--description", "red belly and stout beak"]
+    assert main(["categories", "add", "birds/1", *words]) == 0
+    assert main(["predict", str(tmp_path / "bird.png"), "--model", "birds/1", "--top", "9", "--json"]) == 0
+    (prediction,) = [
+        line
+        for line in map(json.loads, filter(lambda t: t.startswith("{"), capfd.readouterr().out.splitlines()))
+        if line["event"] == "prediction"
+    ]
+    assert {c["name"] for c in prediction["candidates"]} == {"Tern", "Auk", "Pine Grosbeak"}
+    assert digests(open_model(registered, "birds/1")) == before
+
+
+def test_an_added_category_scores_as_if_it_had_always_been_there(registered: Workspace) -> None:
+    extra = add(registered, "birds@candidate", "Grosbeak", "red belly")
+    grown = open_recogniser(registered, "birds@candidate")
+    whole = Recogniser(grown.backbone, [*CATEGORIES, extra])
+    images = [image for image, _ in random_birds(3, seed=5)]
+    for answer in ("alignment", "names"):
+        torch.testing.assert_close(
+            grown.answer(images, answer).scores, whole.answer(images, answer).scores, atol=1e-5, rtol=0
+        )
+
+
+def test_the_list_tells_index_from_added_and_what_was_added_can_go(registered: Workspace, capfd: Any) -> None:
+    add(registered, "birds/1", "Grosbeak")
+    assert main(["categories", "list", "birds/1", "--json"]) == 0
+    *rows, last = map(json.loads, capfd.readouterr().out.splitlines())
+    assert {row["name"]: row["source"] for row in rows} == {
+        "Tern": "index",
+        "Auk": "index",
+        "Grosbeak": "added",
+    }
+    assert (last["event"], last["index"], last["added"]) == ("done", 2, 1)
+    assert main(["categories", "list", "birds/1"]) == 0
+    assert "Grosbeak" in capfd.readouterr().out
+    assert main(["categories", "remove", "birds/1", "--name", "grosbeak"]) == 0
+    assert known(registered, "birds/1").added == ()
+
+
+def test_what_a_later_version_learned_is_not_added_again(registered: Workspace) -> None:
+    file = registered.categories / "birds.jsonl"
+    file.write_text('{"name": "AUK", "description": null}\n{"name": "Gull", "description": null}\n')
+    assert [category.name for category in known(registered, "birds/1").added] == ["Gull"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add", "birds/1", "--name", "tern"], "two categories have the"),
+        (["add", "birds/1", "--name", "!"], "--name: '!' is no name for a category;"),
+        (["add", "cars", "--name", "Audi"], "cars: no registered model of this name;"),
+        (["remove", "birds/1", "--name", "Tern"], "no category 'Tern' was added; added: none was"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], message: str, capfd: Any) -> None:
+    assert main(["categories", *arguments]) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_folder_has_its_index_and_takes_no_more(folder: Path, registered: Workspace, capfd: Any) -> None:
+    assert known(registered, str(folder)).added == ()
+    assert main(["categories", "add", str(folder), "--name", "Gull"]) == 2
+    assert "not to a folder; register it" in capfd.readouterr().err

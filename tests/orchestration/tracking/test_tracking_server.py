@@ -1,0 +1,147 @@
+"""A real tracking server, killed while a run is recorded and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.models.promotion import history, promote
+from finedefics_platform.models.registry import get_version, open_model, register
+from finedefics_platform.tracking.mlflow_client import open_client
+from finedefics_platform.tracking.runs import get_run
+from finedefics_platform.tracking.tracker import Tracker, server_run_id, sync
+
+STEPS = 400
+
+
+class Server:
+    """``mlflow server`` with a database, artefacts and a port that survive its death."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        deadline = time.monotonic() + 180
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the server did not come up"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End the server and its worker the hard way."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_middle_costs_nothing(
+    server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    tracker = Tracker(workspace, "killed")
+    parent = tracker.parent("birds", key="killed-1", params={"a": 1})
+    stage1 = tracker.child(parent, "stage1")
+    slowest = 0.0
+    killer = threading.Timer(0.7, server.kill)
+    killer.start()
+    for step in range(STEPS):
+        began = time.monotonic()
+        tracker.metrics(stage1, step, {"loss": float(step)})
+        if step % 20 == 0:
+            tracker.flush()  # so that the kill falls between and into requests
+        slowest = max(slowest, time.monotonic() - began)
+        time.sleep(0.005)
+    killer.join()
+    tracker.finish(stage1)
+    stage2 = tracker.child(parent, "stage2")  # opened while nobody is there
+    tracker.metrics(stage2, 0, {"loss": 0.5})
+    assert slowest < 20
+    assert tracker.waiting() > 0
+    assert sync(workspace).sent == 0
+
+    server.start()
+    tracker.finish(stage2)
+    tracker.finish(parent)
+    assert tracker.waiting() == 0
+    client = open_client(workspace)
+    history = client.get_metric_history(stage1, "loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [(s, float(s)) for s in range(STEPS)]
+    second = get_run(workspace, stage2)
+    assert (second.parent, second.metrics, second.status) == (parent, {"loss": 0.5}, "finished")
+    assert server_run_id(workspace, stage2) == second.run_id
+    assert tracker.find_run("killed-1") == parent
+
+
+@pytest.mark.slow
+def test_a_registry_on_a_server_serves_models_to_other_machines(
+    server: Server, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    for name in ("final/config.json", "names/categories.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("[]")
+    tracker = Tracker(workspace, "served")
+    run = tracker.parent("train", key="served-1", params={"long": "x" * 5000})
+    tracker.finish(run)
+    made = [
+        register(
+            workspace,
+            name="birds",
+            model_folder=tmp_path / "final",
+            index_folder=tmp_path / "names",
+            run_id=run,
+            evaluation={"accuracy": 0.9, "n": 50},
+            dataset_digest="d1",
+            base="tiny",
+        )
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    assert promote(workspace, "birds", 1, reason="the first").changed
+    assert [entry["version"] for entry in history(workspace, "birds")] == [1]
+
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    assert get_version(elsewhere, "birds").version == 1
+    folder = open_model(elsewhere, "birds@champion")
+    assert folder.is_relative_to(elsewhere.models)
+    assert (folder / "model" / "config.json").read_text() == "[]"
+    assert (folder / "index" / "categories.json").is_file()
+    assert open_model(elsewhere, "birds/1") == folder

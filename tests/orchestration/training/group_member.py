@@ -1,0 +1,101 @@
+"""One process of a group that trains a stage under DeepSpeed without Ray; run by test_sharding.
+
+Usage: group_member.py RANK WORLD_SIZE PORT WORKSPACE MODEL OUT
+"""
+
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from finedefics.backbones import load_backbone
+from finedefics.batch import Collator
+from finedefics.objective import Objective
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.experiment import parse_experiment
+from finedefics_platform.data.store import open_dataset
+from finedefics_platform.training.sharding import (
+    backward_and_step,
+    consolidated_state,
+    optimizer_elements,
+    start_engine,
+)
+from finedefics_platform.training.stream import SampleIndex, plan_stage
+from finedefics_platform.training.worker import objective_settings
+
+STEPS = 3
+
+
+def main() -> None:
+    rank, world_size, port = map(int, sys.argv[1:4])
+    workspace, model, out = (Path(argument) for argument in sys.argv[4:7])
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world_size))
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=120),
+    )
+    dataset = open_dataset(Workspace(workspace), "drawn")
+    index = SampleIndex.of(dataset)
+    samples = {sample.sample_id: sample for sample in dataset.samples("train")}
+    found = {}
+    for zero_stage in (0, 1, 2, 3) if world_size > 1 else (0,):
+        experiment = parse_experiment(document(str(model), zero_stage), place="test")
+        stage = experiment.stages[0]
+        settings = objective_settings(stage)
+        backbone = load_backbone(model)
+        objective = Objective(backbone, settings)
+        engine = start_engine(objective, experiment, stage, world_size)
+        collate = Collator(backbone.processor, dataset.categories(), settings, negatives=2)
+        plan = plan_stage(index, dict(stage.feeds), STEPS, 0)
+        steps = []
+        for step in range(STEPS):
+            rows = {}
+            for feed, positions in plan.shard(step, rank, world_size).items():
+                ids = [index.feeds[feed].ids[position] for position in positions]
+                texts = [index.categories[position] for position in positions] if feed == "text" else []
+                rows[feed] = texts or [samples[sample_id] for sample_id in ids]
+            output = engine(collate(rows, step=step))
+            norm = backward_and_step(engine, output.loss)
+            steps.append({name: float(value) for name, value in output.terms.items()} | {"norm": norm})
+        state = consolidated_state(backbone.model, rank)
+        weights = {name: float(value.double().sum()) for name, value in (state or {}).items()}
+        found[zero_stage] = {
+            "steps": steps,
+            "elements": optimizer_elements(engine),
+            "weights": weights,
+        }
+        engine.destroy()
+    out.write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def document(model: str, zero_stage: int) -> dict:
+    return {
+        "name": "zero",
+        "data": {"dataset": "drawn", "negatives": 2},
+        "model": {"path": model},
+        "deepspeed": {"zero_stage": zero_stage},
+        "stages": [
+            {
+                "name": "one",
+                "steps": STEPS,
+                "warmup_steps": 0,
+                "learning_rate": 1e-3,
+                "feeds": {"labelled": 4, "captioned": 4, "text": 2},
+                "terms": {"answer": 1, "caption": 1, "object_attribute": 0.5, "attribute_category": 0.5},
+                "temperatures": {"learnable": True},
+            }
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
