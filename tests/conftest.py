@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 
 # Before torch, ray or mlflow is imported: they read them then. Processes that tests start inherit them.
 os.environ.update(
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """An empty workspace of the test's own."""
-    return Workspace(tmp_path / "workspace")
+    return open_workspace(tmp_path / "workspace")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 from finedefics.scoring import Recogniser
 from finedefics_platform.base.events import read_events
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, Demo, run_demo
 from finedefics_platform.models.registry import open_model
@@ -24,7 +24,7 @@ ANSWERS = ("names", "alignment", "describe")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("home"))
+    return open_workspace(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) 
 
 
 def test_a_second_journey_reuses_the_first(home: Workspace, demo: Demo) -> None:
-    before = {path: path.stat().st_mtime_ns for path in home.root.rglob("*.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in home.local.root.rglob("*.safetensors")}
     again = run_demo(home, scale=SMALL)
-    assert {path: path.stat().st_mtime_ns for path in home.root.rglob("*.safetensors")} == before
+    assert {path: path.stat().st_mtime_ns for path in home.local.root.rglob("*.safetensors")} == before
     assert again.runs == demo.runs
     assert again.version.version == demo.version.version
 
@@ -179,7 +179,7 @@ def finedefics(workspace: Workspace, *arguments: str) -> list[dict[str, Any]]:
     """Run a command in a process of its own; its JSON lines."""
     done = subprocess.run(
         [sys.executable, "-m", "finedefics_platform.cli.main", *arguments],
-        env={**os.environ, "FINEDEFICS_HOME": str(workspace.root)},
+        env={**os.environ, "FINEDEFICS_HOME": str(workspace.local.root)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -10,14 +10,14 @@ import pytest
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, make_world, picture
 from finedefics.records import SAMPLES, TABLES, attributes_to_arrow
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version, write_parquet
 
 
 @pytest.fixture(scope="session")
 def drawn_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("workspace"))
+    return open_workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +107,6 @@ def tiny_model(drawn_workspace: Workspace) -> Path:
     from finedefics.base_model import untrained_backbone
 
     torch.manual_seed(0)
-    folder = drawn_workspace.models / "tiny"
+    folder = drawn_workspace.local.models / "tiny"
     untrained_backbone().save_pretrained(folder)
     return folder

@@ -1,65 +1,78 @@
-"""Where things live: one root for datasets, models, runs, search results and the tracking database."""
+"""Where things live: one root for datasets, models, runs, search results and evaluations, on a disk or in an
+object store."""
 
 import os
+import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import Location, cache_folder, lease
+
+INSIDE = "workspace:"  # begins the name of a place inside the workspace, wherever that lies
+IDENTITY = "workspace.json"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders under one root; each is made when first asked for."""
+    """The places under one root. Nothing inside names the root: a workspace can be moved and copied."""
 
-    root: Path
-
-    @property
-    def datasets(self) -> Path:
-        """Dataset versions: ``datasets/<name>/<digest>/``."""
-        return self._folder("datasets")
+    root: Location
 
     @property
-    def models(self) -> Path:
-        """Base models that the platform made itself."""
-        return self._folder("models")
+    def datasets(self) -> Location:
+        """Datasets: ``datasets/<name>/``, see `finedefics_platform.data.store`."""
+        return self.root / "datasets"
 
     @property
-    def runs(self) -> Path:
+    def models(self) -> Location:
+        """Base models that the platform made itself, and packages of registered ones."""
+        return self.root / "models"
+
+    @property
+    def runs(self) -> Location:
         """Training runs: ``runs/<experiment>-<digest>/``."""
-        return self._folder("runs")
+        return self.root / "runs"
 
     @property
-    def searches(self) -> Path:
+    def searches(self) -> Location:
         """Ray Tune's state and results."""
-        return self._folder("searches")
+        return self.root / "searches"
 
     @property
-    def evaluations(self) -> Path:
-        """Evaluation tables (item x answer), addressed by what they were made from."""
-        return self._folder("evaluations")
+    def evaluations(self) -> Location:
+        """Evaluations (item x answer), addressed by what they were made from."""
+        return self.root / "evaluations"
 
     @property
-    def categories(self) -> Path:
+    def categories(self) -> Location:
         """Categories added to registered models: ``categories/<model>.jsonl``."""
-        return self._folder("categories")
+        return self.root / "categories"
 
     @property
-    def demo(self) -> Path:
+    def demo(self) -> Location:
         """What `finedefics demo` draws, tabulates and reports."""
-        return self._folder("demo")
+        return self.root / "demo"
 
     @property
-    def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where set, else a SQLite file in the workspace."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._folder('mlflow') / 'mlflow.db'}"
-
-    @property
-    def artifacts(self) -> Path:
+    def artifacts(self) -> Location:
         """Artefacts of runs recorded in the workspace's own database."""
-        return self._folder("mlflow/artifacts")
+        return self.root / "mlflow" / "artifacts"
 
-    def _folder(self, name: str) -> Path:
-        folder = self.root / name
+    @property
+    def local(self) -> "_Folders":
+        """For rooms that do not speak to `Location` yet: goes when the last one does."""
+        assert self.root.local is not None
+        return _Folders(self.root.local)
+
+    @property
+    def state(self) -> Path:
+        """A folder of this machine: the tracking database, what waits to be sent to a server, logs.
+
+        Inside a workspace on a disk, else beside the node's cache.
+        """
+        folder = self.root.local / "mlflow" if self.root.local else cache_folder() / "workspaces" / self.id
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,7 +83,45 @@ class Workspace:
             ) from error
         return folder
 
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI where set, else a SQLite file of this machine."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow.db'}"
 
-def open_workspace(root: str | Path | None = None) -> Workspace:
-    """The workspace at ``root``, at FINEDEFICS_HOME, or at ``.finedefics`` in the current folder."""
-    return Workspace(Path(root or os.environ.get("FINEDEFICS_HOME") or ".finedefics").expanduser().resolve())
+    @cached_property
+    def id(self) -> str:
+        """Twelve hex digits that are this workspace's own and go where it goes; made when first asked for."""
+        file = self.root / IDENTITY
+        if not file.is_file():
+            with lease(self.root / ".lease", "the workspace's identity"):
+                if not file.is_file():
+                    file.write_json({"id": uuid.uuid4().hex[:12]})
+        return str(file.read_json()["id"])
+
+    def name_of(self, place: Location) -> str:
+        """How a place is written down: ``workspace:models/x`` inside, its URI elsewhere."""
+        way = place.relative_to(self.root)
+        return place.uri if way is None else f"{INSIDE}{way}"
+
+    def place_of(self, name: str) -> Location:
+        """The place that `name_of` wrote down, or that a path or URI names."""
+        return self.root / name.removeprefix(INSIDE) if name.startswith(INSIDE) else Location.of(name)
+
+
+def open_workspace(root: str | os.PathLike[str] | Location | None = None) -> Workspace:
+    """The workspace at ``root`` (a path or URI), at FINEDEFICS_HOME, or at ``.finedefics`` here.
+
+    Raises:
+        FinedeficsError: the URI is none that can be stored to (exit code 2).
+    """
+    return Workspace(Location.of(root or os.environ.get("FINEDEFICS_HOME") or ".finedefics"))
+
+
+@dataclass(frozen=True)
+class _Folders:
+    root: Path
+
+    def __getattr__(self, name: str) -> Path:
+        folder = self.root / {"artifacts": "mlflow/artifacts"}.get(name, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

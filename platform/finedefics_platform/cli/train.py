@@ -232,8 +232,8 @@ def _model_folder(workspace: "Workspace", model: str) -> Path:
     from finedefics_platform.models.registry import open_model
     from finedefics_platform.training.run import open_run
 
-    if "/" not in model and (workspace.runs / model).is_dir():
-        return open_run(workspace.runs / model).model
+    if "/" not in model and (workspace.local.runs / model).is_dir():
+        return open_run(workspace.local.runs / model).model
     if (Path(model) / "config.json").is_file():
         return Path(model)
     return open_model(workspace, model) / "model"
@@ -253,7 +253,7 @@ def _register(
     from finedefics_platform.models.registry import register
     from finedefics_platform.training.run import open_run
 
-    run = open_run(workspace.runs / model)
+    run = open_run(workspace.local.runs / model)
     if run.parent_run_id is None:
         raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
     stored = run.folder / "experiment.json"

@@ -208,17 +208,17 @@ def open_dataset(workspace: Workspace, reference: str | Path) -> Dataset:
     if (path / "manifest.json").is_file():
         return _open_version(path.resolve())
     name, _, prefix = text.partition("@")
-    if not name or "/" in name or not (workspace.datasets / name).is_dir():
+    if not name or "/" in name or not (workspace.local.datasets / name).is_dir():
         known = ", ".join(dataset_names(workspace))
         cure = f"choose one of: {known}" if known else "make one with `finedefics data ingest`"
         raise wrong_use("there is no such dataset", place=text, cure=cure)
-    home = workspace.datasets / name
+    home = workspace.local.datasets / name
     return _open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
 
 
 def dataset_names(workspace: Workspace) -> list[str]:
     """Names of the datasets that have a finished version."""
-    return sorted(home.name for home in workspace.datasets.iterdir() if (home / "latest").is_file())
+    return sorted(home.name for home in workspace.local.datasets.iterdir() if (home / "latest").is_file())
 
 
 def latest_digest(home: Path) -> str:

@@ -169,7 +169,7 @@ def _home(workspace: Workspace, name: str) -> Path:
             place=repr(name),
             cure="use letters, digits and . - _",
         )
-    return workspace.datasets / name
+    return workspace.local.datasets / name
 
 
 def _count(rows: pa.Table) -> dict[str, dict[str, int]]:

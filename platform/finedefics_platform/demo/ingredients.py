@@ -46,7 +46,7 @@ def world_folder(
     workspace: Workspace, seed: int, plan: WorldPlan, progress: Progress = SILENT
 ) -> tuple[World, Path]:
     """The world of a seed, and its image folder (drawn unless it is there already)."""
-    folder = workspace.demo / f"world-{seed}-{digest_of([seed, asdict(plan)])}"
+    folder = workspace.local.demo / f"world-{seed}-{digest_of([seed, asdict(plan)])}"
     if folder.is_dir():
         return make_world(seed), folder
     return draw_world(seed, folder, plan, progress), folder
@@ -69,7 +69,7 @@ def base_model(
     progress: Progress = SILENT,
 ) -> Path:
     """Folder of the world's base model; taught on first use, or again with ``rebuild``."""
-    folder = workspace.models / f"birds-base-{world.seed}-{digest_of([world.seed, asdict(recipe)])}"
+    folder = workspace.local.models / f"birds-base-{world.seed}-{digest_of([world.seed, asdict(recipe)])}"
     if rebuild:
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():

@@ -61,7 +61,7 @@ def summarise(
     table = accuracy_table(items, speeds)
     paired = differences(items)
     sentences = verdict(table, paired)
-    table_file, report_file = workspace.demo / "table.json", workspace.demo / "report.html"
+    table_file, report_file = workspace.local.demo / "table.json", workspace.local.demo / "report.html"
     _write_whole(table_file, json.dumps(table, indent=1))
     write_report(
         ReportData(

@@ -116,7 +116,7 @@ def evaluate(
             cure="evaluate on another split with --split",
         )
     determining = settings.model_dump(mode="json", exclude={"every"})
-    folder = workspace.evaluations / digest_of([model_identity(model), dataset.digest, determining])
+    folder = workspace.local.evaluations / digest_of([model_identity(model), dataset.digest, determining])
     if not (folder / "summary.json").is_file():
         _evaluate(model, dataset, samples, settings, folder, min(shards, len(samples)), progress)
     return Evaluated(folder, json.loads((folder / "summary.json").read_text()))

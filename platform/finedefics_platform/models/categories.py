@@ -118,7 +118,7 @@ def _registered_name(workspace: Workspace, reference: str, required: bool = True
 
 
 def _file(workspace: Workspace, name: str) -> Path:
-    return workspace.categories / f"{name}.jsonl"
+    return workspace.local.categories / f"{name}.jsonl"
 
 
 def _read(file: Path) -> list[Category]:

@@ -185,7 +185,7 @@ def _fetch(workspace: Workspace, version: ModelVersion) -> Path:
     package = local_folder(version.source)
     if package is None:
         address = hashlib.sha256(f"{workspace.tracking_uri} {version.source}".encode()).hexdigest()[:12]
-        package = workspace.models / "registered" / f"{version.name}-{version.version}-{address}"
+        package = workspace.local.models / "registered" / f"{version.name}-{version.version}-{address}"
         if not package.exists():
             with answered(workspace):
                 _download(version.source, package, workspace.tracking_uri)

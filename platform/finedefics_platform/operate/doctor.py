@@ -103,9 +103,9 @@ def check_packages() -> Check:
 
 def check_disk(workspace: Workspace) -> Check:
     """Room on the disk of the workspace."""
-    free = shutil.disk_usage(_existing(workspace.root)).free
+    free = shutil.disk_usage(_existing(workspace.local.root)).free
     cure = "free space, or set FINEDEFICS_HOME to a larger disk"
-    found = f"{_gib(free)} free at {workspace.root}"
+    found = f"{_gib(free)} free at {workspace.local.root}"
     return _at_least("disk", free, DISK_NEEDED, DISK_COMFORTABLE, found, cure)
 
 
@@ -139,15 +139,15 @@ def check_devices() -> Check:
 
 def check_workspace(workspace: Workspace) -> Check:
     """A file can be written where datasets, runs and models will live."""
-    folder = _existing(workspace.root)
+    folder = _existing(workspace.local.root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
         cure = "set FINEDEFICS_HOME to a folder you may write to"
         return Check("workspace", "fail", f"cannot write to {folder} ({error.strerror})", cure)
-    state = "" if workspace.root.exists() else " (will be made)"
-    return Check("workspace", "ok", f"{workspace.root}{state}")
+    state = "" if workspace.local.root.exists() else " (will be made)"
+    return Check("workspace", "ok", f"{workspace.local.root}{state}")
 
 
 def check_tracking(workspace: Workspace) -> Check:

@@ -123,7 +123,7 @@ def run_search(
     experiment = pin(experiment, open_dataset(workspace, experiment.data.dataset))
     document = experiment.model_dump(mode="json")
     key = f"{search.name}-{digest_of([search.model_dump(mode='json'), experiment.digest()])}"
-    folder = workspace.searches / key
+    folder = workspace.local.searches / key
     finished = folder / "search.json"
     if force or not finished.is_file():
         ensure_ray()
@@ -283,7 +283,7 @@ def _record(
             parent, f"trial {trial['trial']}", params=trial["config"], tags={"kind": "trial"}
         )
         events = (
-            workspace.runs
+            workspace.local.runs
             / run_key(trial_experiment(document, trial["config"], search.name), dataset)
             / "events.jsonl"
         )

@@ -57,7 +57,7 @@ def serve_interface(
         thing = "runs are recorded on a server that has its own web interface"
         raise wrong_use(thing, place=without_password(uri), cure=cure)
     port = _claim(host, port)
-    log = workspace.artifacts.parent / "ui.log"
+    log = workspace.local.artifacts.parent / "ui.log"
     with log.open("wb") as output:
         # A session of its own: the server's workers end with it, and a Ctrl-C reaches it once, through us.
         process = subprocess.Popen(
@@ -80,7 +80,7 @@ def _server(workspace: Workspace, host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", workspace.tracking_uri),
-        *("--artifacts-destination", workspace.artifacts.as_uri()),
+        *("--artifacts-destination", workspace.local.artifacts.as_uri()),
         *("--host", host, "--port", str(port), "--workers", "1"),
     ]
 

@@ -62,7 +62,7 @@ def open_client(workspace: Workspace) -> "MlflowClient":
 
 def is_own_database(workspace: Workspace) -> bool:
     """Whether runs are recorded in the workspace's own SQLite file and not on a server or elsewhere."""
-    return workspace.tracking_uri == f"sqlite:///{workspace.artifacts.parent / 'mlflow.db'}"
+    return workspace.tracking_uri == f"sqlite:///{workspace.local.artifacts.parent / 'mlflow.db'}"
 
 
 def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> str:
@@ -77,7 +77,7 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
     found = client.get_experiment_by_name(name)
     if found is None:
         # A server chooses its own store; the workspace's database would use ./mlruns.
-        location = (workspace.artifacts / name).as_uri() if is_own_database(workspace) else None
+        location = (workspace.local.artifacts / name).as_uri() if is_own_database(workspace) else None
         try:
             return client.create_experiment(name, artifact_location=location)
         except MlflowException as error:

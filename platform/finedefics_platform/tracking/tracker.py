@@ -220,7 +220,7 @@ def server_run_id(workspace: Workspace, run_id: str) -> str:
 
 
 def _spool_folder(workspace: Workspace) -> Path:
-    return workspace.artifacts.parent / "spool"
+    return workspace.local.artifacts.parent / "spool"
 
 
 def _namespaced(tags: Mapping[str, str]) -> dict[str, str]:

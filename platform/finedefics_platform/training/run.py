@@ -77,7 +77,7 @@ def train(
     experiment = pin(experiment, dataset)
     check(experiment, dataset)
     key = run_key(experiment, dataset)
-    folder = workspace.runs / key
+    folder = workspace.local.runs / key
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if force:

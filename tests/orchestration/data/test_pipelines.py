@@ -17,7 +17,7 @@ from PIL import Image
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import SILENT
 from finedefics_platform.base.tasks import run_tasks
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.data import pipelines
 from finedefics_platform.data.inspection import inspect
@@ -162,7 +162,7 @@ def test_nothing_usable_is_an_error(ray_cluster: Any, workspace: Workspace, tmp_
         FinedeficsError, match=r"none of the 1 pictures can be used \(the first: empty file\)"
     ):
         pipelines.ingest(workspace, "birds", tmp_path / "all")
-    assert list(workspace.datasets.iterdir()) == []
+    assert list(workspace.local.datasets.iterdir()) == []
 
 
 def test_finished_steps_are_reused_and_a_change_is_seen(
@@ -189,7 +189,7 @@ def test_the_same_content_gives_the_same_version_whatever_the_tasks(
     monkeypatch.setattr("finedefics_platform.data.ingestion._CHECKED_AT_ONCE", 3)
     monkeypatch.setattr(pipelines, "_MINED_AT_ONCE", 5)
     monkeypatch.setattr(pipelines, "_DESCRIBED_AT_ONCE", 1)
-    other = Workspace(tmp_path / "other")
+    other = open_workspace(tmp_path / "other")
     assert [step(other).digest for step in steps(elsewhere)] == first
 
 
@@ -232,7 +232,7 @@ def test_results_keep_the_order_of_the_items_and_errors_arrive_whole(ray_cluster
 def test_commands(
     ray_cluster: Any, workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.local.root))
     assert main(["data", "ingest", str(folder), "--name", "birds", "--json"]) == 0
     last = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (last["event"], last["rows"]["samples"]) == ("done", 23)
@@ -269,7 +269,7 @@ def test_wrong_commands_say_so_in_one_line(
     code: int,
     message: str,
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.local.root))
     assert main(["data", *arguments]) == code
     error = capfd.readouterr().err
     assert message in error

@@ -145,7 +145,7 @@ def test_a_column_that_came_later_is_empty_in_an_older_version(workspace: Worksp
 
 
 def test_a_failed_draft_leaves_nothing_and_an_abandoned_one_is_swept(workspace: Workspace) -> None:
-    home = workspace.datasets / "birds"
+    home = workspace.local.datasets / "birds"
     with pytest.raises(ZeroDivisionError), new_version(workspace, "birds"):
         raise ZeroDivisionError
     with pytest.raises(FinedeficsError, match="no finished version"):

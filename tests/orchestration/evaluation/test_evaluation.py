@@ -11,7 +11,7 @@ from finedefics.conversation import Templates
 from finedefics.data.generated import WorldPlan, make_world, write_world
 from finedefics.errors import FinedeficsError
 from finedefics.scoring import CategoryIndex
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data import pipelines
 from finedefics_platform.evaluation.run import Evaluated, evaluate
@@ -25,7 +25,7 @@ WANTED = Evaluation(answers=ANSWERS, seed=3)
 def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> tuple[Workspace, Path]:
     """A workspace with a mined dataset `birds`, and a model folder with templates of its own."""
     root = tmp_path_factory.mktemp("evaluation")
-    workspace = Workspace(root / "workspace")
+    workspace = open_workspace(root / "workspace")
     world = make_world(2, families=2, species_per_family=4)
     write_world(world, root / "world", WorldPlan(labelled=1, captioned=1, val=1, test=1))
     for step in (pipelines.ingest, pipelines.describe, pipelines.mine):

@@ -12,7 +12,7 @@ from finedefics.base_model import untrained_backbone
 from finedefics.data.generated import random_birds
 from finedefics.records import Category
 from finedefics.scoring import Recogniser
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.models.categories import add, known, open_recogniser
 from finedefics_platform.models.registry import open_model, register
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def registered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace = open_workspace(tmp_path_factory.mktemp("workspace"))
     tracker = Tracker(workspace, "models")
     run = tracker.parent("train", key="one")
     tracker.finish(run)

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.models import app
 from finedefics_platform.cli.train import _register
 from finedefics_platform.evaluation.run import Evaluated
@@ -32,7 +32,7 @@ from finedefics_platform.tracking.tracker import Tracker
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("a workspace"))
+    return open_workspace(tmp_path_factory.mktemp("a workspace"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.operate import doctor
 from finedefics_platform.tracking.reachability import reach_tracking, without_password
@@ -94,11 +94,11 @@ def test_a_package_outside_its_range_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_workspace_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = doctor.check_workspace(Workspace(tmp_path / "file"))
+    found = doctor.check_workspace(open_workspace(tmp_path / "file"))
     assert found.status == "fail"
     assert "FINEDEFICS_HOME" in found.cure
     assert not (tmp_path / "new").exists()
-    assert doctor.check_workspace(Workspace(tmp_path / "new")).status == "ok"
+    assert doctor.check_workspace(open_workspace(tmp_path / "new")).status == "ok"
     assert not (tmp_path / "new").exists()  # looking leaves nothing behind
 
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.runs import app
 from finedefics_platform.tracking.delivery import Delivery
 from finedefics_platform.tracking.mlflow_client import open_client
@@ -28,7 +28,7 @@ NOBODY_LISTENS = "http://127.0.0.1:9"  # the discard port: refused at once
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One workspace for the file, its path with a space in it: making the tables takes seconds."""
-    return Workspace(tmp_path_factory.mktemp("a workspace"))
+    return open_workspace(tmp_path_factory.mktemp("a workspace"))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_threads_and_trackers_do_not_mix_their_runs(recorded: Workspace, client:
 
 def away(recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, list[Any]]:
     """Record a pipeline with no server; returns its ids and the entries kept."""
-    workspace = Workspace(tmp_path / "away")
+    workspace = open_workspace(tmp_path / "away")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY_LISTENS)
     began = time.monotonic()
     tracker = Tracker(workspace, "away")
@@ -176,12 +176,14 @@ def away(recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - began < 30
     result = sync(workspace)
     assert (result.sent, result.waiting) == (0, tracker.waiting())
-    refused = CliRunner().invoke(app, ["sync"], env={"FINEDEFICS_HOME": str(workspace.root)})
+    refused = CliRunner().invoke(app, ["sync"], env={"FINEDEFICS_HOME": str(workspace.local.root)})
     assert isinstance(refused.exception, FinedeficsError)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     other = sync(workspace)
     assert other.other_servers == (NOBODY_LISTENS,), "entries go to the server they were meant for"
-    kept = [entry for path in (workspace.root / "mlflow/spool").glob("*.jsonl") for entry in lines(path)[1:]]
+    kept = [
+        entry for path in (workspace.local.root / "mlflow/spool").glob("*.jsonl") for entry in lines(path)[1:]
+    ]
     return parent, child, kept
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.models.promotion import history, promote
 from finedefics_platform.models.registry import get_version, open_model, register
 from finedefics_platform.tracking.mlflow_client import open_client
@@ -138,7 +138,7 @@ def test_a_registry_on_a_server_serves_models_to_other_machines(
     assert promote(workspace, "birds", 1, reason="the first").changed
     assert [entry["version"] for entry in history(workspace, "birds")] == [1]
 
-    elsewhere = Workspace(tmp_path / "elsewhere")
+    elsewhere = open_workspace(tmp_path / "elsewhere")
     assert get_version(elsewhere, "birds").version == 1
     folder = open_model(elsewhere, "birds@champion")
     assert folder.is_relative_to(elsewhere.models)

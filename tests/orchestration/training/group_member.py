@@ -15,7 +15,7 @@ import torch.distributed as dist
 from finedefics.backbones import load_backbone
 from finedefics.batch import Collator
 from finedefics.objective import Objective
-from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.training.sharding import (
@@ -42,7 +42,7 @@ def main() -> None:
         world_size=world_size,
         timeout=timedelta(seconds=120),
     )
-    dataset = open_dataset(Workspace(workspace), "drawn")
+    dataset = open_dataset(open_workspace(workspace), "drawn")
     index = SampleIndex.of(dataset)
     samples = {sample.sample_id: sample for sample in dataset.samples("train")}
     found = {}

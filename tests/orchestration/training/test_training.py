@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_is_one_line_that_names_it(
         train(drawn_workspace, experiment_of(tiny_model, "diverges", stages=stages))
     assert str(caught.value).startswith("stage name: term answer is nan at step")
     assert "\n" not in str(caught.value)
-    failed = next(drawn_workspace.runs.glob("diverges-*"))
+    failed = next(drawn_workspace.local.runs.glob("diverges-*"))
     assert not (failed / "result.json").exists()
     # The workers' own error ended the run: it was not started again, as after the loss of a worker.
     assert [e["event"] for e in read_events(failed / "events.jsonl")].count("configuration") == 1
@@ -250,7 +250,7 @@ def losses(run: TrainedRun) -> dict[tuple[str, int], float]:
 def test_a_second_process_waits_for_the_first(drawn_workspace: Workspace) -> None:
     from finedefics_platform.training.run import _alone
 
-    folder = drawn_workspace.runs / "locked"
+    folder = drawn_workspace.local.runs / "locked"
     folder.mkdir()
     order: list[str] = []
 
