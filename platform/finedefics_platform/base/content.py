@@ -1,4 +1,4 @@
-"""What a folder is by what is in it: two copies of a model are one, a model whose weights changed is another."""
+"""What a folder is by its content: copies of a model are one, a model whose weights changed is another."""
 
 import hashlib
 import json
