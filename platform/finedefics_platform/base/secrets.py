@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _LONGEST_WORD = 16
 def is_secret(name: str, value: Any = None) -> bool:
     """Whether what is called ``name`` is a secret: an environment variable, a setting, a header.
 
-    A switch is none and the path of a file is none, whatever they are called; ``PWD`` is the working directory.
+    A switch is none, nor the path of a file, whatever they are called; ``PWD`` is the working directory.
     """
     if isinstance(value, bool) or (isinstance(value, str) and _is_path(value)):
         return False
@@ -44,7 +45,7 @@ def is_secret(name: str, value: Any = None) -> bool:
         return False
     if words[-1] == "token" and (len(words) == 1 or words[-2] not in _TEXT_TOKENS):
         return True
-    pairs = set(zip(words, words[1:], strict=False))
+    pairs = set(pairwise(words))
     return (
         any(word in _WORDS or word.endswith(_ENDINGS) for word in words)
         or any(first in _KEYS and second in ("key", "keys") for first, second in pairs)

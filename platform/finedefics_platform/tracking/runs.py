@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import wrong_use
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.delivery import KEY, PARENT, quoted
+from finedefics_platform.tracking.delivery import KEY, PARENT, keyed, quoted
 from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client
+from finedefics_platform.tracking.own_database import has_records, is_workspace, nothing_recorded
 from finedefics_platform.tracking.tracker import server_run_id
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Comparison:
 def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
     """The newest runs of all experiments, each parent followed by its children in the order of their start.
 
+    Where nothing was recorded there are none; asking makes nothing.
+
     Args:
         workspace: names the tracking URI.
         limit: how many runs are read, children included.
@@ -52,7 +55,7 @@ def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
     Raises:
         FinedeficsError: the server is away.
     """
-    found = [_record(run) for run in _search(workspace, None, limit)]
+    found = [_record(run) for run in _search(workspace, None, limit)] if has_records(workspace) else []
     ids = {record.run_id for record in found}
     under: dict[str | None, list[RunRecord]] = {}
     for record in found:
@@ -68,9 +71,13 @@ def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
 def get_run(workspace: Workspace, reference: str) -> RunRecord:
     """The run that an id, the beginning of an id, or the key of a pipeline names.
 
+    Of runs with this key on a server that several workspaces share, this workspace's is meant.
+
     Raises:
         FinedeficsError: no run or several runs have this name (exit code 2), or the server is away.
     """
+    if not has_records(workspace):
+        raise nothing_recorded(workspace)
     client = open_client(workspace)
     with answered(workspace):
         try:
@@ -78,9 +85,11 @@ def get_run(workspace: Workspace, reference: str) -> RunRecord:
         except Exception as error:
             if not is_refusal(error):
                 raise
-    keyed = _search(workspace, f"tags.`{KEY}` = {quoted(reference)}", 1)
-    if keyed:
-        return _record(keyed[0])
+    anyone = f"tags.`{KEY}` = {quoted(reference)}"
+    ours = [keyed(reference, workspace.id)] if is_workspace(workspace) else []
+    for wanted in [*ours, anyone]:
+        if found := _search(workspace, wanted, 1):
+            return _record(found[0])
     matching = [r for r in _search(workspace, None, LOOKED_THROUGH) if r.info.run_id.startswith(reference)]
     if len(matching) == 1:
         return _record(matching[0])
