@@ -24,6 +24,14 @@ _PLACES = (
     ("model_versions", "storage_location"),
 )
 _SECONDS = 30.0
+# How MLflow spells a scheme, what it needs to reach such a place, and the package that brings it.
+_CLIENTS = {
+    "s3": ("s3", "boto3", '"finedefics[s3]"'),
+    "gs": ("gs", "google.cloud.storage", "google-cloud-storage"),
+    "gcs": ("gs", "google.cloud.storage", "google-cloud-storage"),
+    "abfs": ("abfss", "azure.storage.filedatalake", "azure-storage-file-datalake"),
+    "abfss": ("abfss", "azure.storage.filedatalake", "azure-storage-file-datalake"),
+}
 
 
 def own_file(workspace: Workspace) -> Path:
@@ -33,7 +41,11 @@ def own_file(workspace: Workspace) -> Path:
 
 def is_own_database(workspace: Workspace) -> bool:
     """Whether runs are recorded in the workspace's own SQLite file and not on a server or elsewhere."""
-    return workspace.tracking_uri == f"sqlite:///{own_file(workspace)}"
+    chosen = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not chosen.startswith("sqlite:"):
+        return not chosen
+    # `state` would make the folder
+    return is_workspace(workspace) and chosen == f"sqlite:///{own_file(workspace)}"
 
 
 def is_workspace(workspace: Workspace) -> bool:
@@ -65,16 +77,20 @@ def artifact_uri(place: Location) -> str:
     Raises:
         FinedeficsError: MLflow cannot reach such a place with the packages that are installed.
     """
-    if place.local is not None:
-        return place.local.as_uri()
-    # MLflow notices only when the first artefact is sent, and then again at every attempt.
-    if place.uri.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+    if place.local is None:
+        _check_client(place)
+    return _spelt(place)
+
+
+def _check_client(place: Location) -> None:
+    """MLflow notices only when the first artefact is sent, and then again at every attempt."""
+    _, module, package = _CLIENTS[place.uri.partition("://")[0]]
+    if not _is_installed(module):
         raise FinedeficsError(
-            "MLflow needs boto3 to keep artefacts there",
+            f"MLflow needs {module} to keep artefacts here",
             place=place.uri,
-            cure='run `pip install "finedefics[s3]"`',
+            cure=f"run `pip install {package}`, or record on a server (MLFLOW_TRACKING_URI)",
         )
-    return place.uri
 
 
 def settle(workspace: Workspace) -> None:
@@ -106,6 +122,13 @@ def settle(workspace: Workspace) -> None:
             raise
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
 def _written_for(database: sqlite3.Connection) -> str | None:
     known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     if database.execute(known, (_ROOT,)).fetchone() is None:
@@ -115,7 +138,7 @@ def _written_for(database: sqlite3.Connection) -> str | None:
 
 
 def _move(database: sqlite3.Connection, old: Location, new: Location) -> None:
-    # A dictionary: in an object store both spellings are the same.
+    # A dictionary, because in an object store both spellings are usually the same.
     for before, after in {old.uri: new.uri, _spelt(old): _spelt(new)}.items():
         for table, column in _PLACES:
             database.execute(
@@ -125,4 +148,7 @@ def _move(database: sqlite3.Connection, old: Location, new: Location) -> None:
 
 
 def _spelt(place: Location) -> str:
-    return place.uri if place.local is None else place.local.as_uri()
+    if place.local is not None:
+        return place.local.as_uri()
+    scheme, _, rest = place.uri.partition("://")
+    return f"{_CLIENTS[scheme][0]}://{rest}"

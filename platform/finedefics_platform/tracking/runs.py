@@ -1,5 +1,7 @@
 """Reads recorded runs back: as a list, one by one, and side by side."""
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finedefics.errors import wrong_use
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import KEY, PARENT, keyed, quoted
-from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client
+from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client, shown
 from finedefics_platform.tracking.own_database import has_records, is_workspace, nothing_recorded
 from finedefics_platform.tracking.tracker import server_run_id
 
@@ -32,6 +34,11 @@ class RunRecord:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took, or has been running by now."""
+        return max(0.0, (time.time() * 1000 if self.ended is None else self.ended) - self.started) / 1000
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,13 @@ def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
         return [record, *(one for child in below for one in with_children(child))]
 
     return [one for record in under.get(None, []) for one in with_children(record)]
+
+
+def record_place(workspace: Workspace) -> str:
+    """Where runs are looked for, as it may be shown; asking makes nothing."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return shown(uri)
+    return workspace.root.uri
 
 
 def get_run(workspace: Workspace, reference: str) -> RunRecord:
@@ -145,7 +159,8 @@ def _record(run: "Run") -> RunRecord:
         name=run.info.run_name,
         status=run.info.status.lower(),
         started=run.info.start_time,
-        ended=run.info.end_time,
+        # a run that goes on still has the end of its last attempt
+        ended=None if run.info.status == "RUNNING" else run.info.end_time,
         parent=run.data.tags.get(PARENT),
         key=run.data.tags.get(KEY),
         params=run.data.params,
