@@ -1,4 +1,4 @@
-"""The whole journey with its workspace in an object store: nothing but the cache and the database is local."""
+"""The whole journey with its workspace in an object store: only cache and database are local."""
 
 import json
 import os
