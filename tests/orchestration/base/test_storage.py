@@ -131,11 +131,13 @@ with commit(target, replace=True) as draft:
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-@pytest.mark.parametrize("moment", ["draft", "file"])
+@pytest.mark.parametrize(
+    ("root", "moment"),
+    [("disk", "draft"), ("s3", "draft"), ("s3", "file")],  # on a disk a rename is the only moment
+    indirect=["root"],
+)
 def test_a_killed_writer_leaves_no_half_made_thing(root: Location, moment: str, before: str | None) -> None:
     """SIGKILL while the folder is filled, and between the first file that is sent and the manifest."""
-    if moment == "file" and root.local:
-        pytest.skip("on a disk nothing is sent: a rename is the only moment")
     target = root / "thing"
     if before:
         with commit(target) as draft:
@@ -234,6 +236,26 @@ def test_a_lease_that_was_taken_over_is_noticed(root: Location) -> None:
     with lease(root / "lease", "it") as held:
         held.check()
         (root / "lease").children()[0].delete()
+        with pytest.raises(FinedeficsError, match="cut off from the storage"):
+            held.check()
+
+
+def test_a_holder_that_was_stopped_goes_on_unless_somebody_took_over(
+    root: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["finedefics_platform.base.storage.lease"]
+    for name, seconds in (("TTL_SECONDS", 0.5), ("BEAT_SECONDS", 1.0), ("_POLL_SECONDS", 0.2)):
+        monkeypatch.setattr(module, name, seconds)
+    with lease(root / "lease", "it") as held:
+        time.sleep(3)  # every beat comes late, as after a stop
+        held.check()
+        (root / "lease" / "another.json").write_json(
+            {**(root / "lease").children()[0].read_json(), "machine": "another"}
+        )
+        deadline = time.monotonic() + 20
+        while held._thread.is_alive() and time.monotonic() < deadline:
+            (root / "lease" / "another.json").write_json((root / "lease" / "another.json").read_json())
+            time.sleep(0.2)
         with pytest.raises(FinedeficsError, match="cut off from the storage"):
             held.check()
 
