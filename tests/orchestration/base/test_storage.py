@@ -269,6 +269,27 @@ def test_a_scheme_that_cannot_be_stored_to_is_refused() -> None:
         Location.of("s3://")
 
 
+@pytest.mark.parametrize(
+    ("uri", "kind", "path"),
+    [
+        ("gs://bucket/a/b", "gcs", "bucket/a/b"),
+        ("abfs://box@account.dfs.core.windows.net/a/b", "abfs", "box/a/b"),
+        ("abfss://box@account.dfs.core.windows.net/a b", "abfs", "box/a b"),
+    ],
+)
+def test_other_object_stores_are_opened_by_their_own_file_systems(uri: str, kind: str, path: str) -> None:
+    place = Location.of(uri)
+    assert (place.filesystem.type_name, place.path) == (kind, path)
+    assert (place / "c").path == f"{path}/c"
+    assert (place / "c").relative_to(place) == "c"
+
+
+def test_an_address_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(FinedeficsError, match="cannot be used") as caught:
+        Location.of("abfs://account/box").exists()
+    assert caught.value.exit_code == 2
+
+
 def test_a_bucket_that_is_not_there_is_said_in_one_line(bucket: str) -> None:
     with pytest.raises(FinedeficsError, match="nosuchbucket"):
         (Location.of("s3://nosuchbucket") / "x").write_text("x")
