@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,8 @@ from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, check_distinct
-from finedefics.scoring.ensemble import EnsembleWeight
 from finedefics.scoring.language import UNUSABLE, Language
-
-if TYPE_CHECKING:
-    from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.weighing import EnsembleWeight
 
 Variant = Literal["names", "descriptions", "sum"]
 CATEGORIES, EMBEDDINGS, ASKING = "categories.json", "index.safetensors", "asking.json"
@@ -64,18 +61,18 @@ class CategoryIndex:
             return F.normalize(self.names + self.descriptions, dim=-1)
         return self.names if variant == "names" else self.descriptions
 
-    def add(self, recogniser: "Recogniser", categories: Sequence[Category]) -> "CategoryIndex":
+    def add(self, language: Language, categories: Sequence[Category]) -> "CategoryIndex":
         """This index with more categories at its end; only their texts are embedded.
 
         Args:
-            recogniser: of the model that made this index.
+            language: of the model that made this index, with its templates.
 
         Raises:
             FinedeficsError: an id or a name is in the index already, or empty (exit code 2); an embedding is
                 not finite.
         """
         check_distinct([*self.categories, *categories])
-        names, descriptions = _embed(recogniser.language, categories)
+        names, descriptions = _embed(language, categories)
         return replace(
             self,
             categories=(*self.categories, *categories),

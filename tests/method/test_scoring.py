@@ -24,8 +24,8 @@ from finedefics.scoring import (
     choose_weight,
     multiple_choice,
 )
-from finedefics.scoring.ensemble import combine
 from finedefics.scoring.letters import Letters
+from finedefics.scoring.weighing import combine
 
 SPECIES = make_world(5, families=2, species_per_family=3).species
 # names of one, two and three words, so that completions are padded
