@@ -14,9 +14,9 @@
 ``ensemble``                  names and alignment, weighted as a validation split decided
 ============================  ==================================================================
 
-A new answer is one class with its settings as fields, registered by name in its own file. Imports run one way,
-and import-linter holds it: language and weighing, the index, the model that is asked, answers, the strategies,
-and the recogniser that calls them by name.
+A new answer is one class with its settings as fields, registered by name in its own file. Imports run one
+way, and import-linter holds it: language and weighing, the index, the model that is asked, answers, the
+strategies, and the recogniser that calls them by name.
 """
 
 from finedefics.scoring import alignment, describe, ensemble, letters, names
