@@ -128,7 +128,7 @@ class AskedModel:
 
     @cached_property
     def answered_names(self) -> list[tuple[int, ...]]:
-        """Each category's name as an answer to a question: its tokens and end of sequence."""
+        """Each category's name as an answer to a question: its tokens and the end of the turn."""
         return [self.render.answer(category.name) for category in self.categories]
 
     @cached_property

@@ -68,7 +68,7 @@ def _questions(model: AskedModel, pictures: Pictures) -> tuple[list[list[int]], 
 
 
 def _letter_tokens(model: AskedModel, count: int) -> list[tuple[int, ...]]:
-    tokens = [model.render.answer(letter)[:-1] for letter in letters(count)]
+    tokens = [model.render.answer(letter)[: -len(model.render.end)] for letter in letters(count)]
     unknown = model.render.tokenizer.unk_token_id
     if len(set(tokens)) < count or any(unknown in ids for ids in tokens):
         raise FinedeficsError(

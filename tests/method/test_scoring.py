@@ -1,5 +1,6 @@
 """Every answer equals a plain computation, one picture at a time, whatever stands beside it in the batch."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_names_are_their_likelihood(model: Recogniser, birds: list[bytes]) -> No
     pictures = model.encode([decode_image(bird, "") for bird in birds[:2]])
     prompts = model.prompted(pictures, model.render.templates.question)
     empty = model.render.prompt(model.render.templates.question)
-    names = [model.render.closed(c.name) for c in CATEGORIES]
+    names = [model.render.answer(c.name) for c in CATEGORIES]
     assert len({len(name) for name in names}) == 3
     expected = torch.tensor(
         [
@@ -141,6 +142,21 @@ def test_a_turn_ends_at_any_token_the_model_ends_at(lettered: Backbone, birds: l
     finally:
         lettered.model.generation_config.eos_token_id = before
     assert shorter == said[: said.index(said[-1])]
+
+
+def test_a_turn_ends_where_the_chat_template_ends_it(lettered: Backbone, birds: list[bytes]) -> None:
+    said = Recogniser(lettered, CATEGORIES).answer(birds[:1], "names_free").texts[0].split()
+    texts = [f"{category.name} {category.description}" for category in CATEGORIES]
+    last = next(word for word in said[1:] if not any(word in text for text in texts))
+    processor = copy.deepcopy(lettered.processor)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [last]})
+    ends = "<end_of_utterance>{% endfor %}"
+    mark = "{% if message.role == 'user' %}<end_of_utterance>{% else %}" + last + "{% endif %}{% endfor %}"
+    processor.chat_template = processor.chat_template.replace(ends, mark)
+    assert mark in processor.chat_template
+    shorter = Recogniser(Backbone(lettered.model, processor), CATEGORIES).answer(birds[:1], "names_free")
+    assert shorter.texts[0].split() == said[: said.index(last)]
+    assert shorter.generated_tokens == said.index(last) + 1 < len(said)
 
 
 def test_alignment_follows_its_variant(model: Recogniser, birds: list[bytes]) -> None:
