@@ -24,6 +24,12 @@ from finedefics.records import Category, Sample, check_distinct
 from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, ObjectiveSettings
 
 ABSENT = -1
+NEGATIVE_COLUMNS = (
+    "negative_attributes",
+    "negative_categories",
+    "negative_category_ids",
+    "negative_text_ids",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Batch:
         negative_category_ids: [rows, hard negatives].
         looks: [rows, attributes] code of each visible attribute value, 0 where hidden.
         text_ids: [rows] hash of the description.
+        negative_text_ids: [rows, hard negatives] those of the hard negatives' descriptions.
         feeds: [rows] index into `FEEDS`.
         size: samples and texts in the batch: what a micro-batch counts.
     """
@@ -63,6 +70,7 @@ class Batch:
     negative_category_ids: Tensor
     looks: Tensor
     text_ids: Tensor
+    negative_text_ids: Tensor
     feeds: Tensor
     size: int
 
@@ -270,11 +278,12 @@ class _Draft:
             "category_ids": c.position[category.category_id] if category else ABSENT,
             "negative_category_ids": [c.position[n.category_id] for n in negatives],
             "text_ids": _code(description or ""),
+            "negative_text_ids": [_code(n.description or "") for n in negatives],
             "feeds": FEEDS.index(feed),
         }
         if with_object and picture is not None:
             self._object(row, *picture)
-        for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
+        for key in NEGATIVE_COLUMNS:
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
         self.looks.append(attributes)
@@ -336,6 +345,7 @@ class _Draft:
             negative_category_ids=column("negative_category_ids", self.c.negatives),
             looks=self._looks(),
             text_ids=column("text_ids"),
+            negative_text_ids=column("negative_text_ids", self.c.negatives),
             feeds=column("feeds"),
             size=self.size,
         )
