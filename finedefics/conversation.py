@@ -8,7 +8,7 @@ the model's own chat template ends a turn, in training and wherever it is scored
 import hashlib
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -35,6 +35,8 @@ class Templates:
             must end with the name, because describe-then-name continues it.
         choices: a multiple choice with the places ``{question}`` and ``{options}``; the options stand one a
             line, ``A. name``, as in the FOCI protocol.
+        begin_texts: a description or name that is embedded begins as the tokenizer begins every text (with
+            beginning of sequence where it puts one, as Idefics2's does), as in the release.
 
     Raises:
         ValueError: a text is empty, or lacks a place or has an unknown one.
@@ -44,6 +46,7 @@ class Templates:
     request: str = "Describe this."
     statements: tuple[str, ...] = ("{name} has {description}", "{description} is {name}")
     choices: str = "{question}\nChoices:\n{options}\nReply with the letter of the right choice, nothing else."
+    begin_texts: bool = True
 
     def __post_init__(self) -> None:
         for key in ("question", "request"):
@@ -69,6 +72,17 @@ class Templates:
         lines = [f"{letter}. {name}" for letter, name in zip(letters(len(names)), names, strict=True)]
         return self.choices.format(question=self.question, options="\n".join(lines))
 
+    @staticmethod
+    def of(stored: Mapping[str, Any]) -> "Templates":
+        """From what `dataclasses.asdict` made of them.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are something else.
+        """
+        # those of a model that was trained before there was a choice: its texts began with nothing
+        begun = {"begin_texts": False, **stored}
+        return Templates(**{**begun, "statements": tuple(stored["statements"])})
+
     def save(self, folder: Path) -> None:
         """Write ``templates.json``, so that whoever loads the model asks what it was trained on."""
         (folder / TEMPLATES_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -84,8 +98,7 @@ class Templates:
         if not file.is_file():
             return Templates()
         try:
-            stored = json.loads(file.read_text())
-            return Templates(**{**stored, "statements": tuple(stored["statements"])})
+            return Templates.of(json.loads(file.read_text()))
         except (KeyError, TypeError, ValueError) as error:
             raise FinedeficsError(
                 f"no templates that can be used ({error})", place=str(file), cure="train the model again"
@@ -296,7 +309,8 @@ class Renderer:
         return question, LETTERS[order.index(0)]
 
     def _closed(self, text: str) -> tuple[int, ...]:
-        return (*self._tokens(self._plain(text)), self.eos)
+        plain = self._plain(text)
+        return (*(self._opened(plain) if self.templates.begin_texts else self._tokens(plain)), self.eos)
 
     def _plain(self, text: str) -> str:
         """The text, if the tokenizer takes it for nothing but text."""

@@ -111,13 +111,12 @@ class CategoryIndex:
             )
         rows = json.loads((folder / CATEGORIES).read_text())
         asking = json.loads((folder / ASKING).read_text())
-        texts = {**asking["templates"], "statements": tuple(asking["templates"]["statements"])}
         stored = load_file(str(folder / EMBEDDINGS))
         return CategoryIndex(
             tuple(Category(**row) for row in rows),
             stored["names"],
             stored["descriptions"],
-            Templates(**texts),
+            Templates.of(asking["templates"]),
             asking["object_readout"],
             EnsembleWeight(**asking["ensemble"]) if asking["ensemble"] else None,
         )

@@ -1,6 +1,8 @@
 """What the model is asked: templates as checked data, and options in an order of their own."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,10 @@ def test_templates_travel_with_a_model(tmp_path: Path) -> None:
     said.save(tmp_path)
     assert Templates.load(tmp_path) == said
     assert said.naming_prefix("a red crown") == "a red crown makes a"
+    stored = json.loads((tmp_path / "templates.json").read_text())
+    del stored["begin_texts"]  # as they were stored before there was a choice
+    (tmp_path / "templates.json").write_text(json.dumps(stored))
+    assert Templates.load(tmp_path) == replace(said, begin_texts=False)
     (tmp_path / "templates.json").write_text('{"question": "x"}')
     with pytest.raises(FinedeficsError, match="no templates that can be used"):
         Templates.load(tmp_path)

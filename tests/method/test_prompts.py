@@ -94,6 +94,17 @@ def test_an_answer_has_the_ids_it_has_after_the_prompt(bytewise: Any) -> None:
     assert render.closed("alba tern") == (*tokenizer("alba tern").input_ids, render.eos)
 
 
+@pytest.mark.parametrize("begin", [False, True])
+def test_an_embedded_text_begins_as_the_tokenizer_begins_texts(
+    family: str, tiny_folder: Path, begin: bool
+) -> None:
+    plain = load_backbone(tiny_folder).processor
+    templates, start = Templates(begin_texts=begin), [plain.tokenizer.bos_token_id] * begin
+    for processor, first in ((plain, []), (starting(plain), start)):
+        render = Renderer(processor, templates)
+        assert render.closed("alba tern") == (*first, *render.tokens("alba tern"), render.eos)
+
+
 ENDS = {"idefics2": "<end_of_utterance>", "idefics3": "<end_of_utterance>", "smolvlm": "<end_of_utterance>"}
 ENDS |= dict.fromkeys(("qwen2_5_vl", "llava_next", "llava_onevision"), "<|im_end|>")
 ENDS |= dict.fromkeys(("paligemma", "paligemma2"), "</s>")  # which have no chat template

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.conversation import Templates, option_order
+from finedefics.batch import Collator
+from finedefics.conversation import Renderer, Templates, option_order
 from finedefics.data.generated import make_world
 from finedefics.errors import FinedeficsError
 from finedefics.pictures import decode_image
-from finedefics.records import Category
+from finedefics.records import Category, Sample
 from finedefics.scoring import (
     ANSWERS,
     CategoryIndex,
@@ -27,6 +28,7 @@ from finedefics.scoring import (
 )
 from finedefics.scoring.letters import Letters
 from finedefics.scoring.weighing import combine
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 SPECIES = make_world(5, families=2, species_per_family=3).species
 # names of one, two and three words, so that completions are padded
@@ -237,6 +239,31 @@ def test_letters_need_a_tokenizer_that_knows_them(birds: list[bytes]) -> None:
     for answer in ("letters", "letters_likelihood"):
         with pytest.raises(FinedeficsError, match="does not tell the letters"):
             model.answer(birds[:1], answer)
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_training_index_and_answers_begin_a_text_alike(
+    begin: bool, birds: list[bytes], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = untrained_backbone(begins=True)
+    templates, render = Templates(begin_texts=begin), Renderer(backbone.processor)
+    closed = [
+        (*[render.tokenizer.bos_token_id] * begin, *render.tokens(c.name), render.eos) for c in CATEGORIES
+    ]
+    settings = ObjectiveSettings({"category_category": TermSettings(1.0, ("labelled",))})
+    collate = Collator(backbone.processor, CATEGORIES, settings, negatives=0, templates=templates)
+    rows = [Sample(c.category_id, bird, c.category_id) for c, bird in zip(CATEGORIES, birds, strict=False)]
+    packed = collate({"labelled": rows}, step=0).embedded
+    ids, segments = packed.ids.flatten().tolist(), packed.segments.flatten().tolist()
+    assert sorted(token for token, segment in zip(ids, segments, strict=True) if segment) == sorted(
+        sum(closed, ())
+    )
+    Recogniser(backbone, CATEGORIES[:4], templates=templates).add(CATEGORIES[4:]).index.save(tmp_path)
+    index = CategoryIndex.load(tmp_path)
+    assert index.templates == templates
+    model = Recogniser(backbone, CATEGORIES, index=index)
+    torch.testing.assert_close(index.names, model.language.embed(closed).detach(), atol=1e-5, rtol=0)
 
 
 def test_an_index_grows_by_texts_alone(lettered: Backbone, birds: list[bytes], tmp_path: Path) -> None:
