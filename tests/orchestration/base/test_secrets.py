@@ -6,6 +6,7 @@ import pytest
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.secrets import hide, is_secret, without_secrets
+from finedefics_platform.base.storage import Location
 from finedefics_platform.cli.failures import report
 
 SECRET = """
@@ -84,3 +85,15 @@ def test_an_error_line_shows_no_secret(
     assert "wJalr" not in told
     assert "b-c" not in told
     assert "s3://[hidden]@bucket: refused [hidden]; look" in told
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://id:geheim@bucket/x", "s3://geheim@bucket", "abfs://c:geheim@account/x"]
+)
+def test_keys_in_an_address_are_refused_since_places_are_written_down(address: str) -> None:
+    with pytest.raises(FinedeficsError, match="AWS_ACCESS_KEY_ID") as caught:
+        Location.of(address)
+    assert caught.value.exit_code == 2
+    assert "geheim" not in str(caught.value)
+    container = "abfs://pictures@account.dfs.core.windows.net/x"
+    assert Location.of(container).uri == container
