@@ -37,7 +37,7 @@ class Location:
         """The place that a path or URI names; a relative path counts from the current folder.
 
         Raises:
-            FinedeficsError: the URI's scheme is none that can be stored to, or keys stand in it (exit code 2).
+            FinedeficsError: the URI is none that can be stored to, or has keys in it (exit code 2).
         """
         if isinstance(place, Location):
             return place
