@@ -106,6 +106,7 @@ def tiny_model(drawn_workspace: Workspace) -> Path:
     from finedefics.base_model import untrained_backbone
 
     torch.manual_seed(0)
-    folder = drawn_workspace.local.models / "tiny"
+    assert drawn_workspace.models.local is not None
+    folder = drawn_workspace.models.local / "tiny"
     untrained_backbone().save_pretrained(folder)
     return folder

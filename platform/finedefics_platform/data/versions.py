@@ -189,8 +189,6 @@ def _count(rows: pa.Table) -> dict[str, dict[str, int]]:
 
 def _opened(root: Location) -> Dataset | None:
     """The version, or None where there is none that can be used: removed by hand, damaged, or too old."""
-    if not (root / MANIFEST).is_file():
-        return None
     try:
         return open_version(root)
     except FinedeficsError:

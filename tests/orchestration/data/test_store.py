@@ -1,10 +1,12 @@
 """Dataset versions: what is written is read back, versions never change, and a broken one is named."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import resource
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +17,17 @@ from finedefics.records import CATEGORIES, DESCRIPTIONS, NEGATIVES, SAMPLES
 from finedefics_platform.base.storage import Location, cached
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.data.parquet import row_groups, write_parquet
-from finedefics_platform.data.store import Dataset, dataset_names, open_dataset, open_version
+from finedefics_platform.data.store import Dataset, dataset_names, open_dataset, open_version, versions
 from finedefics_platform.data.versions import finished_step, new_version, rows_digest
+
+
+@pytest.fixture(params=["disk", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A place of the test's own in each kind of store."""
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
+    if request.param == "disk":
+        return Location.of(tmp_path / "store")
+    return Location.of(request.getfixturevalue("bucket")) / tmp_path.name
 
 
 def sample(number: int, split: str = "train", category: str | None = "wren") -> dict[str, object]:
@@ -171,6 +182,40 @@ def test_what_was_not_published_is_no_version_and_is_swept_when_it_is_old(worksp
     assert len(again.samples("train")) == len(made.samples("train")) == 5
 
 
+def _stop_after(root: str, moment: str, told: Connection) -> None:
+    write = Location.write_bytes
+
+    def write_and_stop(self: Location, content: bytes) -> None:
+        write(self, content)
+        if moment in self.uri:
+            told.send("written")
+            time.sleep(60)
+
+    Location.write_bytes = write_and_stop  # type: ignore[method-assign]
+    workspace = open_workspace(root)
+    add_descriptions(open_dataset(workspace, "birds"), workspace)
+
+
+@pytest.mark.parametrize(("moment", "whole"), [("/negatives-", 1), ("/manifest.json", 2)])
+def test_a_killed_writer_leaves_whole_versions_only(store: Location, moment: str, whole: int) -> None:
+    """SIGKILL when the last table is written and no manifest, and before the new version is the newest."""
+    workspace = open_workspace(store)
+    first = publish(workspace)
+    context = multiprocessing.get_context("spawn")
+    told, tells = context.Pipe()
+    writer = context.Process(target=_stop_after, args=(store.uri, moment, tells))
+    writer.start()
+    assert told.recv() == "written"
+    writer.kill()
+    writer.join()
+    assert open_dataset(workspace, "birds") == first
+    assert finished_step(workspace, "birds", "described") is None
+    found = [open_dataset(workspace, f"birds@{digest}") for digest in versions(first.root.parent)]
+    assert len(found) == whole
+    assert all(dataset.table(table) for dataset in found for table in dataset.manifest["tables"])
+    assert add_descriptions(first, workspace) == open_dataset(workspace, "birds") != first
+
+
 def test_a_file_that_a_task_wrote_elsewhere_is_missed_before_anybody_sees_the_version(
     workspace: Workspace,
 ) -> None:
@@ -182,11 +227,9 @@ def test_a_file_that_a_task_wrote_elsewhere_is_missed_before_anybody_sees_the_ve
     assert dataset_names(workspace) == []
 
 
-def test_a_dataset_moves_and_is_copied_with_its_workspace(
-    workspace: Workspace, tmp_path: Path, store: str
-) -> None:
+def test_a_dataset_moves_and_is_copied_with_its_workspace(workspace: Workspace, store: Location) -> None:
     described = add_descriptions(publish(workspace), workspace)
-    there = Location.of(store) / "moved"
+    there = store / "moved"
     for way in workspace.root.files():
         (there / way).write_bytes((workspace.root / way).read_bytes())
     assert str(workspace.root) not in (described.root / "manifest.json").read_text()
@@ -197,12 +240,6 @@ def test_a_dataset_moves_and_is_copied_with_its_workspace(
     travelled = open_version(pickle.loads(pickle.dumps(moved)).root)
     assert travelled.row_groups()[0].path.startswith(str(there))
     assert travelled.samples("train") == moved.samples("train")
-
-
-@pytest.fixture(params=["disk", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
-    return str(tmp_path) if request.param == "disk" else str(request.getfixturevalue("bucket"))
 
 
 def test_a_node_whose_copy_is_damaged_fetches_the_file_again(
