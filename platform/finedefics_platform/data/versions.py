@@ -31,7 +31,7 @@ from finedefics_platform.data.store import (
     versions,
 )
 
-TABLES = "tables"
+_FOLDER = "tables"
 _ONE_FILE = ("part-00000.parquet",)
 _ABANDONED_AFTER = timedelta(days=1)
 
@@ -70,7 +70,7 @@ class Draft:
             files: the files' names, in order.
         """
         digest = rows_digest(rows, provenance.get("layout"))
-        folder = f"{TABLES}/{name}-{digest[:16]}"
+        folder = f"{_FOLDER}/{name}-{digest[:16]}"
         ways = [f"{folder}/{file}" for file in files]
         self._tables[name] = {"digest": digest, "rows": rows.num_rows, "files": ways}
         self._provenance[name] = dict(provenance)
@@ -223,7 +223,7 @@ def _sweep(home: Location) -> None:
             return
         ways = (way for table in manifest.manifest["tables"].values() for way in table["files"])
         named |= {PurePosixPath(way).parent.name for way in ways}
-    for folder in (home / TABLES).children():
+    for folder in (home / _FOLDER).children():
         if folder.name not in named and _is_abandoned(folder):
             folder.delete()
 
