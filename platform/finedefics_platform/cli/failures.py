@@ -10,6 +10,7 @@ from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
 from .console import Reporter
 
+
 def interrupted(command: str) -> FinedeficsError:
     """The error of a command that Ctrl-C ended."""
     cure = "run it again, finished steps are skipped"

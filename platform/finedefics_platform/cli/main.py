@@ -12,10 +12,9 @@ from typer.main import get_command, get_group
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
-
-from .console import machine_stdout
 from finedefics_platform.base.signals import INTERRUPTED, Terminated, terminable
 
+from .console import machine_stdout
 from .failures import explain, interrupted, print_traceback, report, terminated
 
 # Command name -> module and attribute: a Typer app is a group of commands, a function is one command.
@@ -83,7 +82,10 @@ def finedefics(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated."""
+    """Run the command line; returns the exit code.
+
+    It is 0 done, 1 failed, 2 wrong use, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+    """
     # The command shows bars of its own; read by Transformers when it is imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -214,6 +214,7 @@ def _trial(
     from finedefics_platform.training.run import train
 
     experiment = trial_experiment(document, config, name)
+
     def report(event: Event) -> None:
         if event["event"] == "validation":
             tune.report({**event["metrics"], "step": event["total_step"]})
