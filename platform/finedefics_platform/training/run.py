@@ -23,6 +23,7 @@ from finedefics_platform.training.recording import Recorder
 from finedefics_platform.training.trained import (
     EXPERIMENT,
     RESULT,
+    TOKEN,
     TrainedRun,
     clear,
     events_of,
@@ -186,7 +187,7 @@ class _Work:
         from finedefics_platform.training.worker import Assignment
 
         token = secrets.token_hex(8)
-        (self.training / "token").write_text(token)
+        (self.training / TOKEN).write_text(token)
         task = Assignment(
             self.experiment,
             self.workspace,

@@ -16,6 +16,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 
 EXPERIMENT, RESULT, CHECKPOINTS = "experiment.json", "result.json", "checkpoints"
+TOKEN = "token"  # by which a worker knows that it sees the driver's storage
 _TRAINING = "training-"
 
 
@@ -142,8 +143,9 @@ def clear(place: Location) -> None:
     """Remove what a finished run no longer needs: the shards, and trainings given up or replaced."""
     result = finished(place)
     assert result is not None, "nothing goes before the result stands"
-    # With optimizer state they dwarf the model.
-    (place / result["training"] / CHECKPOINTS).delete()
+    training = place / result["training"]
+    (training / CHECKPOINTS).delete()  # with optimizer state they dwarf the model
+    (training / TOKEN).delete()
     for number in _trainings(place):
         if number < _number(result["training"]):
             discard(place / f"{_TRAINING}{number}")

@@ -42,6 +42,7 @@ from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
 from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead
+from finedefics_platform.training.trained import TOKEN
 
 Validate = Callable[[Backbone, Dataset, Experiment, int, int], dict[str, float]]
 STEPS_AHEAD = 2
@@ -150,7 +151,7 @@ def _train(loop: Loop) -> None:
 def _check_storage(task: Assignment) -> None:
     """FinedeficsError where this node does not see what the driver wrote: its disk is another one."""
     try:
-        seen = (task.run / "token").read_text()
+        seen = (task.run / TOKEN).read_text()
     except FileNotFoundError:
         seen = ""
     if seen != task.token:

@@ -102,7 +102,7 @@ def test_a_run_leaves_a_plain_model_and_its_account(run: TrainedRun, tiny_model:
         "result.json",
         "training-1",
     ]
-    assert [place.name for place in run.model.parent.children()] == ["attempts", "events", "model", "token"]
+    assert [place.name for place in run.model.parent.children()] == ["attempts", "events", "model"]
 
 
 def test_a_run_says_what_it_was_made_of_and_nothing_where_it_lies(
