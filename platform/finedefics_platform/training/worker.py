@@ -105,7 +105,7 @@ def run_worker(task: Assignment) -> None:
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
-    _check_storage(task)
+    check_storage(task)
     events = EventWriter(task.events, task.attempt) if rank == 0 else None
     try:
         _train(_start(task, events))
@@ -148,7 +148,7 @@ def _train(loop: Loop) -> None:
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
 
-def _check_storage(task: Assignment) -> None:
+def check_storage(task: Assignment) -> None:
     """FinedeficsError where this node does not see what the driver wrote: its disk is another one."""
     try:
         seen = (task.run / TOKEN).read_text()

@@ -19,6 +19,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.training.run import TrainedRun, check, train
+from finedefics_platform.training.worker import Assignment, check_storage
 
 STAGES = [
     {
@@ -266,3 +267,15 @@ def test_a_missing_val_split_is_found_at_the_start(drawn_dataset: Dataset, tiny_
 def without(dataset: Dataset, table: str) -> Dataset:
     kept = {name: value for name, value in dataset.manifest["tables"].items() if name != table}
     return Dataset(dataset.root, "drawn", dataset.digest, {**dataset.manifest, "tables": kept})
+
+
+def test_a_node_that_does_not_see_the_workspace_is_named(workspace: Workspace, tiny_model: Path) -> None:
+    run = workspace.runs / "one" / "training-1"
+    task = Assignment(experiment_of(tiny_model, "far"), workspace, run, run, 1, "token-of-the-driver")
+    for there in (None, "token of another disk"):
+        if there is not None:
+            (run / "token").write_text(there)
+        with pytest.raises(FinedeficsError, match=r"workspace: the node .* does not see the workspace"):
+            check_storage(task)
+    (run / "token").write_text("token-of-the-driver")
+    check_storage(task)
