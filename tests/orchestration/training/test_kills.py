@@ -224,8 +224,8 @@ def test_force_keeps_the_finished_run_until_the_new_one_is(
     assert drivers[-1].ends()[0] == -signal.SIGKILL
     assert open_run(drawn_workspace, before.key) == before
     assert committed(before.model) is not None
+    alone = resumed_experiment(drawn_workspace, before.key, ["resources.workers=1"])
     with pytest.raises(FinedeficsError, match=r"saved by 2 workers at ZeRO stage 1, .* by 1 at stage 1"):
-        alone = resumed_experiment(drawn_workspace, before.key, ["resources.workers=1"])
         train(drawn_workspace, alone, resume=True)
     # an ordinary call returns what is finished; asked for by its key, the interrupted one goes on
     assert train(drawn_workspace, experiment) == before
