@@ -96,6 +96,25 @@ def test_a_room_that_no_floor_names_is_refused(copied_tree: Path) -> None:
     assert "finedefics_platform.cellar" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        ("index", "from finedefics.scoring.recogniser import Recogniser"),
+        ("asked", "from finedefics.scoring.answers import ANSWERS"),
+        ("weighing", "from finedefics.scoring.ensemble import PARTS"),
+    ],
+)
+def test_import_linter_refuses_a_guarded_circle_in_scoring(
+    copied_tree: Path, module: str, statement: str
+) -> None:
+    file = copied_tree / "finedefics" / "scoring" / f"{module}.py"
+    guard = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {statement}\n"
+    file.write_text(file.read_text() + guard)
+    done = run_import_linter(copied_tree)
+    assert done.returncode == 1
+    assert "Scoring is layered: the model that is asked knows no answer BROKEN" in done.stdout
+
+
 def test_no_package_imports_jobs_or_tests() -> None:
     for file in python_files("finedefics", "platform"):
         assert not imported_packages(file) & {"jobs", "tests", "benchmarks", "cluster"}, file
