@@ -16,7 +16,7 @@ from finedefics_platform.config.experiment import Resources
 from finedefics_platform.training.trained import CHECKPOINTS
 from finedefics_platform.training.worker import Assignment
 
-STOP_SECONDS = 30.0  # for workers to end; they are busy with a step or a checkpoint
+STOP_SECONDS = 20.0  # for workers to end; they are busy with a step or a checkpoint
 
 
 class _StopOnUserError(ray.train.UserCallback):
