@@ -1,5 +1,6 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,9 @@ from finedefics.errors import FinedeficsError
 from .console import reporter
 
 if TYPE_CHECKING:
+    from finedefics_platform.base.storage import Location
     from finedefics_platform.base.workspace import Workspace
-    from finedefics_platform.evaluation.run import Evaluated
+    from finedefics_platform.evaluation.items import Evaluated
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -52,8 +54,8 @@ def evaluate(
     workspace = open_workspace()
     asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
-    folder = _model_folder(workspace, model)
-    done = evaluation.evaluate(workspace, folder, data, settings, progress=out)
+    place, labelled = _asked_model(workspace, model)
+    done = evaluation.evaluate(workspace, place, data, settings, labelled=labelled, progress=out)
     speeds = {model: done.summary["pictures_per_second"]}
     tables = {
         scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
@@ -76,7 +78,7 @@ def evaluate(
         out.say(
             f"registered {version}; next: finedefics models promote {version.replace('/', ' ')} --reason '…'"
         )
-    out.done(model=model, folder=str(done.folder), summary=done.summary, tables=tables, version=version)
+    out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
 
 
 def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -91,16 +93,25 @@ def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _model_folder(workspace: "Workspace", model: str) -> Path:
-    """A run's model, a model folder as it is, or a registered version's files."""
+def _asked_model(workspace: "Workspace", model: str) -> "tuple[Location, tuple[str, ...] | None]":
+    """A run's model, a model folder as it is, or a registered version's files; and what it had labels of."""
+    from finedefics_platform.base.storage import Location
     from finedefics_platform.models.registry import open_model
     from finedefics_platform.training.run import open_run
 
-    if "/" not in model and (workspace.local.runs / model).is_dir():
-        return open_run(workspace.local.runs / model).model
-    if (Path(model) / "config.json").is_file():
-        return Path(model)
-    return open_model(workspace, model) / "model"
+    if _names_a_run(workspace, model):
+        run = open_run(workspace, model)
+        return Location.of(run.model), run.labelled
+    if (Location.of(model) / "config.json").is_file():
+        return Location.of(model), None
+    return Location.of(open_model(workspace, model) / "model"), None
+
+
+def _names_a_run(workspace: "Workspace", text: str) -> bool:
+    """Whether the text is a run's key, or begins one as far as into its digest."""
+    if re.fullmatch(r"[a-z0-9_.-]+-[0-9a-f]{4,12}", text) is None:
+        return False
+    return any(run.name.startswith(text) for run in workspace.runs.children())
 
 
 def _register(
@@ -117,7 +128,7 @@ def _register(
     from finedefics_platform.models.registry import register
     from finedefics_platform.training.run import open_run
 
-    run = open_run(workspace.local.runs / model)
+    run = open_run(workspace, model)
     if run.parent_run_id is None:
         raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
     stored = run.folder / "experiment.json"

@@ -23,7 +23,7 @@ def train(
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import load_experiment
-    from finedefics_platform.evaluation.run import validate_alignment
+    from finedefics_platform.evaluation.validation import validate_alignment
     from finedefics_platform.tracking.tracker import Tracker
     from finedefics_platform.training import run as training
 

@@ -15,7 +15,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.events import EventChannel, drained
+from finedefics_platform.base.events import Event, EventChannel, drained, read_events
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
@@ -48,6 +48,12 @@ class TrainedRun:
     dataset_digest: str
     parent_run_id: str | None
     metrics: dict[str, float]
+    dataset: str = ""
+    labelled: tuple[str, ...] = ()
+
+    def events(self) -> list[Event]:
+        """Everything the workers reported, in order."""
+        return read_events(self.folder / "events.jsonl")
 
 
 def train(
@@ -86,11 +92,12 @@ def train(
             progress.event("skipped", run=key, reason="finished before")
         else:
             _run(workspace, experiment, dataset, folder, progress, tracker, force, validate, callbacks)
-    return open_run(folder)
+    return open_run(workspace, key)
 
 
-def open_run(folder: Path) -> TrainedRun:
-    """A finished run by its folder; FinedeficsError where it is not finished."""
+def open_run(workspace: Workspace, key: str) -> TrainedRun:
+    """A finished run by its key; FinedeficsError where it is not finished."""
+    folder = workspace.local.runs / key
     try:
         result = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError) as error:
@@ -107,6 +114,8 @@ def open_run(folder: Path) -> TrainedRun:
         dataset_digest=result["dataset_digest"],
         parent_run_id=result["parent_run_id"],
         metrics=result["metrics"],
+        dataset=result.get("dataset", ""),
+        labelled=tuple(result.get("labelled", ())),
     )
 
 
@@ -207,6 +216,8 @@ def _run(
         "key": folder.name,
         "config_digest": experiment.digest(),
         "dataset_digest": dataset.digest,
+        "dataset": dataset.reference,
+        "labelled": sorted(dataset.labelled_category_ids()),
         "parent_run_id": recorder.parent_run_id,
         "metrics": recorder.last_metrics,
         "seconds": time.time() - started,
