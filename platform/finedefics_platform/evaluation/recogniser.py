@@ -1,6 +1,6 @@
 """The model within a task: fetched to the task's own node, asked as it was trained to be asked."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -69,11 +69,13 @@ def share_of(count: int, rank: int, world: int) -> tuple[list[int], int]:
 
 
 def validation_samples(dataset: Dataset, limit: int | None, cure: str) -> list[Sample]:
-    """Labelled pictures of the split val, at most ``limit``; FinedeficsError with ``cure`` if there is none."""
+    """Labelled pictures of the split val, at most ``limit``; FinedeficsError with ``cure`` if none is."""
     samples = [s for s in dataset.samples("val") if s.category_id is not None]
     if not samples:
         raise FinedeficsError(
-            "no labelled picture in the split val", place=dataset.reference, cure=f"{cure}, or add a val split"
+            "no labelled picture in the split val",
+            place=dataset.reference,
+            cure=f"{cure}, or add a val split",
         )
     # spread over the split: a limit must not leave whole categories out
     stride = max(1, len(samples) // limit) if limit else 1

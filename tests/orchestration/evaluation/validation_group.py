@@ -1,6 +1,6 @@
 """Groups of three and of two processes that validate without Ray; run by test_validation.
 
-Usage: validation_group.py DATASET MODEL OUT. Writes OUT/<world>-<limit>-<rank>.json: the figures of each rank.
+Usage: validation_group.py DATASET MODEL OUT. Writes each rank's figures, OUT/<world>-<limit>-<rank>.json.
 """
 
 import json
