@@ -101,7 +101,7 @@ def _asked_model(workspace: "Workspace", model: str) -> "tuple[Location, tuple[s
 
     if _names_a_run(workspace, model):
         run = open_run(workspace, model)
-        return Location.of(run.model), run.labelled
+        return run.model, run.labelled
     if (Location.of(model) / "config.json").is_file():
         return Location.of(model), None
     return Location.of(open_model(workspace, model) / "model"), None
@@ -122,28 +122,24 @@ def _register(
     dataset_digest: str,
     table: Mapping[str, Any],
 ) -> str:
-    from finedefics_platform.config.documents import read_yaml
-    from finedefics_platform.config.model import Adapters
-    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.base.storage import fetch
     from finedefics_platform.models.registry import register
     from finedefics_platform.training.run import open_run
 
     run = open_run(workspace, model)
     if run.parent_run_id is None:
         raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
-    stored = run.folder / "experiment.json"
-    experiment = read_yaml(stored, "experiment")
-    adapters = parse_document(Adapters, experiment.get("adapters", {}), place=str(stored))
+    experiment = run.experiment()
     version = register(
         workspace,
         name=name,
-        model_folder=run.model,
+        model_folder=fetch(run.model),
         index_folder=done.index,
         run_id=run.parent_run_id,
         evaluation=table,
         dataset_digest=dataset_digest,
-        base=Path(experiment["model"]["path"]).name,
-        adapter=adapters.identity(),
+        base=Path(experiment.model.path).name,
+        adapter=experiment.adapters.identity(),
         items=done.items_file,
     )
     return version.reference

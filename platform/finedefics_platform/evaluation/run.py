@@ -61,7 +61,7 @@ def evaluate(
         )
     dataset = open_dataset(workspace, dataset_reference)
     known = frozenset(dataset.labelled_category_ids() if labelled is None else labelled)
-    question = Question(Location.of(model), Location.of(dataset.root), settings, known)
+    question = Question(Location.of(model), dataset.root, settings, known)
     about = _about(question, dataset)
     place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
     if committed(place) is None:
