@@ -210,7 +210,7 @@ def _trial(
     """One trial (a Tune actor): the experiment with the sampled values, trained as any other."""
     from ray import tune
 
-    from finedefics_platform.evaluation.run import validate_alignment
+    from finedefics_platform.evaluation.validation import validate_alignment
     from finedefics_platform.training.run import train
 
     experiment = trial_experiment(document, config, name)
