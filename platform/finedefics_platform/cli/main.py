@@ -24,7 +24,7 @@ COMMANDS = {
     "base": "finedefics_platform.cli.demo:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
     "train": "finedefics_platform.cli.train:train",
-    "tune": "finedefics_platform.cli.train:tune",
+    "tune": "finedefics_platform.cli.tune:tune",
     "evaluate": "finedefics_platform.cli.train:evaluate",
     "predict": "finedefics_platform.cli.train:predict",
     "data": "finedefics_platform.cli.data:app",
