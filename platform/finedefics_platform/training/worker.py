@@ -26,10 +26,11 @@ from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.events import EventChannel
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
-from finedefics_platform.data.store import Dataset, open_dataset
+from finedefics_platform.data.store import Dataset, open_version
 from finedefics_platform.training.checkpoints import (
     Position,
     load_shards,
@@ -51,7 +52,7 @@ class Assignment:
 
     experiment: Experiment
     workspace: Workspace
-    dataset: Path  # folder of the dataset version
+    dataset: Location  # of the dataset version
     model: Path  # where the finished model goes
     channel: EventChannel
     validate: Validate | None = None
@@ -121,7 +122,7 @@ def _start(task: Assignment) -> Loop:
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
     _report_configuration(task, rank)
-    dataset = open_dataset(task.workspace, task.dataset)
+    dataset = open_version(task.dataset)
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, SampleIndex.of(dataset))
 
 

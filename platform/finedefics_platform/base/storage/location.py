@@ -73,12 +73,15 @@ class Location:
     @property
     def filesystem(self) -> fs.FileSystem:
         """The Arrow file system, as Parquet readers and Ray take it; `path` names the place within."""
-        return _filesystem(self._root)
+        return _filesystem(self._root)[0]
 
     @property
     def path(self) -> str:
         """The place within `filesystem`."""
-        return self.uri if self.local else self.uri.partition("://")[2]
+        if self.local:
+            return self.uri
+        below = self.uri[len(self._root) :].strip("/")
+        return "/".join(part for part in (_filesystem(self._root)[1].strip("/"), below) if part)
 
     def __truediv__(self, name: str) -> "Location":
         return Location(f"{self.uri.rstrip('/')}/{name.strip('/')}")
@@ -211,6 +214,7 @@ class Location:
 
     @property
     def _root(self) -> str:
+        """What a connection is made to: a bucket, or a container of an account."""
         if self.local:
             return "file:///"
         scheme, _, rest = self.uri.partition("://")
@@ -235,12 +239,21 @@ class Location:
 
 
 @lru_cache(maxsize=64)
-def _filesystem(root: str) -> fs.FileSystem:
+def _filesystem(root: str) -> tuple[fs.FileSystem, str]:
     # one connection pool a bucket and process; the endpoint and the credentials come from the environment
-    return fs.FileSystem.from_uri(root)[0]
+    try:
+        return fs.FileSystem.from_uri(root)
+    except ValueError as error:
+        raise wrong_use(
+            f"this address cannot be used ({str(error).splitlines()[0][:160]})",
+            place=_without_user(root),
+            cure="write s3://bucket/…, gs://bucket/…, or abfs://container@account.dfs.core.windows.net/…",
+        ) from error
 
 
 def _without_user(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    user, at, host = host.rpartition("@")
+    shown = f"{user}@" if at and scheme.startswith("abfs") and ":" not in user else ""  # its container
+    return f"{scheme}://{shown}{host}{slash}{path}"
