@@ -6,16 +6,21 @@ import traceback
 from collections.abc import Iterator
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
 from .console import Reporter
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def interrupted(command: str) -> FinedeficsError:
     """The error of a command that Ctrl-C ended."""
     cure = "run it again, finished steps are skipped"
     return FinedeficsError("interrupted", place=command, cure=cure, exit_code=INTERRUPTED)
+
+
+def terminated(command: str) -> FinedeficsError:
+    """The error of a command that was asked to end (SIGTERM)."""
+    cure = "run it again, finished steps are skipped"
+    return FinedeficsError("terminated", place=command, cure=cure, exit_code=TERMINATED)
 
 
 def explain(error: BaseException, command: str) -> FinedeficsError:

@@ -21,7 +21,10 @@ PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def train(
-    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
+    experiment: Annotated[str | None, typer.Argument(help="Experiment file (YAML).")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with a run by its key, without its file.")
+    ] = None,
     set_: Set = None,
     force: Force = False,
     json: Json = False,
@@ -29,6 +32,8 @@ def train(
     """Train an experiment's stages with Ray Train and DeepSpeed; an interrupted run goes on.
 
     Example: `finedefics train experiment.yaml --set data.dataset=birds --set model.path=MODEL`
+
+    Go on elsewhere: `finedefics train --resume joint-1a2b3c4d5e6f --set resources.cpus_per_worker=4`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import load_experiment
@@ -36,9 +41,16 @@ def train(
     from finedefics_platform.tracking.tracker import Tracker
     from finedefics_platform.training import run as training
 
+    if (experiment is None) == (resume is None):
+        raise wrong_use(
+            "one experiment file or one run", place="finedefics train", cure="give a file, or --resume RUN"
+        )
     out = reporter(json)
     workspace = open_workspace()
-    loaded = load_experiment(experiment, set_ or [])
+    if resume is not None:
+        loaded = training.resumed_experiment(workspace, resume, set_ or [])
+    else:
+        loaded = load_experiment(experiment or "", set_ or [])
     tracker = Tracker(workspace, loaded.tracking.experiment)
     run = training.train(
         workspace,
@@ -46,6 +58,7 @@ def train(
         tracker=tracker,
         progress=out,
         force=force,
+        resume=resume is not None,
         validate=validate_alignment,
     )
     out.say(f"trained [bold]{run.key}[/]: {run.model}")
@@ -192,11 +205,12 @@ def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def _model_folder(workspace: "Workspace", model: str) -> Path:
     """A run's model, a model folder as it is, or a registered version's files."""
+    from finedefics_platform.base.storage import fetch
     from finedefics_platform.models.registry import open_model
     from finedefics_platform.training.run import open_run
 
-    if "/" not in model and (workspace.local.runs / model).is_dir():
-        return open_run(workspace.local.runs / model).model
+    if "/" not in model and (workspace.runs / model).is_folder():
+        return fetch(open_run(workspace, model).model)
     if (Path(model) / "config.json").is_file():
         return Path(model)
     return open_model(workspace, model) / "model"
@@ -210,28 +224,24 @@ def _register(
     dataset_digest: str,
     table: Mapping[str, Any],
 ) -> str:
-    from finedefics_platform.config.documents import read_yaml
-    from finedefics_platform.config.model import Adapters
-    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.base.storage import fetch
     from finedefics_platform.models.registry import register
     from finedefics_platform.training.run import open_run
 
-    run = open_run(workspace.local.runs / model)
+    run = open_run(workspace, model)
     if run.parent_run_id is None:
         raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
-    stored = run.folder / "experiment.json"
-    experiment = read_yaml(stored, "experiment")
-    adapters = parse_document(Adapters, experiment.get("adapters", {}), place=str(stored))
+    experiment = run.experiment()
     version = register(
         workspace,
         name=name,
-        model_folder=run.model,
+        model_folder=fetch(run.model),
         index_folder=done.index,
         run_id=run.parent_run_id,
         evaluation=table,
         dataset_digest=dataset_digest,
-        base=Path(experiment["model"]["path"]).name,
-        adapter=adapters.identity(),
+        base=Path(experiment.model.path).name,
+        adapter=experiment.adapters.identity(),
         items=done.items_file,
     )
     return version.reference

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
@@ -74,7 +75,7 @@ def run_demo(
     }
     leg("evaluate the base and every arm by three answers")
     settings = experiments[SERVED].evaluation
-    models = {BASE: base, **{arm: run.model for arm, run in runs.items()}}
+    models = {BASE: base, **{arm: fetch(run.model) for arm, run in runs.items()}}
     evaluations = {
         arm: evaluate(workspace, model, dataset.reference, settings, progress=progress)
         for arm, model in models.items()
@@ -199,7 +200,7 @@ def register_and_promote(
     version = register(
         workspace,
         name=f"birds-{seed}",
-        model_folder=run.model,
+        model_folder=fetch(run.model),
         index_folder=evaluated.index,
         run_id=run.parent_run_id,
         evaluation={SERVED_ANSWER: table[run.key][SERVED_ANSWER]},

@@ -41,21 +41,13 @@ def _check_negatives(workspace: Workspace, search: "Search", document: Mapping[s
     asked = max(search.space[NEGATIVES].extremes())
     for experiment in _variants(search, document, (DATA,)):
         dataset = open_dataset(workspace, experiment.data.dataset)
-        mined = mined_negatives(dataset) if asked > 0 else 0
+        mined = dataset.mined_negatives()
         if asked > mined:
             raise wrong_use(
                 f"{asked} hard negatives a sample are asked, {mined} were mined",
                 place=f"{search.name}: space: {NEGATIVES}",
                 cure=f"mine more (`finedefics data mine {dataset.name} --keep {asked}`), or ask for fewer",
             )
-
-
-def mined_negatives(dataset: Dataset) -> int:
-    """Hard negatives that a sample was given at most."""
-    import pyarrow.compute as pc
-
-    candidates = dataset.table("negatives", ["candidates"])["candidates"]
-    return int(pc.max(pc.list_value_length(candidates)).as_py() or 0)
 
 
 def _check_metric(workspace: Workspace, search: "Search", document: Mapping[str, Any]) -> None:

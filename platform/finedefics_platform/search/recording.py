@@ -31,14 +31,15 @@ class TrialTracker(Tracker):
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         fresh: bool = False,
+        time: float | None = None,
     ) -> str:
         """Open the run of the trial's training under the search: its key is its name there."""
         facts = {**system_facts(), **(tags or {}), "kind": "trial", "key": key, **self._tags}
-        self._run = self.child(self._search_run, key, params=params, tags=facts)
+        self._run = self.child(self._search_run, key, params=params, tags=facts, time=time)
         return self._run
 
     def stopped(self) -> None:
-        """The scheduler ended the trial: neither finished nor failed."""
+        """Say that it was the scheduler who ended the trial."""
         if self._run is not None:
             self.tags(self._run, {"stopped_early": True})
-            self.finish(self._run, "KILLED")
+            self.flush()

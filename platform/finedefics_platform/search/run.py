@@ -105,7 +105,7 @@ def run_search(
             or no trial finished.
     """
     experiment = parse_experiment(document, place=search.name)
-    experiment = pin(experiment, open_dataset(workspace, experiment.data.dataset))
+    experiment = pin(workspace, experiment, open_dataset(workspace, experiment.data.dataset))
     document = experiment.model_dump(mode="json")
     check_search(workspace, search, document)
     key = search_key(workspace, search, document)
@@ -144,7 +144,7 @@ def _run_of(
 ) -> str:
     """Key of the training run that these values make."""
     experiment: Experiment = trial_experiment(document, config, search.name)
-    return run_key(experiment, open_dataset(workspace, experiment.data.dataset))
+    return run_key(workspace, experiment, open_dataset(workspace, experiment.data.dataset))
 
 
 def _opened(place: Location) -> SearchResult:

@@ -11,11 +11,12 @@ from ray import tune
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.events import Event
+from finedefics_platform.base.signals import Terminated
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.search.recording import TrialTracker
 from finedefics_platform.search.space import trial_experiment
-from finedefics_platform.training.run import TrainedRun, train
+from finedefics_platform.training.run import train
 
 STEP = "step"  # of all stages together: what the scheduler counts in
 RUN = "run"  # only a trial that ran to its end says it: what it left can be opened by it
@@ -35,10 +36,6 @@ class TrialTask:
     search_run: str | None  # the search's own run there
 
 
-class _Stopped(Exception):
-    """Raised in the training's own thread of events to end it."""
-
-
 class Trial(tune.Trainable):
     """Trains in a thread of its own; Tune's thread takes the figures of each validation check from a queue.
 
@@ -53,6 +50,7 @@ class Trial(tune.Trainable):
         self._experiment = trial_experiment(task.document, config, task.search)
         self._steps = sum(stage.steps for stage in self._experiment.stages)
         self._figures: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
+        self._last: Event | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._train, name="trial", daemon=True)
 
@@ -77,13 +75,13 @@ class Trial(tune.Trainable):
 
     def _train(self) -> None:
         try:
-            run = self._run()
-            events = [event for event in run.events() if event["event"] == "validation"]
-            self._figures.put({**self._reported(events[-1]), RUN: run.key, "done": True})
+            key = self._run()
+            assert self._last is not None  # the last step is always checked
+            self._figures.put({**self._reported(self._last), RUN: key, "done": True})
         except BaseException as error:  # carried over to Tune's thread
             self._figures.put(error)
 
-    def _run(self) -> TrainedRun:
+    def _run(self) -> str:
         from finedefics_platform.evaluation.run import validate_alignment
 
         task, tracker = self._task, None
@@ -98,17 +96,21 @@ class Trial(tune.Trainable):
                 validate=validate_alignment,
                 listen=self._heard,
                 force=self._starts_over(),
-            )
-        except _Stopped:
-            if tracker is not None:
+                resume=task.begun is not None,
+            ).key
+        finally:
+            if tracker is not None and self._stop.is_set():
                 tracker.stopped()
-            raise
 
     def _heard(self, event: Event) -> None:
         if self._stop.is_set():
-            raise _Stopped
-        if event["event"] == "validation" and event["total_step"] < self._steps:
+            raise Terminated  # ends the run as a signal would: it could be gone on with
+        if event["event"] != "validation":
+            return
+        if event["total_step"] < self._steps:
             self._figures.put(self._reported(event))
+        else:
+            self._last = event
 
     def _reported(self, event: Event) -> dict[str, Any]:
         """The figures as Tune takes them; a check that did not measure the metric ends this trial alone."""

@@ -66,6 +66,7 @@ class Tracker:
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         fresh: bool = False,
+        time: float | None = None,
     ) -> str:
         """Open the run of a whole pipeline and return its id.
 
@@ -73,7 +74,7 @@ class Tracker:
         and the git commit are added to the tags; nested parameters become dotted keys.
         """
         facts = flatten({**system_facts(), **(tags or {}), "key": key})
-        return self._open(name, None, facts, params, key=key, fresh=fresh)
+        return self._open(name, None, facts, params, key=key, fresh=fresh, time=time)
 
     def child(
         self,
@@ -82,14 +83,23 @@ class Tracker:
         *,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        time: float | None = None,
     ) -> str:
         """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there."""
-        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False)
+        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False, time=time)
 
-    def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, run_id: str, step: int, values: Mapping[str, float], time: float | None = None) -> None:
         """Record values at a step. Buffered; never raises because of the server."""
         numbers = {name: float(value) for name, value in values.items()}
-        self._add({"run": run_id, "entry": "metrics", "step": int(step), "time": _now(), "values": numbers})
+        self._add(
+            {
+                "run": run_id,
+                "entry": "metrics",
+                "step": int(step),
+                "time": _milliseconds(time),
+                "values": numbers,
+            }
+        )
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""
@@ -100,9 +110,9 @@ class Tracker:
         place = str(Path(path).resolve())
         self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
 
-    def finish(self, run_id: str, status: Status = "FINISHED") -> None:
+    def finish(self, run_id: str, status: Status = "FINISHED", *, time: float | None = None) -> None:
         """Close a run and send everything that waits."""
-        self._add({"run": run_id, "entry": "finish", "status": status, "time": _now()})
+        self._add({"run": run_id, "entry": "finish", "status": status, "time": _milliseconds(time)})
         self.flush()
 
     def flush(self) -> bool:
@@ -148,10 +158,11 @@ class Tracker:
         *,
         key: str | None,
         fresh: bool,
+        time: float | None,
     ) -> str:
         run_id = f"{UNSENT}{uuid.uuid4().hex}"
         entry: Entry = {"run": run_id, "entry": "run", "experiment": self._experiment_name, "name": name}
-        entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _now()}
+        entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _milliseconds(time)}
         entry |= {"tags": _namespaced(tags), "params": flatten(params or {})}
         with self._lock:
             self._buffer.append(entry)
@@ -233,6 +244,6 @@ def _namespaced(tags: Mapping[str, str]) -> dict[str, str]:
     return {key if key.startswith(known) else f"finedefics.{key}": value for key, value in tags.items()}
 
 
-def _now() -> int:
-    """Milliseconds since the epoch, MLflow's unit."""
-    return int(time.time() * 1000)
+def _milliseconds(seconds: float | None) -> int:
+    """Unix seconds, or now, in MLflow's unit."""
+    return int((time.time() if seconds is None else seconds) * 1000)
