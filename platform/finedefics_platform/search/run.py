@@ -147,6 +147,12 @@ def _run_of(
     return run_key(workspace, experiment, open_dataset(workspace, experiment.data.dataset))
 
 
+def longest(search: Search, document: Mapping[str, Any]) -> int:
+    """Steps over all stages of the longest trial that the space allows."""
+    steps = {key: max(domain.extremes()) for key, domain in search.space.items() if key.endswith(".steps")}
+    return sum(stage.steps for stage in trial_experiment(document, steps, search.name).stages)
+
+
 def _opened(place: Location) -> SearchResult:
     stored = (place / "search.json").read_json()
     return SearchResult(place.name, place, stored["best"], stored["trials"], stored["parent_run_id"])
@@ -206,8 +212,7 @@ def _searched(
         tracking=tracker.experiment_name if tracker else None,
         search_run=summary["parent_run_id"],
     )
-    steps = sum(stage["steps"] for stage in document["stages"])
-    trials = run_trials(search, task, steps, attempt, progress)
+    trials = run_trials(search, task, longest(search, document), attempt, progress)
     for trial in trials:
         trial["run"] = _run_of(workspace, search, document, trial["config"])
     return {"best": _best(search, trials), "trials": trials}

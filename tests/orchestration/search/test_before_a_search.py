@@ -9,11 +9,11 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.search.checks import check_search, reportable
-from finedefics_platform.search.run import load_search, run_search, search_key
+from finedefics_platform.search.run import load_search, longest, run_search, search_key
 from finedefics_platform.search.space import trial_experiment
 from finedefics_platform.training.run import run_key
 
-from .conftest import document_of, search_of
+from .conftest import STEPS, document_of, search_of
 
 NEGATIVES = {"data.negatives": {"choice": [0, 2, 9]}}
 UNUSED = {"data.negatives": {"choice": [0, 2]}}
@@ -60,7 +60,7 @@ def test_a_search_is_what_it_searches_and_what_it_is_judged_by(
 
     same = [
         key(),
-        key(concurrent=2),
+        key(concurrent=1),
         key(experiment="moved/one.yaml"),
         key(document_of(tiny_model, resources={"workers": 2}, deepspeed={"zero_stage": 2})),
     ]
@@ -100,3 +100,9 @@ def test_the_search_of_the_demo_can_be_read() -> None:
     for key, domain in search.space.items():
         for value in domain.extremes():
             trial_experiment(filled, {key: value}, search.name)
+
+
+def test_the_scheduler_counts_to_the_longest_trial_of_the_space(tiny_model: Path) -> None:
+    assert longest(search_of(), document_of(tiny_model)) == sum(STEPS)
+    space = {"stages.0.steps": {"integers": [2, 50]}, "stages.0.warmup_steps": {"choice": [0, 1]}}
+    assert longest(search_of(space=space), document_of(tiny_model)) == 50 + STEPS[1]

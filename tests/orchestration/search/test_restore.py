@@ -23,10 +23,13 @@ ROOT = Path(__file__).parents[3]
 KILLED_AFTER_SECONDS = 300
 
 
-def search() -> Search:
-    """Two trials, one after the other."""
+pytestmark = pytest.mark.slow
+
+
+def search(concurrent: int = 1) -> Search:
+    """Two trials, one after the other unless asked otherwise."""
     space = {"stages.0.learning_rate": {"uniform": [1e-5, 1e-4]}}
-    return search_of(name="killed", space=space, metric="val_alignment", trials=2)
+    return search_of(name="killed", space=space, metric="val_alignment", trials=2, concurrent=concurrent)
 
 
 def document(model: Path) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def test_force_trains_every_trial_again(
     drawn_workspace: Workspace, restored: SearchResult, tiny_model: Path
 ) -> None:
     before = {t["run"]: open_run(drawn_workspace, t["run"]) for t in restored.trials}
-    again = run_search(drawn_workspace, search(), document(tiny_model), force=True)
+    again = run_search(drawn_workspace, search(concurrent=2), document(tiny_model), force=True)
     assert (again.key, again.trials == restored.trials) == (restored.key, False)
     assert {t["run"] for t in again.trials} == set(before)
     for key, run in before.items():

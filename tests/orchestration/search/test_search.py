@@ -55,7 +55,7 @@ def test_trials_stand_under_their_search_with_true_times(found: Found) -> None:
     assert winner.run_id == open_run(found.workspace, winner.key or "").parent_run_id
     took = {trial.run_id: (trial.ended or 0) - trial.started for trial in trials}
     assert took[winner.run_id] > 3000
-    assert (search.ended or 0) - search.started >= sum(took.values())  # one after the other
+    assert (search.ended or 0) - search.started >= max(took.values())
     stages = children(found.workspace, winner.run_id)
     assert [stage.name for stage in stages] == ["a", "b"]
     assert all("val_alignment_labelled" in stage.metrics for stage in stages)
