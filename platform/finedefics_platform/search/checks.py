@@ -55,7 +55,7 @@ def _check_metric(workspace: Workspace, search: "Search", document: Mapping[str,
     for experiment in _variants(search, document, _DECIDING):
         if experiment.evaluation.every is not None:
             dataset = open_dataset(workspace, experiment.data.dataset)
-            reported |= reportable(dataset, experiment.evaluation.limit)
+            reported |= reportable(dataset, experiment)
     if not reported:
         raise wrong_use(
             "no trial would be judged: nothing is checked during training",
@@ -77,7 +77,7 @@ def _variants(search: "Search", document: Mapping[str, Any], keys: tuple[str, ..
         yield trial_experiment(document, dict(zip(chosen, values, strict=True)), search.name)
 
 
-def reportable(dataset: Dataset, limit: int | None) -> set[str]:
+def reportable(dataset: Dataset, experiment: Experiment) -> set[str]:
     """Figures that `validate_alignment` reports on a dataset: they depend on what its pictures show.
 
     Raises:
@@ -91,8 +91,10 @@ def reportable(dataset: Dataset, limit: int | None) -> set[str]:
             place=dataset.reference,
             cure="add a val split: a search is judged on it",
         )
+    limit = experiment.evaluation.limit
     stride = max(1, len(shown) // limit) if limit else 1
-    labelled = dataset.labelled_category_ids()
+    learns_labels = any("labelled" in stage.feeds for stage in experiment.stages)
+    labelled = dataset.labelled_category_ids() if learns_labels else set()
     known = {category in labelled for category in shown[::stride][:limit]}
     kinds = {True: "val_alignment_labelled", False: "val_alignment_new"}
     return {"val_alignment", *(kinds[each] for each in known)}

@@ -57,7 +57,7 @@ class SearchResult:
         place: ``searches/<key>``.
         best: the trial that won, one of those that ran to their end: its ``run`` opens with `open_run`.
         trials: mappings with ``trial, run, config, metric, step, status`` (finished, stopped or failed) and
-            ``error``; ``metric`` is of ``step``, the last checked one over all stages.
+            ``error``; ``run`` is its key, ``metric`` is of ``step``, the last checked one over all stages.
         parent_run_id: the search's MLflow run, None where nothing tracked it.
     """
 
@@ -214,7 +214,10 @@ def _searched(
     )
     trials = run_trials(search, task, longest(search, document), attempt, progress)
     for trial in trials:
-        trial["run"] = _run_of(workspace, search, document, trial["config"])
+        try:
+            trial["run"] = _run_of(workspace, search, document, trial["config"])
+        except FinedeficsError:  # values that do not fit together never became a run
+            trial["run"] = None
     return {"best": _best(search, trials), "trials": trials}
 
 

@@ -22,7 +22,7 @@ STAGE: dict[str, Any] = {
 }
 
 
-def document_of(model: Path, **changes: Any) -> dict[str, Any]:
+def document_of(model: Path | str, **changes: Any) -> dict[str, Any]:
     """An experiment of two stages, checked every two steps."""
     stages = [{**STAGE, "name": name, "steps": steps} for name, steps in zip("ab", STEPS, strict=True)]
     return {

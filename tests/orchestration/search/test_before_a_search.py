@@ -47,8 +47,11 @@ def test_a_search_that_could_not_be_judged_never_starts(
 def test_a_value_of_the_space_may_be_what_makes_the_metric_reportable(
     drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
 ) -> None:
-    assert reportable(drawn_dataset, 1) == {"val_alignment", "val_alignment_new"}
     document = document_of(tiny_model, evaluation={"every": 2, "limit": 1})
+    assert reportable(drawn_dataset, trial_experiment(document, {}, "small")) == {
+        "val_alignment",
+        "val_alignment_new",
+    }
     check_search(drawn_workspace, search_of(), document)  # one of its limits is 2
 
 
