@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
 from .console import Reporter
@@ -48,8 +49,9 @@ def report(error: FinedeficsError, *, json: bool) -> int:
     """Print the one line (and the last JSON line) of a failed command; returns its exit code."""
     if json:
         fields = {"thing": error.thing, "place": error.place, "cure": error.cure}
+        fields = {name: without_secrets(str(text)) for name, text in fields.items()}
         Reporter(json=True).event("failed", error=fields)
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

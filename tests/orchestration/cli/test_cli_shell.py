@@ -1,9 +1,12 @@
 """How commands are found, and how they end: exit codes, one line of error, one JSON object a line."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path

@@ -21,7 +21,15 @@ from finedefics_platform.base.storage import committed
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.training.run import TrainedRun, events_of, open_run, resumed_experiment, train
+from finedefics_platform.training.checkpoints import saved_position
+from finedefics_platform.training.run import (
+    TrainedRun,
+    events_of,
+    open_run,
+    resumed_experiment,
+    run_key,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -190,7 +198,7 @@ def check_tracked(workspace: Workspace, run: TrainedRun) -> None:
     assert stage.info.status == "FINISHED"
     known = {(m.step, m.timestamp) for m in client.get_metric_history(stage.info.run_id, "loss")}
     steps = [event for event in run.events() if event["event"] == "step"]
-    assert {(event["step"], int(event["time"] * 1000)) for event in steps} <= known
+    assert {(event["step"], round(event["time"] * 1000)) for event in steps} <= known
 
 
 def test_force_keeps_the_finished_run_until_the_new_one_is(
@@ -224,8 +232,8 @@ def test_force_keeps_the_finished_run_until_the_new_one_is(
     assert drivers[-1].ends()[0] == -signal.SIGKILL
     assert open_run(drawn_workspace, before.key) == before
     assert committed(before.model) is not None
+    alone = resumed_experiment(drawn_workspace, before.key, ["resources.workers=1"])
     with pytest.raises(FinedeficsError, match=r"saved by 2 workers at ZeRO stage 1, .* by 1 at stage 1"):
-        alone = resumed_experiment(drawn_workspace, before.key, ["resources.workers=1"])
         train(drawn_workspace, alone, resume=True)
     # an ordinary call returns what is finished; asked for by its key, the interrupted one goes on
     assert train(drawn_workspace, experiment) == before
@@ -264,3 +272,26 @@ def test_whoever_listens_hears_the_run_and_may_end_it(
         train(drawn_workspace, experiment, listen=stop)
     assert [event["step"] for event in heard if event["event"] == "step"] == [1, 2, 3, 4]
     assert [event["event"] for event in heard].count("configuration") == 1
+
+
+def test_checkpoints_stay_until_the_result_stands(
+    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
+) -> None:
+    short = document(tiny_model, "blocked")
+    short["stages"][0]["steps"] = 2
+    experiment = parse_experiment(short, place="test")
+    place = drawn_workspace.runs / run_key(drawn_workspace, experiment, drawn_dataset)
+
+    def block(event: dict[str, Any]) -> None:
+        if event["event"] == "model":  # the last word of the workers
+            (place / "result.json" / "in the way").write_text("")
+
+    with pytest.raises(FinedeficsError, match="the storage did not do this"):
+        train(drawn_workspace, experiment, listen=block)
+    assert saved_position(place / "training-1") is not None
+    (place / "result.json").delete()
+    heard: list[dict[str, Any]] = []
+    run = train(drawn_workspace, experiment, listen=heard.append)
+    assert [event["step"] for event in heard if event["event"] == "step"] == [1, 2]  # from the log, not anew
+    assert [attempt["outcome"] for attempt in run.attempts()][1] == "finished"
+    assert saved_position(place / "training-1") is None

@@ -37,7 +37,7 @@ class Location:
         """The place that a path or URI names; a relative path counts from the current folder.
 
         Raises:
-            FinedeficsError: the URI's scheme is none that can be stored to (exit code 2).
+            FinedeficsError: the URI is none that can be stored to, or has keys in it (exit code 2).
         """
         if isinstance(place, Location):
             return place
@@ -52,6 +52,13 @@ class Location:
                 "not a place that can be stored to",
                 place=_without_user(text),
                 cure=f"give a path, or {'://…, '.join(SCHEMES)}://… with a bucket",
+            )
+        user = rest.partition("/")[0].rpartition("@")[0]
+        if ":" in user or (user and not scheme.startswith("abfs")):  # there it is the container
+            raise wrong_use(
+                "keys do not belong into an address: they would be written down with it",
+                place=_without_user(text),
+                cure="set them as variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)",
             )
         return Location(f"{scheme}://{rest.strip('/')}")
 

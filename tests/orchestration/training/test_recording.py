@@ -1,0 +1,83 @@
+"""What MLflow is told of a run: when things happened, and how it ended."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.progress import SILENT
+from finedefics_platform.base.signals import Terminated
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.experiment import parse_experiment
+from finedefics_platform.data.store import Dataset
+from finedefics_platform.tracking.tracker import Tracker, server_run_id
+from finedefics_platform.training.recording import Recorder
+
+LONG_AGO = 1_600_000_000.0
+
+
+def told() -> list[dict[str, Any]]:
+    """Two steps of a stage, a minute apart, as a log has them."""
+    place = {"stage": "name", "number": 0, "steps": 2}
+    return [
+        {"event": "configuration", "time": LONG_AGO, "digests": ["d"], "total_step": 0},
+        {"event": "stage", "time": LONG_AGO, "step": 0, "total_step": 0, **place},
+        *(
+            {
+                "event": "step",
+                "time": LONG_AGO + 60 * n,
+                "step": n,
+                "total_step": n,
+                "metrics": {"loss": 1 / n},
+            }
+            for n in (1, 2)
+        ),
+        {"event": "stage_done", "time": LONG_AGO + 180, "step": 2, "total_step": 2, "stage": "name"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (FinedeficsError("a", place="b", cure="c"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Terminated(), "KILLED"),
+    ],
+)
+def test_a_run_is_recorded_as_it_ended_and_with_the_times_at_which_it_happened(
+    drawn_workspace: Workspace,
+    drawn_dataset: Dataset,
+    tiny_model: Path,
+    error: BaseException | None,
+    status: str,
+) -> None:
+    from mlflow import MlflowClient
+
+    stage = {"name": "name", "steps": 2, "feeds": {"labelled": 4}, "terms": {"answer": 1}}
+    document = {"name": "told", "data": {"dataset": "drawn"}, "model": {"path": "m"}, "stages": [stage]}
+    experiment = parse_experiment(document, place="test")
+    tracker = Tracker(drawn_workspace, "recording")
+    key = f"told-{status}-{type(error).__name__}"
+    recorder = Recorder(experiment, drawn_dataset, key, SILENT, tracker)
+    events = told()
+    try:
+        with recorder:
+            recorder.replay(events[:3])
+            for event in events[3:]:
+                recorder.handle(event)
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        assert caught is error  # noqa: PT017
+    assert recorder.last_metrics == {"loss": 0.5}
+    assert recorder.parent_run_id is not None
+    client = MlflowClient(tracking_uri=drawn_workspace.tracking_uri)
+    parent = client.get_run(server_run_id(drawn_workspace, recorder.parent_run_id)).info
+    assert parent.status == status
+    wanted = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    (child,) = client.search_runs([parent.experiment_id], wanted)
+    assert (child.info.start_time, child.info.end_time) == (LONG_AGO * 1000, (LONG_AGO + 180) * 1000)
+    curve = client.get_metric_history(child.info.run_id, "loss")
+    assert [(m.step, m.timestamp) for m in curve] == [(n, (LONG_AGO + 60 * n) * 1000) for n in (1, 2)]
