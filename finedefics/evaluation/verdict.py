@@ -19,6 +19,7 @@ def verdict(
     table: Table,
     differences: Sequence[Row],
     *,
+    categories: Mapping[str, int] | None = None,
     worlds: int = 1,
     seeds: int = 1,
     generated: bool = True,
@@ -28,23 +29,25 @@ def verdict(
     Args:
         table: accuracies and speeds by arm and answer.
         differences: paired differences to the control, the rows of `differences`.
+        categories: how many the test pictures of a group are of: an interval covers no others.
         worlds: how many data sets the numbers come from.
         seeds: how often every arm was trained.
         generated: whether the pictures were drawn by a program.
     """
     sentences: list[str] = []
+    drawn = _drawn_from((categories or {}).get("new"), worlds)
     for arm in _methods(table, differences):
         for group in ("new", "labelled"):
             rows = {
                 row["comparison"]: row for row in differences if (row["arm"], row["group"]) == (arm, group)
             }
             if "one_pass" in rows:
-                sentences.append(_one_pass(table, rows["one_pass"]))
+                sentences.append(_one_pass(table, rows["one_pass"], drawn if group == "new" else ""))
             if group == "new" and "one_pass_to_describe" in rows:
-                sentences.append(_to_describe(table, rows["one_pass_to_describe"]))
+                sentences.append(_to_describe(table, rows["one_pass_to_describe"], drawn))
     names = [row for row in differences if _is_names_on_new(row)]
     if names:
-        sentences.append(_names_answer(table, names))
+        sentences.append(_names_answer(table, names, drawn))
     sentences += _stronger_baselines(table, differences)
     return sentences + _limits(differences, worlds, seeds, generated)
 
@@ -59,7 +62,7 @@ def _methods(table: Table, differences: Sequence[Row]) -> list[str]:
     return sorted((arm for arm in table if arm not in BASELINES), key=lambda arm: -gains.get(arm, 0.0))
 
 
-def _one_pass(table: Table, row: Row) -> str:
+def _one_pass(table: Table, row: Row, drawn: str) -> str:
     what = (
         "names categories it never had a label for"
         if row["group"] == "new"
@@ -67,7 +70,7 @@ def _one_pass(table: Table, row: Row) -> str:
     )
     own = table[row["arm"]][row["answer"]][row["group"]]
     other = table[row["against"]][row["against_answer"]][row["group"]]
-    start = f"In one pass ({row['answer']}), {row['arm']} {what} with {_accuracy(own)}"
+    start = f"In one pass ({row['answer']}), {row['arm']} {what} with {_accuracy(own)}{drawn}"
     how = f"{row['against_answer']}, {_percent(other['accuracy'])} %"
     rival = f"the best one-pass answer of {row['against']} ({how})"
     if row["low"] > 0:
@@ -77,16 +80,23 @@ def _one_pass(table: Table, row: Row) -> str:
     return f"{start}; no difference to {rival} is shown: {_signed(row)}."
 
 
-def _to_describe(table: Table, row: Row) -> str:
+def _drawn_from(categories: int | None, worlds: int) -> str:
+    """What an interval on new categories covers, said beside it: other pictures, never other categories."""
+    of = "the new categories" if categories is None else _count(categories, "category", "categories")
+    return f" (pictures of {of} in {_count(worlds, 'world')})"
+
+
+def _to_describe(table: Table, row: Row, drawn: str) -> str:
     own = f"{row['arm']} in one pass ({row['answer']})"
     other = table[row["against"]]["describe"][row["group"]]
     rival = f"describe-then-name by {row['against']} ({_percent(other['accuracy'])} %)"
     pace = _pace(table, row)
     if row["low"] > 0:
-        return f"On new categories {own} is {_points(row)} above {rival}{pace}."
+        return f"On new categories {own} is {_points(row)}{drawn} above {rival}{pace}."
     if row["high"] < 0:
-        return f"On new categories {own} is {_points(row)} below {rival}{pace}."
-    return f"On new categories no difference between {own} and {rival} is shown: {_signed(row)}{pace}."
+        return f"On new categories {own} is {_points(row)}{drawn} below {rival}{pace}."
+    none = f"On new categories no difference between {own} and {rival} is shown"
+    return f"{none}: {_signed(row)}{drawn}{pace}."
 
 
 def _pace(table: Table, row: Row) -> str:
@@ -106,7 +116,7 @@ def _is_names_on_new(row: Row) -> bool:
     )
 
 
-def _names_answer(table: Table, rows: Sequence[Row]) -> str:
+def _names_answer(table: Table, rows: Sequence[Row], drawn: str) -> str:
     """Whether the likelihood of the name learned the new categories too."""
     parts = []
     for row in rows:
@@ -120,14 +130,13 @@ def _names_answer(table: Table, rows: Sequence[Row]) -> str:
     against = rows[0]["against"]
     other = _percent(table[against]["names"]["new"]["accuracy"])
     return (
-        f"The likelihood of the name on new categories is another matter; against {against} ({other} %): "
-        + "; ".join(parts)
-        + "."
+        f"The likelihood of the name on new categories is another matter; against {against} ({other} %)"
+        f"{drawn}: " + "; ".join(parts) + "."
     )
 
 
 def _stronger_baselines(table: Table, differences: Sequence[Row]) -> list[str]:
-    """A control is only the strongest one if no other baseline is ahead of it."""
+    """Baselines of the comparison itself that are ahead of the control."""
     found = []
     for row in differences:
         if row["arm"] in BASELINES and row["comparison"] == "one_pass":
@@ -151,8 +160,12 @@ def _limits(differences: Sequence[Row], worlds: int, seeds: int, generated: bool
         )
     if differences:
         limits.append(f"that all {len(differences)} intervals hold at once; each stands for itself.")
+        limits.append(
+            f"how the arms stand to other controls than {differences[0]['against']}: contrast of pictures "
+            "with their categories' names, and labels inferred from captions, can be stronger than it."
+        )
     limits.append(
-        "what another data set or training run would give: the figures come from "
+        "what other categories, another data set or training run would give: the figures come from "
         f"{_count(worlds, 'world')} and {_count(seeds, 'seed')}, and the intervals cover the draw of test "
         "pictures alone."
     )
@@ -161,8 +174,8 @@ def _limits(differences: Sequence[Row], worlds: int, seeds: int, generated: bool
     return [NOT_SHOWN + limit for limit in limits]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, nouns: str | None = None) -> str:
+    return f"one {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
 
 
 def _percent(fraction: float) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from finedefics.scoring import Recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.cli.main import main
 from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, Demo, run_demo
 from finedefics_platform.models.registry import open_model
@@ -138,11 +139,17 @@ def test_the_search_tried_what_it_was_asked(home: Workspace, demo: Demo) -> None
     assert len(children) == SMALL.trials
 
 
-def test_the_command_line_shows_runs_and_champion(home: Workspace, demo: Demo) -> None:
-    runs = finedefics(home, "runs", "list", "--json")
-    assert {*ARMS} <= {line["name"] for line in runs if line["event"] == "run"}
-    models = finedefics(home, "models", "list", "--json")
-    assert any("champion" in line["aliases"] for line in models if line["event"] == "model")
+def test_the_command_line_shows_runs_and_champion(
+    home: Workspace, demo: Demo, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: `predict` below starts one of its own, and each costs seconds of imports."""
+    monkeypatch.setenv("FINEDEFICS_HOME", str(home.root))
+    found = {}
+    for command in ("runs", "models"):
+        assert main([command, "list", "--json"]) == 0
+        found[command] = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert {*ARMS} <= {line["name"] for line in found["runs"] if line["event"] == "run"}
+    assert any("champion" in line["aliases"] for line in found["models"] if line["event"] == "model")
 
 
 def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) -> None:
@@ -158,11 +165,23 @@ def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) 
 
 
 def test_a_second_journey_reuses_the_first(home: Workspace, demo: Demo) -> None:
-    before = {path: path.stat().st_mtime_ns for path in home.local.root.rglob("*.safetensors")}
+    before = {way: (home.root / way).modified() for way in weights(home)}
     again = run_demo(home, scale=SMALL)
-    assert {path: path.stat().st_mtime_ns for path in home.local.root.rglob("*.safetensors")} == before
+    assert {way: (home.root / way).modified() for way in weights(home)} == before
     assert again.runs == demo.runs
     assert again.version.version == demo.version.version
+
+
+def weights(home: Workspace) -> list[str]:
+    return [way for way in home.root.files() if way.endswith(".safetensors")]
+
+
+def test_nothing_of_a_journey_names_where_its_workspace_lies(home: Workspace, demo: Demo) -> None:
+    places = (home.evaluations, home.demo, home.datasets, home.models)
+    texts = [place / way for place in places for way in place.files() if way.endswith((".json", ".html"))]
+    assert any(text.name == "summary.json" for text in texts)
+    naming = [text.uri for text in texts if str(home.root) in text.read_text()]
+    assert naming == []
 
 
 def test_the_report_is_one_self_contained_page(demo: Demo) -> None:
@@ -176,7 +195,7 @@ def finedefics(workspace: Workspace, *arguments: str) -> list[dict[str, Any]]:
     """Run a command in a process of its own; its JSON lines."""
     done = subprocess.run(
         [sys.executable, "-m", "finedefics_platform.cli.main", *arguments],
-        env={**os.environ, "FINEDEFICS_HOME": str(workspace.local.root)},
+        env={**os.environ, "FINEDEFICS_HOME": str(workspace.root)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -6,7 +6,7 @@ import pytest
 
 from finedefics.evaluation import NOT_SHOWN, verdict
 
-LIMITS = 3  # sentences about the limits that stand under every comparison
+LIMITS = 4  # sentences about the limits that stand under every comparison
 
 
 def cell(accuracy: float) -> dict[str, float]:
@@ -45,11 +45,32 @@ def said(sentences: list[str]) -> str:
 
 
 def test_a_gain_on_new_categories_is_said_with_its_interval() -> None:
-    text = said(verdict(made_up_table(0.92), [row("one_pass", 0.64, 0.86)]))
+    text = said(verdict(made_up_table(0.92), [row("one_pass", 0.64, 0.86)], categories={"new": 6}))
     assert text == (
-        "In one pass (alignment), joint names categories it never had a label for with 92.0 % [87.0, 97.0]: "
-        "75.0 points [64.0, 86.0] more than the best one-pass answer of control (alignment, 17.0 %)."
+        "In one pass (alignment), joint names categories it never had a label for with 92.0 % [87.0, 97.0] "
+        "(pictures of 6 categories in one world): 75.0 points [64.0, 86.0] more than the best one-pass "
+        "answer of control (alignment, 17.0 %)."
     )
+
+
+def test_every_interval_on_new_categories_says_what_it_covers() -> None:
+    rows = [
+        row("one_pass", 0.64, 0.86),
+        row("one_pass_to_describe", -0.04, 0.08),
+        row("same_answer", -0.02, 0.04, answer="names"),
+    ]
+    sentences = said(verdict(made_up_table(0.92), rows, categories={"new": 6, "labelled": 18})).splitlines()
+    assert len(sentences) == 3
+    for sentence in sentences:
+        assert "(pictures of 6 categories in one world)" in sentence
+    labelled = row("one_pass", 0.1, 0.2, group="labelled", answer="names")
+    assert "6 categories" not in said(verdict(made_up_table(0.92), [labelled], categories={"new": 6}))
+
+
+def test_the_control_is_not_called_the_strongest() -> None:
+    sentences = verdict(made_up_table(0.92), [row("one_pass", 0.64, 0.86)])
+    assert not any("strongest" in sentence for sentence in sentences)
+    assert sum("can be stronger than it" in sentence for sentence in sentences) == 1
 
 
 def test_a_loss_is_said_as_plainly_as_a_gain() -> None:
@@ -79,12 +100,23 @@ def test_an_interval_that_touches_zero_claims_nothing(bounds: tuple[float, float
             0.08,
             "no difference between joint in one pass (alignment) and describe-then-name by control",
         ),
-        (0.01, 0.09, "is 5.0 points [1.0, 9.0] above describe-then-name by control (90.0 %)"),
-        (-0.3, -0.1, "is 20.0 points [10.0, 30.0] below describe-then-name by control (90.0 %)"),
+        (
+            0.01,
+            0.09,
+            "is 5.0 points [1.0, 9.0] (pictures of 6 categories in one world) above describe-then-name by "
+            "control (90.0 %)",
+        ),
+        (
+            -0.3,
+            -0.1,
+            "is 20.0 points [10.0, 30.0] (pictures of 6 categories in one world) below describe-then-name by "
+            "control (90.0 %)",
+        ),
     ],
 )
 def test_describing_is_compared_with_its_price(low: float, high: float, expected: str) -> None:
-    text = said(verdict(made_up_table(0.92), [row("one_pass_to_describe", low, high)]))
+    rows = [row("one_pass_to_describe", low, high)]
+    text = said(verdict(made_up_table(0.92), rows, categories={"new": 6}))
     assert expected in text
     assert "at 11 times its pictures per second (330 against 30)" in text
 

@@ -1,12 +1,14 @@
 """`finedefics demo | world | base`: the whole journey by one command, and what it starts from."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import reporter
+
+if TYPE_CHECKING:
+    from finedefics_platform.base.storage import Location
 
 
 def demo(
@@ -87,7 +89,7 @@ def _cost(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
 
 
 def world(
-    folder: Annotated[Path, typer.Argument(help="Where the image folder is written; must not exist.")],
+    folder: Annotated[str, typer.Argument(help="Where the image folder is written; must not exist.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal worlds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -98,13 +100,14 @@ def world(
     from finedefics_platform.demo.ingredients import draw_world
 
     out = reporter(json)
-    made = draw_world(seed, _fresh(folder), progress=out)
-    out.say(f"{len(made.species)} species, {len(made.new)} of them without a label: {folder}")
-    out.done(folder=str(folder), species=len(made.species), new=sorted(made.new))
+    place = _fresh(folder)
+    made = draw_world(seed, place, progress=out)
+    out.say(f"{len(made.species)} species, {len(made.new)} of them without a label: {place}")
+    out.done(folder=str(place), species=len(made.species), new=sorted(made.new))
 
 
 def base(
-    folder: Annotated[Path, typer.Argument(help="Where the model is written; must not exist.")],
+    folder: Annotated[str, typer.Argument(help="Where the model is written; must not exist.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the world whose texts it learns.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -117,14 +120,17 @@ def base(
     from finedefics_platform.demo.ingredients import teach_base
 
     out = reporter(json)
-    teach_base(make_world(seed), _fresh(folder), BaseRecipe(), progress=out)
-    out.say(f"base model: {folder}")
-    out.done(folder=str(folder))
+    place = _fresh(folder)
+    teach_base(make_world(seed), place, BaseRecipe(), progress=out)
+    out.say(f"base model: {place}")
+    out.done(folder=str(place))
 
 
-def _fresh(folder: Path) -> Path:
+def _fresh(folder: str) -> "Location":
     from finedefics.errors import wrong_use
+    from finedefics_platform.base.storage import Location
 
-    if folder.exists():
-        raise wrong_use("this exists already", place=str(folder), cure="name a folder that does not exist")
-    return folder
+    place = Location.of(folder)
+    if place.exists():
+        raise wrong_use("this exists already", place=str(place), cure="name a folder that does not exist")
+    return place

@@ -1,7 +1,6 @@
 """What the demo starts from: a drawn world as an image folder, and the base model that knows it from text."""
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from finedefics.base_model import BaseRecipe, build_base
 from finedefics.data.generated import World, WorldPlan, make_world, write_world
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import Location, commit, committed, fetch
 from finedefics_platform.base.workspace import Workspace
 
 
@@ -36,8 +36,9 @@ class Scale:
 FULL = Scale()
 SMALL = Scale(
     plan=WorldPlan(labelled=4, captioned=8, val=2, test=6),
-    recipe=BaseRecipe(birds=2000, vision_steps=400, language_steps=300),
+    recipe=BaseRecipe(birds=1600, vision_steps=320, language_steps=240),
     steps=48,
+    trials=2,
     search_steps=12,
 )
 
@@ -45,18 +46,20 @@ SMALL = Scale(
 def world_folder(
     workspace: Workspace, seed: int, plan: WorldPlan, progress: Progress = SILENT
 ) -> tuple[World, Path]:
-    """The world of a seed, and its image folder (drawn unless it is there already)."""
-    folder = workspace.local.demo / f"world-{seed}-{digest_of([seed, asdict(plan)])}"
-    if folder.is_dir():
-        return make_world(seed), folder
-    return draw_world(seed, folder, plan, progress), folder
+    """The world of a seed, and its image folder on this machine (drawn unless it is there already)."""
+    place = workspace.demo / f"world-{seed}-{digest_of([seed, asdict(plan)])}"
+    if committed(place) is None:
+        draw_world(seed, place, plan, progress)
+    return make_world(seed), fetch(place)
 
 
-def draw_world(seed: int, folder: Path, plan: WorldPlan | None = None, progress: Progress = SILENT) -> World:
+def draw_world(
+    seed: int, place: Location, plan: WorldPlan | None = None, progress: Progress = SILENT
+) -> World:
     """Write the world of a seed as an image folder."""
     world = make_world(seed)
-    with progress.progress("drawing pictures", None):
-        _whole(folder, lambda aside: write_world(world, aside, plan or WorldPlan()))
+    with progress.progress("drawing pictures", None), commit(place) as draft:
+        write_world(world, draft, plan or WorldPlan())
     return world
 
 
@@ -67,20 +70,28 @@ def base_model(
     *,
     rebuild: bool = False,
     progress: Progress = SILENT,
-) -> Path:
-    """Folder of the world's base model; taught on first use, or again with ``rebuild``."""
-    folder = workspace.local.models / f"birds-base-{world.seed}-{digest_of([world.seed, asdict(recipe)])}"
-    if rebuild:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not folder.is_dir():
-        teach_base(world, folder, recipe, progress)
-    return folder
+) -> Location:
+    """The world's base model, a committed folder; taught on first use, or again with ``rebuild``.
+
+    Taught again, the old one stays until the new one takes its place.
+    """
+    place = workspace.models / f"birds-base-{world.seed}-{digest_of([world.seed, asdict(recipe)])}"
+    if rebuild or committed(place) is None:
+        teach_base(world, place, recipe, replace=rebuild, progress=progress)
+    return place
 
 
-def teach_base(world: World, folder: Path, recipe: BaseRecipe, progress: Progress = SILENT) -> None:
+def teach_base(
+    world: World,
+    place: Location,
+    recipe: BaseRecipe,
+    *,
+    replace: bool = False,
+    progress: Progress = SILENT,
+) -> None:
     """Teach a world's base model and write it as a Hugging Face folder."""
-    with _Bars(progress) as watch, _no_warnings():
-        _whole(folder, lambda aside: build_base(world, aside, recipe, watch=watch))
+    with _Bars(progress) as watch, _no_warnings(), commit(place, replace=replace) as draft:
+        build_base(world, draft, recipe, watch=watch)
 
 
 @contextmanager
@@ -91,15 +102,6 @@ def _no_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _whole(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder aside and rename it, so that it is there whole or not at all."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    make(aside)
-    aside.replace(folder)
 
 
 class _Bars:

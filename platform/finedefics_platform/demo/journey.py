@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import fetch
+from finedefics_platform.base.storage import Location, fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
 from finedefics_platform.demo.summary import Summary, summarise
-from finedefics_platform.evaluation.run import Evaluated, evaluate
+from finedefics_platform.evaluation.items import Evaluated
+from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.promotion import Change, promote
 from finedefics_platform.models.registry import ModelVersion, register
 from finedefics_platform.search.run import SearchResult, load_search, run_search
@@ -36,7 +37,7 @@ class Demo:
     """What the demo made; ``evaluations`` has the base and every arm."""
 
     dataset: Dataset
-    base: Path
+    base: Location
     runs: dict[str, TrainedRun]
     evaluations: dict[str, Evaluated]
     search: SearchResult
@@ -75,9 +76,16 @@ def run_demo(
     }
     leg("evaluate the base and every arm by three answers")
     settings = experiments[SERVED].evaluation
-    models = {BASE: base, **{arm: fetch(run.model) for arm, run in runs.items()}}
+    models: dict[str, Location] = {BASE: base, **{arm: run.model for arm, run in runs.items()}}
     evaluations = {
-        arm: evaluate(workspace, model, dataset.reference, settings, progress=progress)
+        arm: evaluate(
+            workspace,
+            model,
+            dataset.reference,
+            settings,
+            labelled=runs[arm].labelled if arm in runs else None,
+            progress=progress,
+        )
         for arm, model in models.items()
     }
     record_evaluations(tracker, runs, evaluations, base)
@@ -118,7 +126,7 @@ def make_dataset(workspace: Workspace, name: str, folder: Path, progress: Progre
     return mine(workspace, dataset.reference, progress=progress)
 
 
-def arm_experiment(arm: str, dataset: Dataset, base: Path, scale: Scale, seed: int) -> Experiment:
+def arm_experiment(arm: str, dataset: Dataset, base: Location, scale: Scale, seed: int) -> Experiment:
     """An arm's experiment file with the demo's data, base and size filled in."""
     file = HERE / "arms" / f"{arm}.yaml"
     defaults = {"data.dataset": dataset.reference, "model.path": str(base)}
@@ -132,15 +140,17 @@ def arm_experiment(arm: str, dataset: Dataset, base: Path, scale: Scale, seed: i
 
 
 def record_evaluations(
-    tracker: Tracker, runs: dict[str, TrainedRun], evaluations: dict[str, Evaluated], base: Path
+    tracker: Tracker, runs: dict[str, TrainedRun], evaluations: dict[str, Evaluated], base: Location
 ) -> None:
-    """Put each evaluation's figures and item table on the run that made the model, once."""
+    """Put each evaluation's figures and item table on the run that made the model.
+
+    A figure is stamped with the end of its evaluation, so one that is recorded again is the same one.
+    """
     from finedefics.evaluation.tables import accuracy_table
 
     for arm, evaluated in evaluations.items():
         run = runs[arm].parent_run_id if arm in runs else _base_run(tracker, base)
-        noted = evaluated.folder / "recorded_on"
-        if run is None or (noted.is_file() and noted.read_text() == run):
+        if run is None:
             continue
         speeds = {arm: evaluated.summary["pictures_per_second"]}
         table = accuracy_table({arm: evaluated.items()}, speeds)[arm]
@@ -150,12 +160,12 @@ def record_evaluations(
             for group, cell in cells.items()
             if isinstance(cell, dict)
         }
-        tracker.metrics(run, 0, figures | evaluated.summary["retrieval"])
+        figures |= evaluated.summary["retrieval"]
+        tracker.metrics(run, 0, figures, time=evaluated.summary["finished"])
         tracker.artifact(run, evaluated.items_file, "evaluation")
-        noted.write_text(run)
 
 
-def _base_run(tracker: Tracker, base: Path) -> str:
+def _base_run(tracker: Tracker, base: Location) -> str:
     """The base model's own run, so that its figures stand beside those of the arms."""
     run = tracker.find_run(base.name)
     if run is None:
@@ -167,7 +177,7 @@ def _base_run(tracker: Tracker, base: Path) -> str:
 def demo_search(
     workspace: Workspace,
     dataset: Dataset,
-    base: Path,
+    base: Location,
     scale: Scale,
     seed: int,
     tracker: Tracker,
@@ -189,7 +199,7 @@ def demo_search(
 
 
 def register_and_promote(
-    workspace: Workspace, run: TrainedRun, evaluated: Evaluated, dataset: Dataset, base: Path, seed: int
+    workspace: Workspace, run: TrainedRun, evaluated: Evaluated, dataset: Dataset, base: Location, seed: int
 ) -> tuple[ModelVersion, Change]:
     """Register a run's model with the figures of the answer it will serve, and ask the gate."""
     from finedefics.evaluation.tables import accuracy_table

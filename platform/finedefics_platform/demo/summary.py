@@ -1,21 +1,22 @@
 """The demo's end: one table, paired differences, a plain verdict, and a report a person wants to look at."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from finedefics.evaluation.items import NEW, OPTIONS
 from finedefics.evaluation.tables import accuracy_table, differences
 from finedefics.evaluation.verdict import verdict
 from finedefics.records import Sample
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.evaluation.run import Evaluated
+from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models.registry import ModelVersion
 from finedefics_platform.reporting.report import ReportData, write_report
 from finedefics_platform.search.run import SearchResult
@@ -40,8 +41,8 @@ class Summary:
     table: dict[str, Any]
     differences: list[dict[str, Any]]
     sentences: list[str]
-    table_file: Path
-    report_file: Path
+    table_file: Location
+    report_file: Location
 
 
 def summarise(
@@ -59,9 +60,9 @@ def summarise(
     speeds = {arm: evaluated.summary["pictures_per_second"] for arm, evaluated in evaluations.items()}
     table = accuracy_table(items, speeds)
     paired = differences(items)
-    sentences = verdict(table, paired)
-    table_file, report_file = workspace.local.demo / "table.json", workspace.local.demo / "report.html"
-    _write_whole(table_file, json.dumps(table, indent=1))
+    sentences = verdict(table, paired, categories=_categories(items))
+    table_file, report_file = workspace.demo / "table.json", workspace.demo / "report.html"
+    table_file.write_json(table)
     write_report(
         ReportData(
             title=TITLE,
@@ -81,14 +82,16 @@ def summarise(
     return Summary(table, paired, sentences, table_file, report_file)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(text)
-    aside.replace(path)
+def _categories(items: Mapping[str, pa.Table]) -> dict[str, int]:
+    """How many categories the pictures of a group are of."""
+    pictures = next(iter(items.values())).select(["group", "category_id"]).group_by("group")
+    counted = pictures.aggregate([("category_id", "count_distinct")]).to_pylist()
+    return {row["group"]: row["category_id_count_distinct"] for row in counted}
 
 
 def _history(run: TrainedRun) -> list[dict[str, Any]]:
-    return [{k: e[k] for k in ("stage", "step", "metrics")} for e in run.events() if e["event"] == "step"]
+    steps = [event for event in run.events() if event["event"] == "step"]
+    return [{key: step[key] for key in ("stage", "step", "metrics")} for step in steps]
 
 
 def _samples(dataset: Dataset, items: Mapping[str, Any]) -> list[dict[str, Any]]:

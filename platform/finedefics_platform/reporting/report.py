@@ -4,7 +4,6 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from finedefics.evaluation import NOT_SHOWN
 from finedefics.evaluation.tables import ANSWERS, GROUPS
 from finedefics.evaluation.verdict import one_pass_accuracy
+from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.charts import Curve, Point, curves, marker, projection, scatter
 
 SHAPES = {"names": "square", "alignment": "circle", "describe": "triangle"}
@@ -64,8 +64,12 @@ class ReportData:
     embeddings: Mapping[str, Mapping[str, Any]] | None = field(default=None)
 
 
-def write_report(data: ReportData, path: Path) -> None:
-    """Render ``data`` as one self-contained HTML file at ``path``; its folder is made."""
+def write_report(data: ReportData, place: Location) -> None:
+    """Render ``data`` as one self-contained HTML file, written whole.
+
+    Raises:
+        FinedeficsError: the place cannot be written to.
+    """
     environment = Environment(
         loader=PackageLoader("finedefics_platform.reporting"),
         autoescape=True,
@@ -98,8 +102,7 @@ def write_report(data: ReportData, path: Path) -> None:
         histories=_histories(data.histories, colours),
         trials=[_flat(trial) for trial in data.trials],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    place.write_text(page)
 
 
 def _colours(data: ReportData) -> dict[str, str]:

@@ -82,7 +82,7 @@ class Trial(tune.Trainable):
             self._figures.put(error)
 
     def _run(self) -> str:
-        from finedefics_platform.evaluation.run import validate_alignment
+        from finedefics_platform.evaluation.validation import validate_alignment
 
         task, tracker = self._task, None
         if task.tracking is not None and task.search_run is not None:

@@ -1,24 +1,37 @@
 """Evaluation asks as the model was trained, records what the ensemble was weighed on, counts non-answers."""
 
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from object_store import object_store
 
 from finedefics.base_model import untrained_backbone
 from finedefics.conversation import Templates
 from finedefics.data.generated import WorldPlan, make_world, write_world
 from finedefics.errors import FinedeficsError
 from finedefics.scoring import CategoryIndex
+from finedefics_platform.base.content import model_digest
+from finedefics_platform.base.storage import commit
+from finedefics_platform.base.storage.lease import holder
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data import pipelines
-from finedefics_platform.evaluation.run import Evaluated, evaluate
+from finedefics_platform.data.store import open_dataset
+from finedefics_platform.evaluation.items import Evaluated
+from finedefics_platform.evaluation.run import evaluate
 
 ASKED = Templates(question="What is this red tern ?")
 ANSWERS = ("names", "names_free", "alignment", "letters", "letters_likelihood", "ensemble")
 WANTED = Evaluation(answers=ANSWERS, seed=3)
+EQUAL = Evaluation(answers=("alignment", "ensemble"), limit=4)  # what equal_evaluation.py asks for
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +105,98 @@ def test_other_words_are_another_evaluation(place: tuple[Workspace, Path], done:
         assert evaluate(workspace, model, "birds", cheap).folder != before
     finally:
         ASKED.save(model)
+
+
+def test_figures_say_what_they_were_measured_on(place: tuple[Workspace, Path], done: Evaluated) -> None:
+    workspace, model = place
+    dataset = open_dataset(workspace, "birds")
+    said = done.summary
+    assert (said["dataset"], said["dataset_digest"]) == (dataset.reference, dataset.digest)
+    assert (said["split"], said["limit"], said["pictures"]) == ("test", None, 8)
+    assert said["protocol"] == {"answers": list(ANSWERS), "options": 4, "seed": 3}
+    assert said["model_digest"] == model_digest(model)
+    assert said["finished"] == pytest.approx(time.time(), abs=600)
+    assert str(workspace.root) not in (done.folder / "summary.json").read_text()
+
+
+def test_what_was_labelled_is_told_by_the_training(place: tuple[Workspace, Path]) -> None:
+    workspace, model = place
+    cheap = WANTED.model_copy(update={"answers": ("alignment",)})
+    usual = evaluate(workspace, model, "birds", cheap)
+    labelled = open_dataset(workspace, "birds").labelled_category_ids()
+    assert labelled_in(usual) == labelled
+    assert evaluate(workspace, model, "birds", cheap, labelled=sorted(labelled)).place == usual.place
+    fewer = evaluate(workspace, model, "birds", cheap, labelled=sorted(labelled)[:2])
+    assert fewer.place != usual.place
+    assert labelled_in(fewer) == set(sorted(labelled)[:2])
+
+
+def labelled_in(evaluated: Evaluated) -> set[str]:
+    return {row["category_id"] for row in evaluated.items().to_pylist() if row["group"] == "labelled"}
+
+
+def test_a_model_is_its_content(place: tuple[Workspace, Path], tmp_path: Path) -> None:
+    workspace, model = place
+    cheap = WANTED.model_copy(update={"answers": ("alignment",), "limit": 2})
+    shutil.copytree(model, tmp_path / "copy")
+    first = evaluate(workspace, model, "birds", cheap).place
+    assert evaluate(workspace, tmp_path / "copy", "birds", cheap).place == first
+    with (tmp_path / "copy" / "model.safetensors").open("r+b") as weights:
+        weights.seek(-4, 2)
+        last = weights.read(1)
+        weights.seek(-4, 2)
+        weights.write(bytes([last[0] ^ 1]))
+    assert evaluate(workspace, tmp_path / "copy", "birds", cheap).place != first
+
+
+class Heard:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.labels: list[str] = []
+
+    def event(self, name: str, /, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        self.labels.append(label)
+        yield lambda count: None
+
+
+def test_of_two_equal_evaluations_one_is_done_and_the_other_waits(
+    place: tuple[Workspace, Path], ray_cluster: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """In an object store, where neither the drivers nor the tasks share a disk."""
+    local, model = place
+    dataset = str(open_dataset(local, "birds").root)
+    here = evaluate(local, model, "birds", EQUAL)
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
+    with object_store() as bucket:
+        workspace = open_workspace(f"{bucket}/home")
+        with commit(workspace.models / "asked") as draft:
+            shutil.copytree(model, draft, dirs_exist_ok=True)
+        asked = workspace.models / "asked"
+        script = Path(__file__).with_name("equal_evaluation.py")
+        address = ray_cluster.get_runtime_context().gcs_address
+        command = [sys.executable, str(script), address, str(workspace.root), str(asked), dataset]
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not any(holder(claims) for claims in (workspace.evaluations / ".lease").children()):
+            assert first.poll() is None, first.communicate()[1]
+            time.sleep(0.05)
+        heard = Heard()
+        second = evaluate(workspace, asked, dataset, EQUAL, progress=heard)
+        output, errors = first.communicate(timeout=120)
+        assert first.returncode == 0, errors
+        assert output.split()[-1] == str(second.place)
+    assert "evaluating" not in heard.labels
+    waited = [fields for name, fields in heard.events if name == "waiting"]
+    assert len(waited) == 1
+    assert waited[0]["holder"].endswith(f"process {first.pid}")
+    assert second.place.name == here.place.name
+    assert second.items().equals(here.items())
+    assert CategoryIndex.load(second.index).templates == ASKED

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from finedefics.evaluation import accuracy_table, differences, verdict
+from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.report import ReportData, write_report
 from finedefics_platform.reporting.results_table import terminal_table
 
@@ -136,9 +137,9 @@ def data() -> ReportData:
 
 @pytest.fixture(scope="module")
 def page(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("report") / "deeper" / "report.html"
-    write_report(data, path)
-    return path.read_text(encoding="utf-8")
+    place = Location.of(tmp_path_factory.mktemp("report") / "deeper" / "report.html")
+    write_report(data, place)
+    return place.read_text()
 
 
 class Tags(HTMLParser):
@@ -234,7 +235,7 @@ def test_a_smaller_comparison_leaves_sections_out(data: ReportData, tmp_path: Pa
         samples=[],
         embeddings=None,
     )
-    write_report(small, tmp_path / "small.html")
+    write_report(small, Location.of(tmp_path / "small.html"))
     text = (tmp_path / "small.html").read_text()
     assert Tags(text).open == []
     for heading in ("Four hard options", "Search trials", "Training", "Embeddings", "Paired", "costs"):
