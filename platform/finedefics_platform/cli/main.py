@@ -25,7 +25,7 @@ COMMANDS = {
     "base": "finedefics_platform.cli.demo:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
     "train": "finedefics_platform.cli.train:train",
-    "tune": "finedefics_platform.cli.train:tune",
+    "tune": "finedefics_platform.cli.tune:tune",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
     "predict": "finedefics_platform.cli.predict:predict",
     "data": "finedefics_platform.cli.data:app",

@@ -1,4 +1,4 @@
-"""`finedefics train | tune`: from an experiment file, or a search over one, to tuned models."""
+"""`finedefics train`: from an experiment file to a tuned model."""
 
 from typing import Annotated
 
@@ -59,40 +59,3 @@ def train(
         out.say(f"[yellow]{waiting} entries wait for the tracking server[/]: finedefics runs sync sends them")
     out.say(f"next: finedefics evaluate {run.key} --data {loaded.data.dataset}")
     out.done(run=run.key, model=str(run.model), metrics=run.metrics, mlflow_run=run.parent_run_id)
-
-
-def tune(
-    search: Annotated[str, typer.Argument(help="Search file (YAML).")],
-    set_: Set = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Search keys of an experiment with Ray Tune (Optuna, ASHA); an interrupted search goes on.
-
-    Example: `finedefics tune search.yaml --set data.dataset=birds --set model.path=MODEL`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.search.run import load_search, run_search
-    from finedefics_platform.tracking.tracker import Tracker
-
-    out = reporter(json)
-    workspace = open_workspace()
-    loaded, document = load_search(search, set_ or [])
-    tracker = Tracker(workspace, "finedefics")
-    result = run_search(workspace, loaded, document, tracker=tracker, progress=out, force=force)
-    keys = list(loaded.space)
-    out.table(
-        loaded.name,
-        ["trial", *keys, loaded.metric, "step", "stopped early"],
-        [
-            [
-                t["trial"],
-                *(t["config"][key] for key in keys),
-                t["metric"],
-                t["step"],
-                "yes" if t["stopped_early"] else "",
-            ]
-            for t in result.trials
-        ],
-    )
-    out.done(search=result.folder.name, best=result.best, trials=result.trials)

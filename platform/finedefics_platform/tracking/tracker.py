@@ -59,6 +59,11 @@ class Tracker:
         self._buffer: list[Entry] = []
         self._last_sent = monotonic()
 
+    @property
+    def experiment_name(self) -> str:
+        """The MLflow experiment whose runs it writes."""
+        return self._experiment_name
+
     def parent(
         self,
         name: str,
