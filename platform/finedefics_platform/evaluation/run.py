@@ -1,10 +1,8 @@
 """Evaluation spread over the cluster: a model's answers to every picture, kept as one item table."""
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +15,10 @@ import pyarrow.parquet as pq
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Sample
 from finedefics_platform.base.cluster_session import ensure_ray
+from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import Location, fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.config.experiment import Experiment
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from finedefics.evaluation.items import Items
     from finedefics.scoring import EnsembleWeight, Recogniser
 
-HASHED_WHOLE = 200_000_000  # bytes of weights up to which a model is identified by its content
 ITEMS = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -59,6 +58,11 @@ class Evaluated:
     summary: dict[str, Any]
 
     @property
+    def place(self) -> Location:
+        """Where it is kept."""
+        return Location.of(self.folder)
+
+    @property
     def index(self) -> Path:
         """Folder of the category index."""
         return self.folder / "index"
@@ -80,10 +84,11 @@ class Evaluated:
 
 def evaluate(
     workspace: Workspace,
-    model: Path,
+    model: Path | Location,
     dataset_reference: str,
     settings: Settings,
     *,
+    labelled: Collection[str] | None = None,
     shards: int = 2,
     progress: Progress = SILENT,
 ) -> Evaluated:
@@ -100,6 +105,7 @@ def evaluate(
     """
     from finedefics.evaluation.items import check_answers
 
+    model = fetch(model) if isinstance(model, Location) else model
     check_answers(settings.answers)
     if "ensemble" in settings.answers and settings.split == "val":
         raise wrong_use(
@@ -116,9 +122,13 @@ def evaluate(
             cure="evaluate on another split with --split",
         )
     determining = settings.model_dump(mode="json", exclude={"every"})
-    folder = workspace.local.evaluations / digest_of([model_identity(model), dataset.digest, determining])
+    folder = workspace.local.evaluations / digest_of(
+        [model_digest(model), dataset.digest, determining, sorted(labelled or ())]
+    )
     if not (folder / "summary.json").is_file():
-        _evaluate(model, dataset, samples, settings, folder, min(shards, len(samples)), progress)
+        _evaluate(
+            model, dataset, samples, settings, folder, min(shards, len(samples)), progress, set(labelled or ())
+        )
     return Evaluated(folder, json.loads((folder / "summary.json").read_text()))
 
 
@@ -130,11 +140,12 @@ def _evaluate(
     folder: Path,
     shards: int,
     progress: Progress,
+    labelled: set[str],
 ) -> None:
     ensure_ray()
     import ray
 
-    labelled = dataset.labelled_category_ids()
+    labelled = labelled or dataset.labelled_category_ids()
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -155,7 +166,8 @@ def _evaluate(
             done, waiting = ray.wait(waiting, num_returns=1)
             advance(len(_result(done[0])[0].sample_ids))
         parts = [_result(reference) for reference in order]
-    _write(aside, parts, samples, settings, weight)
+    measured = {"dataset": dataset.reference, "dataset_digest": dataset.digest, "limit": settings.limit}
+    _write(aside, parts, samples, settings, weight, measured | {"model_digest": model_digest(model)})
     aside.replace(folder)
 
 
@@ -243,6 +255,7 @@ def _write(
     samples: list[Sample],
     settings: Settings,
     weight: "EnsembleWeight | None",
+    measured: dict[str, Any],
 ) -> None:
     from finedefics.evaluation.items import retrieval, unparseable
 
@@ -261,6 +274,7 @@ def _write(
     tokens = {a: np.sum([items.tokens[a] for items, _ in parts], axis=0) for a in settings.answers}
     summary = {
         "pictures": len(samples),
+        **measured,
         **settings.model_dump(mode="json", exclude={"every", "limit"}),
         "pictures_per_second": {a: len(samples) / s for a, s in seconds.items()},
         "tokens_per_picture": {
@@ -275,28 +289,6 @@ def _write(
         },
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-
-
-def model_identity(folder: Path) -> str:
-    """Digest of a model folder: of its content where that is quick, else of names, sizes and times.
-
-    Raises:
-        FinedeficsError: the folder holds no model.
-    """
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")])
-    if not (folder / "config.json").is_file():
-        raise FinedeficsError(
-            "no model in this folder",
-            place=str(folder),
-            cure="give a folder with config.json and safetensors",
-        )
-    whole = sum(file.stat().st_size for file in files) <= HASHED_WHOLE
-    identity = hashlib.sha256()
-    for file in files:
-        status = os.stat(file)
-        identity.update(f"{file.name} {status.st_size}".encode())
-        identity.update(file.read_bytes() if whole else str(status.st_mtime_ns).encode())
-    return identity.hexdigest()[:16]
 
 
 def validate_alignment(

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.base.cluster_session import ensure_ray
+from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.events import EventChannel, drained
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.config.experiment import Experiment
+from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.tracking.tracker import Tracker
@@ -34,20 +36,37 @@ class TrainedRun:
 
     Attributes:
         key: ``<experiment>-<digest>``; equal configuration and data give an equal key.
-        folder: the run's folder in the workspace.
+        place: the run's folder in the workspace.
         model: the tuned model as an ordinary Hugging Face folder.
+        dataset: the version it was trained on, ``name@digest``.
         config_digest, dataset_digest: what went in.
+        labelled: categories that had labels in its own training.
+        base: the model it was tuned from, by its content.
         parent_run_id: the MLflow run of the pipeline, None where nothing tracked it.
         metrics: of the last recorded step.
     """
 
     key: str
-    folder: Path
-    model: Path
-    config_digest: str
+    place: Location
+    model: Location
+    dataset: str
     dataset_digest: str
+    config_digest: str
     parent_run_id: str | None
     metrics: dict[str, float]
+    labelled: tuple[str, ...]
+    base: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder on this machine's disk."""
+        assert self.place.local is not None
+        return self.place.local
+
+    def experiment(self) -> Experiment:
+        """The experiment it was trained with."""
+        stored = self.place / "experiment.json"
+        return parse_experiment(stored.read_json(), place=stored.uri)
 
 
 def train(
@@ -86,11 +105,12 @@ def train(
             progress.event("skipped", run=key, reason="finished before")
         else:
             _run(workspace, experiment, dataset, folder, progress, tracker, force, validate, callbacks)
-    return open_run(folder)
+    return open_run(workspace, key)
 
 
-def open_run(folder: Path) -> TrainedRun:
-    """A finished run by its folder; FinedeficsError where it is not finished."""
+def open_run(workspace: Workspace, key: str) -> TrainedRun:
+    """A finished run by its key; FinedeficsError where it is not finished."""
+    folder = workspace.local.runs / key
     try:
         result = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError) as error:
@@ -101,12 +121,15 @@ def open_run(folder: Path) -> TrainedRun:
         ) from error
     return TrainedRun(
         key=folder.name,
-        folder=folder,
-        model=folder / "model",
-        config_digest=result["config_digest"],
+        place=workspace.runs / key,
+        model=workspace.runs / key / "model",
+        dataset=result["dataset"],
         dataset_digest=result["dataset_digest"],
+        config_digest=result["config_digest"],
         parent_run_id=result["parent_run_id"],
         metrics=result["metrics"],
+        labelled=tuple(result["labelled"]),
+        base=result["base"],
     )
 
 
@@ -206,7 +229,10 @@ def _run(
     result = {
         "key": folder.name,
         "config_digest": experiment.digest(),
+        "dataset": dataset.reference,
         "dataset_digest": dataset.digest,
+        "labelled": sorted(dataset.labelled_category_ids()),
+        "base": model_digest(Path(experiment.model.path)),
         "parent_run_id": recorder.parent_run_id,
         "metrics": recorder.last_metrics,
         "seconds": time.time() - started,
