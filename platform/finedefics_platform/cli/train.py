@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
-
-if TYPE_CHECKING:
-    from finedefics_platform.base.workspace import Workspace
-    from finedefics_platform.evaluation.run import Evaluated
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -108,7 +104,8 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
     register: Annotated[
-        str | None, typer.Option("--register", help="Register the run's model under this name.")
+        str | None,
+        typer.Option("--register", help="Register the run under this name, or add to what a version showed."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -120,15 +117,20 @@ def evaluate(
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
-    from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
+    from finedefics_platform.models.references import open_model
+    from finedefics_platform.models.registration import check_registrable, register_evaluated
 
     out = reporter(json)
     workspace = open_workspace()
     asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
-    folder = _model_folder(workspace, model)
-    done = evaluation.evaluate(workspace, folder, data, settings, progress=out)
+    opened = open_model(workspace, model)
+    if register:
+        check_registrable(register, opened)
+    done = evaluation.evaluate(
+        workspace, opened.model, data, settings, labelled=opened.labelled, progress=out
+    )
     speeds = {model: done.summary["pictures_per_second"]}
     tables = {
         scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
@@ -145,12 +147,9 @@ def evaluate(
             out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
     version = None
     if register:
-        version = _register(
-            workspace, register, model, done, open_dataset(workspace, data).digest, tables["all"]
-        )
-        out.say(
-            f"registered {version}; next: finedefics models promote {version.replace('/', ' ')} --reason '…'"
-        )
+        version = register_evaluated(workspace, register, opened, done).reference
+        promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
+        out.say(f"{'added to' if opened.version else 'registered'} {version}; next: {promote}")
     out.done(model=model, folder=str(done.folder), summary=done.summary, tables=tables, version=version)
 
 
@@ -225,50 +224,3 @@ def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
                 rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
     return rows
-
-
-def _model_folder(workspace: "Workspace", model: str) -> Path:
-    """A run's model, a model folder as it is, or a registered version's files."""
-    from finedefics_platform.models.registry import open_model
-    from finedefics_platform.training.run import open_run
-
-    if "/" not in model and (workspace.local.runs / model).is_dir():
-        return open_run(workspace.local.runs / model).model
-    if (Path(model) / "config.json").is_file():
-        return Path(model)
-    return open_model(workspace, model) / "model"
-
-
-def _register(
-    workspace: "Workspace",
-    name: str,
-    model: str,
-    done: "Evaluated",
-    dataset_digest: str,
-    table: Mapping[str, Any],
-) -> str:
-    from finedefics_platform.config.documents import read_yaml
-    from finedefics_platform.config.model import Adapters
-    from finedefics_platform.config.section import parse_document
-    from finedefics_platform.models.registry import register
-    from finedefics_platform.training.run import open_run
-
-    run = open_run(workspace.local.runs / model)
-    if run.parent_run_id is None:
-        raise FinedeficsError("the run was not tracked", place=model, cure="train it with `finedefics train`")
-    stored = run.folder / "experiment.json"
-    experiment = read_yaml(stored, "experiment")
-    adapters = parse_document(Adapters, experiment.get("adapters", {}), place=str(stored))
-    version = register(
-        workspace,
-        name=name,
-        model_folder=run.model,
-        index_folder=done.index,
-        run_id=run.parent_run_id,
-        evaluation=table,
-        dataset_digest=dataset_digest,
-        base=Path(experiment["model"]["path"]).name,
-        adapter=adapters.identity(),
-        items=done.items_file,
-    )
-    return version.reference

@@ -127,7 +127,14 @@ def evaluate(
     )
     if not (folder / "summary.json").is_file():
         _evaluate(
-            model, dataset, samples, settings, folder, min(shards, len(samples)), progress, set(labelled or ())
+            model,
+            dataset,
+            samples,
+            settings,
+            folder,
+            min(shards, len(samples)),
+            progress,
+            set(labelled or ()),
         )
     return Evaluated(folder, json.loads((folder / "summary.json").read_text()))
 
