@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import ATTRIBUTES, TABLES, Category, Sample, attributes_from_arrow
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -206,14 +207,14 @@ def open_dataset(workspace: Workspace, reference: str | Path) -> Dataset:
     text = str(reference)
     path = Path(text).expanduser()
     if (path / "manifest.json").is_file():
-        return _open_version(path.resolve())
+        return open_version(path.resolve())
     name, _, prefix = text.partition("@")
     if not name or "/" in name or not (workspace.local.datasets / name).is_dir():
         known = ", ".join(dataset_names(workspace))
         cure = f"choose one of: {known}" if known else "make one with `finedefics data ingest`"
         raise wrong_use("there is no such dataset", place=text, cure=cure)
     home = workspace.local.datasets / name
-    return _open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
+    return open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
 
 
 def dataset_names(workspace: Workspace) -> list[str]:
@@ -243,7 +244,9 @@ def _match(home: Path, prefix: str, reference: str) -> str:
     return matches[0]
 
 
-def _open_version(root: Path) -> Dataset:
+def open_version(place: Location | Path) -> Dataset:
+    """A dataset version by its place; FinedeficsError where it is damaged or of another schema."""
+    root = place if isinstance(place, Path) else Path(place.uri)
     file = root / "manifest.json"
     try:
         manifest = json.loads(file.read_text())

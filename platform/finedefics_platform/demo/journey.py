@@ -17,7 +17,8 @@ from finedefics_platform.config.experiment import Experiment, load_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
 from finedefics_platform.demo.summary import Summary, summarise
-from finedefics_platform.evaluation.run import Evaluated, evaluate
+from finedefics_platform.evaluation.items import Evaluated
+from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.gate import GatePolicy
 from finedefics_platform.models.promotion import Change, promote
 from finedefics_platform.models.references import index_of, open_model

@@ -16,7 +16,7 @@ from finedefics_platform.base.events import read_events
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.evaluation.run import Evaluated
+from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models.registry import ModelVersion
 from finedefics_platform.reporting.report import ReportData, write_report
 from finedefics_platform.search.run import SearchResult

@@ -20,7 +20,7 @@ from finedefics.evaluation.tables import accuracy_table
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import Location, cached
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.evaluation.run import Evaluated
+from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models.gate import Ground, Measured, Slice
 from finedefics_platform.models.packaging import is_served
 from finedefics_platform.models.registry import ModelVersion
@@ -68,7 +68,7 @@ class Evidence:
 
 def collect(evaluated: Evaluated, labelled: Collection[str], at: str) -> tuple[Evidence, pa.Table]:
     """The record of an evaluation and its items, grouped by which categories had labels in training."""
-    summary = evaluated.summary
+    summary, protocol = evaluated.summary, evaluated.summary["protocol"]
     items = _grouped(evaluated.items().select(COLUMNS), labelled)
     name = evaluated.place.name
     tables = {s: accuracy_table({name: items}, {}, s)[name] for s in (OPTIONS, ALL)}
@@ -80,11 +80,11 @@ def collect(evaluated: Evaluated, labelled: Collection[str], at: str) -> tuple[E
             summary["dataset"],
             summary["dataset_digest"],
             summary["split"],
-            summary["options"],
-            summary["seed"],
+            protocol["options"],
+            protocol["seed"],
         ),
         limit=summary["limit"],
-        answers=tuple(summary["answers"]),
+        answers=tuple(protocol["answers"]),
         pictures=summary["pictures"],
         figures=figures,
         scopes={answer: ALL if answer in tables[ALL] else OPTIONS for answer in figures},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics_platform.base.storage import fetch
+from finedefics_platform.base.storage import Location, fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.decisions import named_version
 from finedefics_platform.models.packaging import open_package
@@ -20,6 +20,7 @@ class OpenedModel:
     Attributes:
         reference: what it was called.
         model: its Hugging Face folder.
+        place: of that folder, as processes on other machines find it where they can.
         index: its category index, where it has one.
         version: the registered version, where it is one.
         run: the run that made it, where a run was asked for.
@@ -28,6 +29,7 @@ class OpenedModel:
 
     reference: str
     model: Path
+    place: Location
     index: Path | None = None
     version: ModelVersion | None = None
     run: TrainedRun | None = None
@@ -60,14 +62,15 @@ def open_model(workspace: Workspace, reference: str) -> OpenedModel:
 
 
 def _of_run(reference: str, run: TrainedRun) -> OpenedModel:
-    return OpenedModel(reference, fetch(run.model), run=run, labelled=run.labelled)
+    return OpenedModel(reference, fetch(run.model), run.model, run=run, labelled=run.labelled)
 
 
 def _registered(workspace: Workspace, reference: str) -> OpenedModel:
     version = named_version(workspace, reference)
     package = open_package(workspace, version)
     labelled = tuple(json.loads((package / "training.json").read_text())["labelled"])
-    return OpenedModel(reference, package / "model", _index(package), version, labelled=labelled)
+    model = package / "model"
+    return OpenedModel(reference, model, Location.of(model), _index(package), version, labelled=labelled)
 
 
 def _in_folder(reference: str, folder: Path) -> OpenedModel:
@@ -75,12 +78,13 @@ def _in_folder(reference: str, folder: Path) -> OpenedModel:
         raise wrong_use("there is no such folder", place=reference, cure="give a folder or name@alias")
     folder = folder.resolve()
     if (folder / "config.json").is_file():
-        return OpenedModel(reference, folder)
+        return OpenedModel(reference, folder, Location.of(folder))
     if not (folder / "model" / "config.json").is_file():
         raise wrong_use(
             "the folder has no model in it", place=reference, cure="give a model's folder or a run's"
         )
-    return OpenedModel(reference, folder / "model", _index(folder))
+    model = folder / "model"
+    return OpenedModel(reference, model, Location.of(model), _index(folder))
 
 
 def _index(folder: Path) -> Path | None:

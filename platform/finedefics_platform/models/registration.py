@@ -17,7 +17,7 @@ from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import fetch, lease
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.evaluation.run import Evaluated
+from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models import evidence as evidences
 from finedefics_platform.models.packaging import store
 from finedefics_platform.models.references import OpenedModel

@@ -211,7 +211,7 @@ def _trial(
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from finedefics_platform.evaluation.run import validate_alignment
+    from finedefics_platform.evaluation.validation import validate_alignment
     from finedefics_platform.training.run import train
 
     experiment = trial_experiment(document, config, name)

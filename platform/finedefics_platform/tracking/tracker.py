@@ -81,10 +81,11 @@ class Tracker:
         """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there."""
         return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False)
 
-    def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, run_id: str, step: int, values: Mapping[str, float], time: float | None = None) -> None:
         """Record values at a step. Buffered; never raises because of the server."""
+        stamp = _now() if time is None else int(1000 * time)
         numbers = {name: float(value) for name, value in values.items()}
-        self._add({"run": run_id, "entry": "metrics", "step": int(step), "time": _now(), "values": numbers})
+        self._add({"run": run_id, "entry": "metrics", "step": int(step), "time": stamp, "values": numbers})
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""

@@ -16,7 +16,7 @@ from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.events import EventChannel, drained
+from finedefics_platform.base.events import Event, EventChannel, drained, read_events
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
@@ -67,6 +67,10 @@ class TrainedRun:
         """The experiment it was trained with."""
         stored = self.place / "experiment.json"
         return parse_experiment(stored.read_json(), place=stored.uri)
+
+    def events(self) -> list[Event]:
+        """Everything the workers reported, in order."""
+        return read_events(self.folder / "events.jsonl")
 
 
 def train(

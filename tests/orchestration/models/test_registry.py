@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.cli.evaluate import _register
 from finedefics_platform.cli.models import app
-from finedefics_platform.cli.train import _register
 from finedefics_platform.evaluation.run import Evaluated
 from finedefics_platform.models.gate import GatePolicy
 from finedefics_platform.models.promotion import history, promote, rollback

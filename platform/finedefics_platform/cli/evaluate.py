@@ -1,0 +1,87 @@
+"""`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from .console import reporter
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
+    ],
+    data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
+    answers: Annotated[
+        str,
+        typer.Option(
+            "--answers",
+            help="By comma: names, names_corrected, names_free, alignment, alignment_names, "
+            "alignment_descriptions, describe, letters, letters_foci, letters_likelihood, ensemble.",
+        ),
+    ] = "names,alignment,describe",
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
+    register: Annotated[
+        str | None,
+        typer.Option("--register", help="Register the run under this name, or add to what a version showed."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer every picture of a split, on all categories and on hard options, with 95 % intervals.
+
+    Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
+    """
+    from finedefics.evaluation.tables import accuracy_table
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.config.experiment import Evaluation
+    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.evaluation import run as evaluation
+    from finedefics_platform.models.references import open_model
+    from finedefics_platform.models.registration import check_registrable, register_evaluated
+
+    out = reporter(json)
+    workspace = open_workspace()
+    asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
+    settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    opened = open_model(workspace, model)
+    if register:
+        check_registrable(register, opened)
+    done = evaluation.evaluate(
+        workspace, opened.place, data, settings, labelled=opened.labelled, progress=out
+    )
+    speeds = {model: done.summary["pictures_per_second"]}
+    tables = {
+        scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
+    }
+    for scope, table in tables.items():
+        if table:
+            out.table(
+                "all categories" if scope == "all" else f"{settings.options} hard options",
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
+                _figures(table),
+            )
+    for answer, share in done.summary["unparseable"].items():
+        if share:
+            out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
+    version = None
+    if register:
+        version = register_evaluated(workspace, register, opened, done).reference
+        promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
+        out.say(f"{'added to' if opened.version else 'registered'} {version}; next: {promote}")
+    out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
+
+
+def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each answer and group."""
+    rows = []
+    for answer, cells in table.items():
+        speed = f"{cells['pictures_per_second']:.0f}"
+        for group in ("labelled", "new"):
+            if cell := cells.get(group):
+                percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
+                rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
+    return rows

@@ -1,0 +1,96 @@
+"""The model within a task: fetched to the task's own node, asked as it was trained to be asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finedefics.errors import FinedeficsError
+from finedefics.records import Sample
+from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.config.experiment import Evaluation as Settings
+from finedefics_platform.data.store import open_version
+from finedefics_platform.evaluation.validation import validation_samples
+
+if TYPE_CHECKING:
+    from finedefics.evaluation.items import Items
+    from finedefics.scoring import CategoryIndex, EnsembleWeight, Recogniser
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every task is told: where the model and the data are, and how to ask."""
+
+    model: Location
+    dataset: Location  # of the dataset version
+    settings: Settings
+    labelled: frozenset[str]
+    weight: "EnsembleWeight | None" = None
+
+
+def answer_share(question: Question, samples: Sequence[Sample]) -> "tuple[Items, CategoryIndex]":
+    """One process's share of the pictures (a Ray task)."""
+    from finedefics.evaluation.items import evaluate_samples
+
+    recogniser = _recogniser(question)
+    items = evaluate_samples(
+        recogniser,
+        samples,
+        question.settings.answers,
+        labelled=question.labelled,
+        options=question.settings.options,
+    )
+    return items, recogniser.index
+
+
+def ensemble_weight(question: Question) -> "EnsembleWeight":
+    """Choose the ensemble's weight on the validation split (a Ray task)."""
+    import torch
+
+    from finedefics.evaluation.items import BATCH
+    from finedefics.scoring import choose_weight
+    from finedefics.scoring.ensemble import PARTS
+
+    dataset = open_version(question.dataset)
+    samples = validation_samples(dataset, question.settings.limit, cure="leave the answer `ensemble` out")
+    recogniser = _recogniser(question)
+    batches = [[s.image for s in samples[i : i + BATCH]] for i in range(0, len(samples), BATCH)]
+    names, alignment = (
+        torch.cat([recogniser.answer(batch, part).scores for batch in batches]) for part in PARTS
+    )
+    place = {category.category_id: i for i, category in enumerate(recogniser.categories)}
+    truth = [place[sample.category_id or ""] for sample in samples]
+    return choose_weight(names, alignment, truth, dataset=dataset.digest, split="val")
+
+
+def fetch_model(model: Location) -> Path:
+    """The model's folder on this node; FinedeficsError where there is none."""
+    try:
+        return fetch(model)
+    except FileNotFoundError as error:
+        raise FinedeficsError(
+            "no model here",
+            place=str(model),
+            cure="give a folder that every node can read, or keep the workspace in an object store",
+        ) from error
+
+
+def _recogniser(question: Question) -> "Recogniser":
+    import torch
+
+    from finedefics.backbones import load_backbone
+    from finedefics.conversation import Templates
+    from finedefics.readout import load_readout
+    from finedefics.scoring import Recogniser
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
+    folder = fetch_model(question.model)
+    return Recogniser(
+        load_backbone(folder),
+        open_version(question.dataset).categories(),
+        templates=Templates.load(folder),
+        object_readout=load_readout(folder),
+        ensemble=question.weight,
+        seed=question.settings.seed,
+    )

@@ -1,0 +1,60 @@
+"""Validation during training: every picture counts exactly once, whatever the number of ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finedefics.backbones import load_backbone
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.experiment import Experiment, parse_experiment
+from finedefics_platform.data.store import Dataset
+from finedefics_platform.evaluation.validation import share_of, validate_alignment
+
+MEMBER = Path(__file__).with_name("validation_group.py")
+LIMITS = (1, 7)  # fewer pictures than ranks; a count that neither two nor three ranks divide
+
+
+def experiment(model: Path, limit: int) -> Experiment:
+    return parse_experiment(
+        {
+            "name": "checked",
+            "data": {"dataset": "drawn"},
+            "model": {"path": str(model)},
+            "stages": [{"name": "one", "steps": 1, "feeds": {"labelled": 4}, "terms": {"answer": 1}}],
+            "evaluation": {"every": 1, "limit": limit},
+        },
+        place="test",
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 12])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_ranks_answer_equally_many_and_count_each_picture_once(count: int, world: int) -> None:
+    shares = [share_of(count, rank, world) for rank in range(world)]
+    assert len({len(positions) for positions, _ in shares}) == 1
+    assert all(0 <= position < count for positions, _ in shares for position in positions)
+    counted = [position for positions, number in shares for position in positions[:number]]
+    assert sorted(counted) == list(range(count))
+
+
+def test_the_figure_does_not_depend_on_the_number_of_ranks(
+    drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, tmp_path: Path
+) -> None:
+    alone = {
+        limit: validate_alignment(
+            load_backbone(tiny_model).eval(), drawn_dataset, experiment(tiny_model, limit), 0, 1
+        )
+        for limit in LIMITS
+    }
+    assert 0 < alone[7]["val_alignment"] < 1
+    command = [sys.executable, str(MEMBER), str(drawn_dataset.root), str(tiny_model), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    for world in (2, 3):
+        for limit in LIMITS:
+            for rank in range(world):
+                found = json.loads((tmp_path / f"{world}-{limit}-{rank}.json").read_text())
+                assert found == pytest.approx(alone[limit]), (world, limit, rank)
