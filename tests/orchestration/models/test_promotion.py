@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from finedefics_platform.models.references import open_model
 from finedefics_platform.models.registry import versions
 from finedefics_platform.tracking.mlflow_client import open_client
 
-LOOPS = 3
+LOOPS = 5
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +90,34 @@ def test_a_refusal_for_want_of_evidence_says_what_to_run(recorded: Workspace) ->
     assert holders(recorded, "auks")["champion"] == 1
 
 
-PROMOTE = """
+RIVAL = """
 import sys, time
+from pathlib import Path
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.models import promotion
-root, version, folder = sys.argv[1:]
-workspace = open_workspace(root)
-import mlflow, pathlib
-from finedefics_platform.models.registry import versions
-versions(workspace, "crowd")
-# both have looked at what there is before either writes
-looked = promotion.decide
-def decide(*given):
-    pathlib.Path(folder, version).touch()
-    deadline = time.monotonic() + 60
-    while len(list(pathlib.Path(folder).iterdir())) < 2 and time.monotonic() < deadline:
+from finedefics_platform.models.registry import get_version
+root, own, folder, loops = sys.argv[1:]
+workspace, looked = open_workspace(root), promotion.decide
+def meet(point):
+    Path(folder, f"{point}.{own}").touch()
+    deadline = time.monotonic() + 120
+    while len(list(Path(folder).glob(f"{point}.*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
-    return looked(*given)
-promotion.decide = decide
-try:
-    promotion.promote(workspace, "crowd", int(version), reason="race", by=f"process {version}")
-    print("won")
-except FinedeficsError as error:
-    print(error)
+for loop in range(int(loops)):
+    champion = get_version(workspace, "crowd@champion").version
+    version = [v for v in (1, 2, 3) if v != champion][int(own)]
+    meet(f"{loop}-read")
+    def decide(*given):
+        meet(f"{loop}-decide")  # both have looked at what there is before either writes
+        return looked(*given)
+    promotion.decide = decide
+    try:
+        promotion.promote(workspace, "crowd", version, reason="race", by=f"rival {own}")
+        print(f"won {version}")
+    except FinedeficsError as error:
+        print(f"lost {version}: {error}")
+    meet(f"{loop}-done")
 """
 
 
@@ -123,37 +128,24 @@ def test_of_two_that_promote_at_once_one_wins_and_the_other_is_told(
     for _ in range(3):
         registered(recorded, "crowd", 320)
     promote(recorded, "crowd", 1, reason="the first")
-    for loop in range(LOOPS):
-        before = holders(recorded, "crowd")["champion"]
-        meeting = tmp_path / str(loop)
-        meeting.mkdir()
-        rivals = [version for version in (1, 2, 3) if version != before]
-        said = race(recorded, rivals, meeting)
-        (winner,) = [version for version, text in said.items() if text.startswith("won")]
-        (loser,) = [text for version, text in said.items() if version != winner]
-        assert f"process {winner} made crowd/{winner} champion while this was decided" in loser
-        assert holders(recorded, "crowd")["champion"] == winner
-        assert open_model(recorded, "crowd@champion").version.version == winner  # type: ignore[union-attr]
+    command = [sys.executable, "-c", RIVAL, str(recorded.root)]
+    rivals = [
+        subprocess.Popen([*command, own, str(tmp_path), str(LOOPS)], stdout=subprocess.PIPE, text=True)
+        for own in ("0", "1")
+    ]
+    said = [rival.communicate(timeout=300)[0].splitlines() for rival in rivals]
+    champion = 0
+    for both in zip(*said, strict=True):
+        (won,) = [text for text in both if text.startswith("won")]
+        (lost,) = [text for text in both if text.startswith("lost")]
+        champion = int(won.split()[1])
+        assert f"rival {both.index(won)} made crowd/{champion} champion while this was decided" in lost
+    assert holders(recorded, "crowd")["champion"] == champion
     told = history(recorded, "crowd")
     assert [entry["number"] for entry in told] == list(range(1, 2 * LOOPS + 2))
     assert sum(entry["void"] for entry in told) == LOOPS
     valid = [entry for entry in told if not entry["void"]]
     assert [entry["before"] for entry in valid] == [None, *(entry["version"] for entry in valid[:-1])]
-
-
-def race(workspace: Workspace, rivals: list[int], meeting: Path) -> dict[int, str]:
-    processes = {
-        version: subprocess.Popen(
-            [sys.executable, "-c", PROMOTE, str(workspace.root), str(version), str(meeting)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for version in rivals
-    }
-    results = {version: process.communicate(timeout=240) for version, process in processes.items()}
-    assert all(process.returncode == 0 for process in processes.values()), results
-    return {version: output for version, (output, _) in results.items()}
 
 
 def test_a_decision_based_on_an_older_one_is_void(recorded: Workspace) -> None:
@@ -179,9 +171,10 @@ def test_who_dies_before_the_aliases_are_set_has_decided(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(decisions, "_set_aliases", die)
-        promote(recorded, "crash", 2, reason="better")
+        with pytest.raises(KeyboardInterrupt):
+            promote(recorded, "crash", 2, reason="better")
     assert holders(recorded, "crash")["champion"] == 1
     opened = open_model(recorded, "crash@champion")
     assert opened.version is not None
@@ -192,7 +185,7 @@ def test_who_dies_before_the_aliases_are_set_has_decided(
 @pytest.fixture
 def moved(recorded: Workspace, request: pytest.FixtureRequest) -> str:
     """A model whose champion is version 1 by the log and 2 by an alias set in MLflow's own page."""
-    name = request.node.name[:40]
+    name = f"moved-{zlib.crc32(request.node.name.encode())}"
     for _ in range(2):
         registered(recorded, name, 320)
     promote(recorded, name, 1, reason="the first")
