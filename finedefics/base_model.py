@@ -49,7 +49,10 @@ SIZES = Sizes()
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """How long the base model is taught; the defaults are what the demo uses."""
+    """How the base model is taught; the defaults are what the demo uses.
+
+    ``begins``: its tokenizer puts a beginning of sequence before every text, as Idefics2's does.
+    """
 
     birds: int = 3000
     vision_steps: int = 600
@@ -58,6 +61,7 @@ class BaseRecipe:
     language_steps: int = 450
     language_batch: int = 24
     language_rate: float = 2e-3
+    begins: bool = False
 
 
 def build_base(
@@ -81,7 +85,7 @@ def build_base(
     """
     recipe, watch = recipe or BaseRecipe(), watch or (lambda *_: None)
     torch.manual_seed(seed)
-    backbone = untrained_backbone(sizes)
+    backbone = untrained_backbone(sizes, begins=recipe.begins)
     pixels, seen = _birds(recipe.birds, seed, sizes.image_edge, backbone.processor, watch)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread():
@@ -101,11 +105,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def untrained_backbone(sizes: Sizes = SIZES) -> Backbone:
-    """A tiny Idefics2 of random weights, with its own tokenizer and processor."""
+def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False) -> Backbone:
+    """A tiny Idefics2 of random weights, with its own tokenizer and processor.
+
+    Args:
+        begins: the tokenizer puts a beginning of sequence before every text.
+    """
     from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-    processor = _processor(sizes)
+    processor = _processor(sizes, begins)
     tokenizer = processor.tokenizer
     config = Idefics2Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -152,8 +160,8 @@ def untrained_backbone(sizes: Sizes = SIZES) -> Backbone:
     return Backbone(model, processor, train=("vision", "connector", "text"))
 
 
-def _processor(sizes: Sizes) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+def _processor(sizes: Sizes, begins: bool) -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import Idefics2Processor, PreTrainedTokenizerFast
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
@@ -167,6 +175,10 @@ def _processor(sizes: Sizes) -> Any:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(",", "")
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
+        )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -24,6 +24,12 @@ from finedefics.records import Category, Sample, check_distinct
 from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, GENERATION_TERMS, ObjectiveSettings
 
 ABSENT = -1
+NEGATIVE_COLUMNS = (
+    "negative_attributes",
+    "negative_categories",
+    "negative_category_ids",
+    "negative_text_ids",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Batch:
         negative_category_ids: [rows, hard negatives].
         looks: [rows, attributes] code of each visible attribute value, 0 where hidden.
         text_ids: [rows] hash of the description.
+        negative_text_ids: [rows, hard negatives] those of the hard negatives' descriptions.
         feeds: [rows] index into `FEEDS`.
         size: samples and texts in the batch: what a micro-batch counts.
     """
@@ -63,6 +70,7 @@ class Batch:
     negative_category_ids: Tensor
     looks: Tensor
     text_ids: Tensor
+    negative_text_ids: Tensor
     feeds: Tensor
     size: int
 
@@ -85,7 +93,7 @@ class Collator:
         negatives: hard negatives a row.
         templates: what is said to the model.
         packed: several sequences share a row; False pads every one to the longest.
-        seed: of the order in which a multiple choice shows its options.
+        seed: of the order in which a multiple choice shows its options, with the step.
         attributes: names that samples' attributes have beside the table's; equal on every rank.
 
     Raises:
@@ -121,7 +129,7 @@ class Collator:
 
         Args:
             rows: samples of the feeds ``labelled`` and ``captioned``, categories of the feed ``text``.
-            step: kept in the batch for messages.
+            step: position in the stage; it changes the order in which a multiple choice is asked.
 
         Raises:
             FinedeficsError: a feed is unknown or all are empty, a picture is damaged, a labelled one has no
@@ -135,7 +143,7 @@ class Collator:
             raise FinedeficsError(
                 "no feed has a row", place=f"step {step + 1}", cure="give every rank some of them"
             )
-        draft = _Draft(self)
+        draft = _Draft(self, step)
         samples = [(feed, row) for feed in FEEDS for row in rows.get(feed, ()) if isinstance(row, Sample)]
         images: dict[str, Tensor] = {}
         blocks: list[tuple[int, ...]] = []
@@ -148,7 +156,7 @@ class Collator:
             assert isinstance(category, Category)
             draft.add_text(category)
         draft.keep_in_step({feed for feed in FEEDS if rows.get(feed)})
-        return draft.batch(step, images)
+        return draft.batch(images)
 
     def category(self, category_id: str, place: str) -> Category:
         """A row of the category table; FinedeficsError names who asked for a missing one."""
@@ -164,8 +172,8 @@ class Collator:
 class _Draft:
     """The growing lists behind one `Batch`."""
 
-    def __init__(self, collator: Collator) -> None:
-        self.c = collator
+    def __init__(self, collator: Collator, step: int) -> None:
+        self.c, self.step = collator, step
         self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []  # ids, answer length, term, image
         self.embedded: dict[tuple[tuple[int, ...], int], int] = {}
         self.reads: list[tuple[int, int]] = []  # (sequence, position) where an object is read
@@ -187,7 +195,9 @@ class _Draft:
         wrong = list(dict.fromkeys(sample.negatives))
         if category and feed in wants("choice"):
             names = [c.category(i, f"hard negatives of {place}").name for i in wrong[: OPTIONS - 1]]
-            chosen = c.render.choice(category.name, names, seed=c.seed, sample_id=sample.sample_id)
+            chosen = c.render.choice(
+                category.name, names, seed=c.seed, sample_id=sample.sample_id, step=self.step
+            )
             self._dialogue("choice", *chosen, image, block)
         negatives = [c.category(i, f"hard negatives of {place}") for i in wrong[: c.negatives]]
         self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
@@ -268,11 +278,12 @@ class _Draft:
             "category_ids": c.position[category.category_id] if category else ABSENT,
             "negative_category_ids": [c.position[n.category_id] for n in negatives],
             "text_ids": _code(description or ""),
+            "negative_text_ids": [_code(n.description or "") for n in negatives],
             "feeds": FEEDS.index(feed),
         }
         if with_object and picture is not None:
             self._object(row, *picture)
-        for key in ("negative_attributes", "negative_categories", "negative_category_ids"):
+        for key in NEGATIVE_COLUMNS:
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
         self.looks.append(attributes)
@@ -302,7 +313,7 @@ class _Draft:
             self.object_rows[len(self.rows)] = len(self.reads)
             self.reads.append((shown, len(before) + len(block) - 1))
 
-    def batch(self, step: int, images: dict[str, Tensor]) -> Batch:
+    def batch(self, images: dict[str, Tensor]) -> Batch:
         pad, packed = self.c.render.pad, self.c.packed
         for row, read in self.object_rows.items():
             self.rows[row]["objects"] = len(self.embedded) + read
@@ -319,7 +330,7 @@ class _Draft:
             return tensor if width is None else tensor.reshape(len(values), width)
 
         return Batch(
-            step=step,
+            step=self.step,
             images=images,
             sequences=sequences,
             targets=targets,
@@ -334,6 +345,7 @@ class _Draft:
             negative_category_ids=column("negative_category_ids", self.c.negatives),
             looks=self._looks(),
             text_ids=column("text_ids"),
+            negative_text_ids=column("negative_text_ids", self.c.negatives),
             feeds=column("feeds"),
             size=self.size,
         )

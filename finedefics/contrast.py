@@ -14,6 +14,7 @@ from finedefics.losses import (
     category_category,
     object_attribute,
     object_category,
+    once,
 )
 from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, ObjectiveSettings
 
@@ -33,6 +34,7 @@ class Rows:
     negative_ids: Tensor  # [rows, k]
     looks: Tensor  # [rows, attributes]
     text_ids: Tensor  # [rows]
+    negative_text_ids: Tensor  # [rows, k]
     feeds: Tensor  # [rows]
 
     @staticmethod
@@ -48,9 +50,9 @@ class Rows:
         places = torch.cat([single, negative.flatten(1)], 1)  # [rows, 3 + 2k]
         vectors = gather(embedded[places.clamp(min=0)])
         facts = [places, batch.category_ids[:, None], batch.negative_category_ids]
-        facts += [batch.looks, batch.text_ids[:, None], batch.feeds[:, None]]
-        widths = [f.shape[1] for f in facts]
-        places, category, negatives, looks, texts, feeds = gather(torch.cat(facts, 1)).split(widths, 1)
+        facts += [batch.looks, batch.text_ids[:, None], batch.negative_text_ids, batch.feeds[:, None]]
+        columns = gather(torch.cat(facts, 1)).split([f.shape[1] for f in facts], 1)
+        places, category, negatives, looks, texts, negative_texts, feeds = columns
         _check_finite(vectors, places, batch.step)
         negative_vectors = vectors[:, 3:].unflatten(1, (k, 2))
         return Rows(
@@ -65,6 +67,7 @@ class Rows:
             negatives,
             looks,
             texts[:, 0],
+            negative_texts,
             feeds[:, 0],
         )
 
@@ -92,8 +95,24 @@ class Rows:
         )
         return torch.where(both_labelled, left != right, unlike)
 
-    def extras(self, kind: int) -> tuple[Tensor, Tensor]:
-        """Hard negatives of every row as keys for all: [extras, dim] and the mask [rows, extras].
+    def keys(self, kind: int, *, unique: bool = True) -> tuple[Tensor, Tensor]:
+        """Hard negatives as keys beside the rows' own: [extras, dim], and which of all keys are negatives of
+        which row, [rows, rows + extras].
+
+        Args:
+            kind: 0 for descriptions, 1 for names.
+            unique: a text counts once for a row, however many rows share it or had it mined.
+        """
+        vectors, meets, texts = self.extras(kind)
+        allowed = torch.cat([self.repels(), meets], 1)
+        if unique:
+            own = (self.text_ids, self.category_ids)[kind]  # names differ, so a category stands for its own
+            allowed = once(allowed, torch.cat([own, texts]), torch.arange(len(own), device=own.device))
+        return vectors, allowed
+
+    def extras(self, kind: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Hard negatives of every row as keys for all: [extras, dim], the mask [rows, extras], and ids
+        [extras] of their texts.
 
         A row without a label meets only its own hard negatives (they were mined to conflict with it); a
         labelled row meets all that are of another category.
@@ -105,65 +124,67 @@ class Rows:
         owner = torch.arange(len(self.feeds), device=ids.device).repeat_interleave(k)[present]
         own = owner[None] == torch.arange(len(self.feeds), device=ids.device)[:, None]
         labelled = (self.category_ids != ABSENT)[:, None]
-        return vectors[present], torch.where(labelled, ids[None] != self.category_ids[:, None], own)
+        met = torch.where(labelled, ids[None] != self.category_ids[:, None], own)
+        texts = ids if kind else self.negative_text_ids.flatten()[present]
+        return vectors[present], met, texts
 
 
-def _object_attribute(rows: Rows, temperature: Tensor) -> TermLoss:
-    rows = rows.where(rows.has[:, 0] & rows.has[:, 1])
-    extra, meets = rows.extras(0)
-    repels = rows.repels()
+def _object_attribute(rows: Rows, temperature: Tensor, unique: bool) -> TermLoss:
+    extra, allowed = rows.keys(0, unique=unique)
     return object_attribute(
         rows.objects,
         rows.attributes,
         extra,
-        allowed_attributes=torch.cat([repels, meets], 1),
-        allowed_objects=repels,
+        allowed_attributes=allowed,
+        allowed_objects=rows.repels(),
         temperature=temperature,
     )
 
 
-def _object_category(rows: Rows, temperature: Tensor) -> TermLoss:
-    rows = rows.where(rows.has[:, 0] & rows.has[:, 2])
-    extra, meets = rows.extras(1)
-    repels = rows.repels()
+def _object_category(rows: Rows, temperature: Tensor, unique: bool) -> TermLoss:
+    extra, allowed = rows.keys(1, unique=unique)
     return object_category(
         rows.objects,
         rows.categories,
         extra,
-        allowed_categories=torch.cat([repels, meets], 1),
-        allowed_objects=repels,
+        allowed_categories=allowed,
+        allowed_objects=rows.repels(),
         temperature=temperature,
     )
 
 
-def _attribute_category(rows: Rows, temperature: Tensor) -> TermLoss:
-    rows = rows.where(rows.has[:, 1] & rows.has[:, 2])
-    (attributes, meets_attributes), (categories, meets_categories) = rows.extras(0), rows.extras(1)
-    repels = rows.repels()
+def _attribute_category(rows: Rows, temperature: Tensor, unique: bool) -> TermLoss:
+    (attributes, allowed_attributes), (categories, allowed_categories) = (
+        rows.keys(kind, unique=unique) for kind in (0, 1)
+    )
     return attribute_category(
         rows.attributes,
         rows.categories,
         attributes,
         categories,
-        allowed_attributes=torch.cat([repels, meets_attributes], 1),
-        allowed_categories=torch.cat([repels, meets_categories], 1),
+        allowed_attributes=allowed_attributes,
+        allowed_categories=allowed_categories,
         temperature=temperature,
     )
 
 
-def _category_category(rows: Rows, temperature: Tensor) -> TermLoss:
-    rows = rows.where(rows.has[:, 2])
-    extra, meets = rows.extras(1)
-    allowed = torch.cat([rows.repels(), meets], 1)
+def _category_category(rows: Rows, temperature: Tensor, unique: bool) -> TermLoss:
+    extra, allowed = rows.keys(1, unique=unique)
     return category_category(rows.categories, extra, allowed=allowed, temperature=temperature)
 
 
-_TERMS = {
-    "object_attribute": _object_attribute,
-    "attribute_category": _attribute_category,
-    "category_category": _category_category,
-    "object_category": _object_category,
+_TERMS = {  # each with what a row must have to take part: object, attribute, category
+    "object_attribute": (_object_attribute, [0, 1]),
+    "attribute_category": (_attribute_category, [1, 2]),
+    "category_category": (_category_category, [2]),
+    "object_category": (_object_category, [0, 2]),
 }
+
+
+def rows_of_term(rows: Rows, name: str, settings: ObjectiveSettings) -> Rows:
+    """The rows that take part in a contrastive term: those of its feeds that have what it compares."""
+    fed = rows.of_feeds(settings.feeds(name))
+    return fed.where(fed.has[:, _TERMS[name][1]].all(1))
 
 
 def contrastive_terms(
@@ -184,11 +205,11 @@ def contrastive_terms(
     """
     found: dict[str, TermLoss] = {}
     for name in CONTRASTIVE_TERMS:
-        feeds = settings.feeds(name)
-        if feeds:
+        if settings.feeds(name):
             of_names = name == "attribute_category"
             temperature = attribute_category_temperature if of_names else object_attribute_temperature
-            found[name] = _TERMS[name](rows.of_feeds(feeds), temperature)
+            term, _ = _TERMS[name]
+            found[name] = term(rows_of_term(rows, name, settings), temperature, settings.unique_keys)
     counts = torch.stack([term.contrasted for term in found.values()]).tolist()
     for name, count in zip(found, counts, strict=True):
         if count == 0:

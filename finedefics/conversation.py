@@ -1,13 +1,14 @@
 """What a model is asked and answers: templates as data, rendered through its own chat template.
 
 Stage I and open-set instruction tuning ask `Templates.question` and learn the category's name; closed-set
-instruction tuning asks a multiple choice among hard options and learns the option's letter.
+instruction tuning asks a multiple choice among hard options and learns the option's letter. An answer ends as
+the model's own chat template ends a turn, in training and wherever it is scored.
 """
 
 import hashlib
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,6 +35,8 @@ class Templates:
             must end with the name, because describe-then-name continues it.
         choices: a multiple choice with the places ``{question}`` and ``{options}``; the options stand one a
             line, ``A. name``, as in the FOCI protocol.
+        begin_texts: a description or name that is embedded begins as the tokenizer begins every text (with
+            beginning of sequence where it puts one, as Idefics2's does), as in the release.
 
     Raises:
         ValueError: a text is empty, or lacks a place or has an unknown one.
@@ -43,6 +46,7 @@ class Templates:
     request: str = "Describe this."
     statements: tuple[str, ...] = ("{name} has {description}", "{description} is {name}")
     choices: str = "{question}\nChoices:\n{options}\nReply with the letter of the right choice, nothing else."
+    begin_texts: bool = True
 
     def __post_init__(self) -> None:
         for key in ("question", "request"):
@@ -68,6 +72,17 @@ class Templates:
         lines = [f"{letter}. {name}" for letter, name in zip(letters(len(names)), names, strict=True)]
         return self.choices.format(question=self.question, options="\n".join(lines))
 
+    @staticmethod
+    def of(stored: Mapping[str, Any]) -> "Templates":
+        """From what `dataclasses.asdict` made of them.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are something else.
+        """
+        # those of a model that was trained before there was a choice: its texts began with nothing
+        begun = {"begin_texts": False, **stored}
+        return Templates(**{**begun, "statements": tuple(stored["statements"])})
+
     def save(self, folder: Path) -> None:
         """Write ``templates.json``, so that whoever loads the model asks what it was trained on."""
         (folder / TEMPLATES_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -83,8 +98,7 @@ class Templates:
         if not file.is_file():
             return Templates()
         try:
-            stored = json.loads(file.read_text())
-            return Templates(**{**stored, "statements": tuple(stored["statements"])})
+            return Templates.of(json.loads(file.read_text()))
         except (KeyError, TypeError, ValueError) as error:
             raise FinedeficsError(
                 f"no templates that can be used ({error})", place=str(file), cure="train the model again"
@@ -112,15 +126,19 @@ def letters(count: int) -> str:
     return LETTERS[:count]
 
 
-def option_order(count: int, *, seed: int, sample_id: str) -> list[int]:
+def option_order(count: int, *, seed: int, sample_id: str, step: int | None = None) -> list[int]:
     """In what order a sample's options are shown: a permutation of ``range(count)``.
 
-    It depends on the seed and the sample's id alone: not on the batch, the worker, the epoch or the order of
-    pictures, so a question is the same wherever and whenever it is asked.
+    It depends on what is given here alone: not on the batch, the worker or the order of pictures.
+
+    Args:
+        step: of training, so that a sample that comes again is asked in another order, and its letter cannot
+            be learned by heart; None where a question must be the same whenever it is asked (evaluation).
     """
+    when = "" if step is None else f"\0{step}"
 
     def draw(position: int) -> bytes:
-        return hashlib.sha256(f"{seed}\0{sample_id}\0{position}".encode()).digest()
+        return hashlib.sha256(f"{seed}\0{sample_id}\0{position}{when}".encode()).digest()
 
     return sorted(range(count), key=draw)
 
@@ -162,8 +180,8 @@ class Renderer:
         self.tokens = lru_cache(maxsize=65536)(self._tokens)
         # the text's tokens after the beginning of sequence, where the tokenizer puts one
         self.opened = lru_cache(maxsize=65536)(self._opened)
-        # closed by end of sequence: a text of its own (what an embedding is read from), an answer as it
-        # follows a prompt, a name as it follows `Templates.naming_prefix`
+        # with its end: a text of its own (what an embedding is read from) and a name as it follows
+        # `Templates.naming_prefix` have end of sequence, an answer as it follows a prompt the end of a turn
         self.closed = lru_cache(maxsize=65536)(self._closed)
         self.answer = lru_cache(maxsize=65536)(self._answer)
         self.named = lru_cache(maxsize=65536)(self._named)
@@ -223,17 +241,28 @@ class Renderer:
         )
 
     @cached_property
-    def _lead(self) -> tuple[str, str]:
-        """What stands before an answer: the prompt after its picture, and what the template sets between the
-        prompt and an answer (Idefics asks with "Assistant:" and answers with " name")."""
+    def _around(self) -> tuple[str, str, str]:
+        """What stands around an answer: the prompt after its picture, what the template sets between prompt
+        and answer (Idefics asks with "Assistant:" and answers with " name"), and what it sets behind."""
         asked, answered = self._turns(_PROBE_WORD), self._turns(_PROBE_WORD, _PROBE_WORD)
-        spoken = answered.removeprefix(asked) if answered.startswith(asked) else _PROBE_WORD
-        between, found, _ = spoken.partition(_PROBE_WORD)
-        return asked.rpartition(self.processor.image_token)[2], between if found else ""
+        before = asked.rpartition(self.processor.image_token)[2]
+        if answered.count(_PROBE_WORD) <= asked.count(_PROBE_WORD):  # the template shows no answers
+            return before, "", ""
+        head, _, behind = answered.rpartition(_PROBE_WORD)
+        return before, head.removeprefix(asked) if head.startswith(asked) else "", behind
+
+    @cached_property
+    def end(self) -> tuple[int, ...]:
+        """Token ids that end the model's turn, as its own chat template ends it: up to the first special
+        token behind the answer ("<end_of_utterance>" of Idefics2); end of sequence where there is none."""
+        before, between, behind = self._around
+        ids = self._continuation(before + between + _PROBE_WORD, behind)
+        last = next((place for place, token in enumerate(ids) if token in self._special), None)
+        return (self.eos,) if last is None else ids[: last + 1]
 
     def _answer(self, text: str) -> tuple[int, ...]:
-        before, between = self._lead
-        return (*self._continuation(before, between + self._plain(text)), self.eos)
+        before, between, _ = self._around
+        return (*self._continuation(before, between + self._plain(text)), *self.end)
 
     def _named(self, name: str) -> tuple[int, ...]:
         before = self.templates.naming_prefix(_PROBE_WORD)
@@ -251,8 +280,13 @@ class Renderer:
         texts = [statement.format(**said) for statement in self.templates.statements]
         return [(*self.opened(text), self.eos) for text in texts]
 
-    def choice(self, truth: str, wrong: Sequence[str], *, seed: int, sample_id: str) -> tuple[str, str]:
+    def choice(
+        self, truth: str, wrong: Sequence[str], *, seed: int, sample_id: str, step: int | None = None
+    ) -> tuple[str, str]:
         """A multiple choice about one sample and its answer, the letter of the truth.
+
+        Args:
+            seed, sample_id, step: decide the order of the options (`option_order`).
 
         Raises:
             FinedeficsError: there is no wrong option, or two options have one name.
@@ -270,16 +304,17 @@ class Renderer:
                 place=place,
                 cure="give every category a name of its own and mine again",
             )
-        order = option_order(len(names), seed=seed, sample_id=sample_id)
+        order = option_order(len(names), seed=seed, sample_id=sample_id, step=step)
         question = self.templates.multiple_choice([names[i] for i in order])
         return question, LETTERS[order.index(0)]
 
     def _closed(self, text: str) -> tuple[int, ...]:
-        return (*self._tokens(self._plain(text)), self.eos)
+        plain = self._plain(text)
+        return (*(self._opened(plain) if self.templates.begin_texts else self._tokens(plain)), self.eos)
 
     def _plain(self, text: str) -> str:
         """The text, if the tokenizer takes it for nothing but text."""
-        for token in self._special:
+        for token in self._special.values():
             if token in text:
                 raise FinedeficsError(
                     f"the model reads {token!r} in a text as a token of its own",
@@ -289,8 +324,11 @@ class Renderer:
         return text
 
     @cached_property
-    def _special(self) -> list[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens]
+    def _special(self) -> dict[int, str]:
+        """Ids and texts of the tokens that are no text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        named = zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
+        return {int(i): str(token) for i, token in named} | {i: str(t) for i, t in added if t.special}
 
 
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> list[list[int]]:

@@ -97,6 +97,25 @@ def info_nce(
     return Half(name, (losses * contrasted).sum() / contrasted.sum().clamp(min=1), contrasted)
 
 
+def once(allowed: Tensor | None, texts: Tensor, positives: Tensor) -> Tensor:
+    """The mask in which each text is a negative at most once: its first allowed copy stands for all.
+
+    A copy of a query's positive is none of its negatives. Equal texts have equal embeddings, so which copy
+    stands for them changes neither the loss nor any parameter's gradient.
+
+    Args:
+        allowed: [queries, keys] boolean; None allows all.
+        texts: [keys] ids, equal where the texts are.
+        positives: [queries] index of each query's positive key.
+    """
+    kinds, text = texts.unique(return_inverse=True)
+    place = torch.arange(len(text), device=text.device).expand(len(positives), -1)
+    same = text.expand_as(place)
+    places = place if allowed is None else torch.where(allowed, place, len(text))
+    first = places.new_full((len(places), len(kinds)), len(text)).scatter_reduce(1, same, places, "amin")
+    return (place == first.gather(1, same)) & (text != text[positives][:, None])
+
+
 def _symmetric(
     left: Tensor,
     right: Tensor,
@@ -249,6 +268,7 @@ def alignment_losses(
         category_ids: [batch]; rows of one category are then never each other's negatives, in any term.
         negative_category_ids: [batch * k]; wanted where there are ids and hard negatives. A hard negative is
             not a negative of the rows of its own category.
+            Keys count as they are given: of copies of one text, give one (`once`).
         object_attribute_temperature, attribute_category_temperature: clamped to `TEMPERATURE_RANGE`; a
             tensor may be learned.
         released_variant: the numbers of the released code, where CCC's positive is column 0 for every row.

@@ -62,16 +62,20 @@ class Objective(nn.Module):
         self.settings = settings
         self.micro_batch = micro_batch
         # learned in log space, so that a step is relative to the temperature's own size
-        start = [settings.object_attribute_temperature, settings.attribute_category_temperature]
-        self.log_temperatures = nn.Parameter(
-            torch.tensor(start).log(), requires_grad=settings.learnable_temperatures
-        )
+        start = torch.tensor(
+            [settings.object_attribute_temperature, settings.attribute_category_temperature]
+        ).log()
+        self.log_temperatures = nn.Parameter(start, requires_grad=settings.learnable_temperatures)
+        # the parameter in full precision, used where the parameter was cast to half precision with the model:
+        # there a step is less than the distance of two numbers. Whoever holds the master copy writes it here.
+        self.exact_log_temperatures: Tensor
+        self.register_buffer("exact_log_temperatures", start.clone(), persistent=False)
 
     def temperatures(self) -> dict[str, float]:
         """Both temperatures, for the record."""
         names = ("object_attribute_temperature", "attribute_category_temperature")
         low, high = TEMPERATURE_RANGE
-        values = self.log_temperatures.detach().exp().clamp(low, high)
+        values = self._exact().detach().exp().clamp(low, high)
         return dict(zip(names, values.tolist(), strict=True))
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -196,7 +200,14 @@ class Objective(nn.Module):
         return torch.cat(found)[embedded.in_given_order(pieces)]
 
     def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, TermLoss]:
-        free = self.log_temperatures.exp()
+        free = self._exact().exp()
         # clamped in value but not in gradient: a learned temperature that left the range must find back
         oa, ac = free + (free.clamp(*TEMPERATURE_RANGE) - free).detach()
         return contrastive_terms(Rows.gathered(batch, embedded), self.settings, oa, ac, step=batch.step)
+
+    def _exact(self) -> Tensor:
+        """Logarithms of both temperatures in full precision; the gradient is the parameter's."""
+        own = self.log_temperatures
+        if own.dtype not in (torch.float16, torch.bfloat16):
+            return own
+        return own.float() + (self.exact_log_temperatures - own.float()).detach()

@@ -32,8 +32,10 @@ class TermSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """The objective of one stage: its terms, its temperatures, and where an object's embedding is read.
+    """The objective of one stage: its terms, its temperatures, its keys, and where an object is embedded.
 
+    ``unique_keys``: a text is a key once for each row, so that one which was mined often, or which several
+    rows share, weighs no more than others; False counts every copy, as the release does.
     ``object_readout`` is ``"eos"`` (the paper's: the picture's tokens and end of sequence, a pass of its own)
     or ``"prompt"`` (the picture's last token within the prompt, read on the way of the answer's pass).
 
@@ -47,6 +49,7 @@ class ObjectiveSettings:
     attribute_category_temperature: float = 0.07
     learnable_temperatures: bool = False
     object_readout: Readout = DEFAULT
+    unique_keys: bool = True
 
     def __post_init__(self) -> None:
         for name, term in self.terms.items():

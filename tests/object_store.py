@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-BUCKET = "bucket"
-
 
 def variables(port: int) -> dict[str, str]:
     """What a user would set to reach it."""
@@ -35,8 +33,10 @@ def object_store() -> Iterator[str]:
             _wait(server, port)
             import boto3
 
-            boto3.client("s3").create_bucket(Bucket=BUCKET)
-            yield f"s3://{BUCKET}"
+            # A bucket has one connection a process: another server's must have another name.
+            bucket = f"bucket-{port}"
+            boto3.client("s3").create_bucket(Bucket=bucket)
+            yield f"s3://{bucket}"
     finally:
         server.terminate()
         server.wait(10)

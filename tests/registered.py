@@ -17,7 +17,7 @@ from finedefics_platform.evaluation.items import ITEMS, Evaluated, open_evaluati
 from finedefics_platform.models.registration import register_run
 from finedefics_platform.models.registry import ModelVersion, versions
 from finedefics_platform.tracking.tracker import Tracker
-from finedefics_platform.training.run import TrainedRun
+from finedefics_platform.training.trained import TrainedRun, open_run
 
 EXPERIMENT: dict[str, Any] = {
     "name": "one",
@@ -39,7 +39,7 @@ def trained_run(
 ) -> TrainedRun:
     """A finished run; its model is a copy of ``model``, or weights that say the run's key."""
     place = workspace.runs / key
-    with commit(place / "model") as draft:
+    with commit(place / "training-1" / "model") as draft:
         if model is None:
             (draft / "config.json").write_text("{}")
             (draft / "w.safetensors").write_text(key)
@@ -52,22 +52,20 @@ def trained_run(
     run_id = tracker.parent("train", key=key) if tracked else None
     if run_id:
         tracker.finish(run_id)
-    run = TrainedRun(
-        key=key,
-        place=place,
-        model=place / "model",
-        dataset=dataset,
-        dataset_digest=dataset.partition("@")[2],
-        config_digest=experiment.digest(),
-        parent_run_id=run_id,
-        metrics={},
-        labelled=tuple(labelled),
-        base="base-digest",
-    )
-    result = {name: getattr(run, name) for name in ("dataset", "dataset_digest", "labelled", "base")}
-    result |= {"config_digest": run.config_digest, "parent_run_id": run_id, "metrics": {}}
+    result = {
+        "training": "training-1",
+        "model": "training-1/model",
+        "experiment": experiment.model_dump(mode="json"),
+        "dataset": dataset,
+        "dataset_digest": dataset.partition("@")[2],
+        "config_digest": "config-digest",
+        "base": "base-digest",
+        "labelled": list(labelled),
+        "parent_run_id": run_id,
+        "metrics": {},
+    }
     (place / "result.json").write_json(result)
-    return run
+    return open_run(workspace, key)
 
 
 def evaluation_of(

@@ -77,7 +77,21 @@ def load_backbone(
             place=str(path),
             cure="give the whole checkpoint: they would be random numbers",
         )
+    if quantization:
+        _keep_unpacked(model)
     return Backbone(model, processor, () if quantization else train)
+
+
+def _keep_unpacked(model: Any) -> None:
+    """Leave weights in four bits as they were stored, on every processor.
+
+    On a CPU with AVX512-BF16, bitsandbytes re-packs a layer at its first pass without gradient. That needs
+    widths of whole blocks (outputs of 32, inputs of 64), computes in bfloat16 whatever was asked for, and is
+    never undone: a model that was evaluated once between steps would pass no gradient on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_family(config: Any, path: str | Path) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from finedefics.backbones.family import FAMILIES, Family
 
+# the line break is written as an expression: a template drops one that stands right behind a tag
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{{ bos_token }}{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% if message.role == 'user' %}\n{% endif %}{% endfor %}"
+    "{% endfor %}{% if message.role == 'user' %}{{ '\n' }}{% endif %}{% endfor %}"
 )
 
 

@@ -14,7 +14,9 @@
 ``ensemble``                  names and alignment, weighted as a validation split decided
 ============================  ==================================================================
 
-A new answer is one class with its settings as fields, registered by name in its own file.
+A new answer is one class with its settings as fields, registered by name in its own file. Imports run one
+way, and import-linter holds it: language and weighing, the index, the model that is asked, answers, the
+strategies, and the recogniser that calls them by name.
 """
 
 from finedefics.scoring import alignment, describe, ensemble, letters, names
@@ -22,20 +24,21 @@ from finedefics.scoring.answers import (
     ANSWERS,
     Answer,
     Answered,
-    Pictures,
     as_mapping,
     best_category,
     multiple_choice,
 )
-from finedefics.scoring.ensemble import EnsembleWeight, choose_weight
+from finedefics.scoring.asked import AskedModel, Pictures
 from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
 from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.weighing import EnsembleWeight, choose_weight
 
 __all__ = [
     "ANSWERS",
     "Answer",
     "Answered",
+    "AskedModel",
     "CategoryIndex",
     "EnsembleWeight",
     "Pictures",

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finedefics.scoring.answers import ANSWERS, Answered, Pictures
+from finedefics.scoring.answers import ANSWERS, Answered
+from finedefics.scoring.asked import AskedModel, Pictures
 from finedefics.scoring.index import Variant
-from finedefics.scoring.recogniser import Recogniser
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Alignment:
     variant: Variant = "sum"
     asks_options: ClassVar[bool] = False
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """One pass over each picture's own tokens."""
         objects, tokens = model.embed_objects(pictures)
         index = model.index.embeddings(self.variant).to(objects.device)

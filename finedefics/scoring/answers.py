@@ -1,34 +1,14 @@
-"""What an answer is given and what it gives: the surface every strategy shares."""
+"""What a strategy takes and gives, and the registry it is found in."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from finedefics.registry import Registry
-
-if TYPE_CHECKING:
-    from finedefics.scoring.recogniser import Recogniser
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures as the language model takes them, and what may be answered.
-
-    Attributes:
-        tokens: each picture's tokens after the connector, [tokens, hidden].
-        blocks: for each picture the token ids that stand for it in a prompt.
-        options: for each picture the positions in the category table that are offered (multiple choice); None
-            where every category competes.
-        sample_ids: decide, with the recogniser's seed, in what order options are shown.
-    """
-
-    tokens: list[Tensor]
-    blocks: Sequence[Sequence[int]]
-    options: Sequence[Sequence[int]] | None = None
-    sample_ids: Sequence[str] = ()
+from finedefics.scoring.asked import AskedModel, Pictures
 
 
 @dataclass(frozen=True)
@@ -56,7 +36,7 @@ class Answer(Protocol):
         """Whether the question itself lists what may be answered."""
         ...
 
-    def __call__(self, model: "Recogniser", pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """Score the categories of ``model`` for every picture."""
         ...
 

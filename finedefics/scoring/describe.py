@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finedefics.scoring.answers import ANSWERS, Answered, Pictures
-from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.answers import ANSWERS, Answered
+from finedefics.scoring.asked import AskedModel, Pictures
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Describe:
     limit: int = 96  # tokens of a description
     asks_options: ClassVar[bool] = False
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """The descriptions are the answer's ``texts``."""
         templates = model.render.templates
         prompts = model.prompted(pictures, templates.request)

@@ -1,39 +1,14 @@
 """Names and alignment together: each is right where the other is not, in a proportion that data decides."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-import torch
-from torch import Tensor
+from typing import ClassVar
 
 from finedefics.errors import FinedeficsError
-from finedefics.scoring.answers import ANSWERS, Answered, Pictures
-
-if TYPE_CHECKING:
-    from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.answers import ANSWERS, Answered
+from finedefics.scoring.asked import AskedModel, Pictures
+from finedefics.scoring.weighing import combine
 
 PARTS = ("names", "alignment")
-TEMPERATURE = 0.07  # what cosines are divided by: the temperature that contrast starts with
-_GRID = 20
-
-
-@dataclass(frozen=True)
-class EnsembleWeight:
-    """A weight and what it was chosen on.
-
-    Attributes:
-        weight: share of the names' log-probability; the rest is the alignment's.
-        dataset, split: whose pictures decided.
-        pictures: how many.
-        accuracy: of the ensemble on them, all categories competing (optimistic: it was maximised there).
-    """
-
-    weight: float
-    dataset: str
-    split: str
-    pictures: int
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +17,7 @@ class Ensemble:
 
     asks_options: ClassVar[bool] = False
 
-    def __call__(self, model: "Recogniser", pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """Costs what its parts cost.
 
         Raises:
@@ -57,32 +32,6 @@ class Ensemble:
         names, alignment = (ANSWERS[part](model, pictures) for part in PARTS)
         scores = combine(names.scores, alignment.scores, model.index.ensemble.weight)
         return Answered(scores, names.forwarded_tokens + alignment.forwarded_tokens)
-
-
-def combine(names: Tensor, alignment: Tensor, weight: float) -> Tensor:
-    """The ensemble's scores [pictures, categories] from log-likelihoods and cosines of the same shape."""
-    return weight * names.log_softmax(1) + (1 - weight) * (alignment / TEMPERATURE).log_softmax(1)
-
-
-def choose_weight(
-    names: Tensor, alignment: Tensor, truth: Sequence[int], *, dataset: str, split: str
-) -> EnsembleWeight:
-    """The weight of highest accuracy on a split; among equals the one that finds the truth likeliest.
-
-    Args:
-        names, alignment: scores [pictures, categories] of both parts.
-        truth: position of each picture's category.
-        dataset, split: recorded with the weight.
-    """
-    target = torch.tensor(truth)
-    found: list[tuple[float, float, float]] = []
-    for step in range(_GRID + 1):
-        scores = combine(names, alignment, step / _GRID)
-        accuracy = (scores.argmax(1) == target).double().mean().item()
-        likelihood = scores.log_softmax(1).gather(1, target[:, None]).double().mean().item()
-        found.append((accuracy, likelihood, step / _GRID))
-    accuracy, _, weight = max(found)
-    return EnsembleWeight(weight, dataset, split, len(truth), accuracy)
 
 
 ANSWERS.register("ensemble")(Ensemble())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,8 @@ from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, check_distinct
-from finedefics.scoring.ensemble import EnsembleWeight
 from finedefics.scoring.language import UNUSABLE, Language
-
-if TYPE_CHECKING:
-    from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.weighing import EnsembleWeight
 
 Variant = Literal["names", "descriptions", "sum"]
 CATEGORIES, EMBEDDINGS, ASKING = "categories.json", "index.safetensors", "asking.json"
@@ -64,18 +61,18 @@ class CategoryIndex:
             return F.normalize(self.names + self.descriptions, dim=-1)
         return self.names if variant == "names" else self.descriptions
 
-    def add(self, recogniser: "Recogniser", categories: Sequence[Category]) -> "CategoryIndex":
+    def add(self, language: Language, categories: Sequence[Category]) -> "CategoryIndex":
         """This index with more categories at its end; only their texts are embedded.
 
         Args:
-            recogniser: of the model that made this index.
+            language: of the model that made this index, with its templates.
 
         Raises:
             FinedeficsError: an id or a name is in the index already, or empty (exit code 2); an embedding is
                 not finite.
         """
         check_distinct([*self.categories, *categories])
-        names, descriptions = _embed(recogniser.language, categories)
+        names, descriptions = _embed(language, categories)
         return replace(
             self,
             categories=(*self.categories, *categories),
@@ -114,13 +111,12 @@ class CategoryIndex:
             )
         rows = json.loads((folder / CATEGORIES).read_text())
         asking = json.loads((folder / ASKING).read_text())
-        texts = {**asking["templates"], "statements": tuple(asking["templates"]["statements"])}
         stored = load_file(str(folder / EMBEDDINGS))
         return CategoryIndex(
             tuple(Category(**row) for row in rows),
             stored["names"],
             stored["descriptions"],
-            Templates(**texts),
+            Templates.of(asking["templates"]),
             asking["object_readout"],
             EnsembleWeight(**asking["ensemble"]) if asking["ensemble"] else None,
         )

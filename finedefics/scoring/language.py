@@ -36,7 +36,11 @@ class Language:
         config = getattr(backbone.model, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
         # chat models end their turn with a token of their own, beside the end of sequence
-        self.ends = {render.eos, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])}
+        self.ends = {
+            render.eos,
+            render.end[-1],
+            *(ends if isinstance(ends, list) else [ends] if ends is not None else []),
+        }
 
     def embed(self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None) -> Tensor:
         """Normalised final hidden state at the last token of each sequence, [sequences, dim]."""

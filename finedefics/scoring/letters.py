@@ -8,9 +8,9 @@ import torch
 
 from finedefics.conversation import letters, option_order
 from finedefics.errors import FinedeficsError
-from finedefics.scoring.answers import ANSWERS, Answered, Pictures
+from finedefics.scoring.answers import ANSWERS, Answered
+from finedefics.scoring.asked import AskedModel, Pictures
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
-from finedefics.scoring.recogniser import Recogniser
 
 LIMIT = 16  # tokens of a reply: room for "The answer is B."
 
@@ -22,7 +22,7 @@ class Letters:
     parse: Callable[[str, str], int | None] = parse_letter
     asks_options: ClassVar[bool] = True
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """The replies are the answer's ``texts``."""
         orders, prompts = _questions(model, pictures)
         replies, generated = model.language.write(prompts, pictures.tokens, limit=LIMIT)
@@ -40,7 +40,7 @@ class LetterLikelihood:
 
     asks_options: ClassVar[bool] = True
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """-inf for what is not among a picture's options."""
         orders, prompts = _questions(model, pictures)
         tokens = _letter_tokens(model, max(map(len, orders)))
@@ -52,7 +52,7 @@ class LetterLikelihood:
         return Answered(scores, sum(map(len, prompts)) + len(prompts) * longer)
 
 
-def _questions(model: Recogniser, pictures: Pictures) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+def _questions(model: AskedModel, pictures: Pictures) -> tuple[list[list[int]], list[tuple[int, ...]]]:
     """For each picture its options in the order shown (positions in the category table), and the prompt."""
     assert pictures.options is not None, "Recogniser.answer gives options to answers that ask them"
     orders, prompts = [], []
@@ -67,8 +67,8 @@ def _questions(model: Recogniser, pictures: Pictures) -> tuple[list[list[int]], 
     return orders, prompts
 
 
-def _letter_tokens(model: Recogniser, count: int) -> list[tuple[int, ...]]:
-    tokens = [model.render.answer(letter)[:-1] for letter in letters(count)]
+def _letter_tokens(model: AskedModel, count: int) -> list[tuple[int, ...]]:
+    tokens = [model.render.answer(letter)[: -len(model.render.end)] for letter in letters(count)]
     unknown = model.render.tokenizer.unk_token_id
     if len(set(tokens)) < count or any(unknown in ids for ids in tokens):
         raise FinedeficsError(

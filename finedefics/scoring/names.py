@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from finedefics.scoring.answers import ANSWERS, Answered, Pictures
-from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.answers import ANSWERS, Answered
+from finedefics.scoring.asked import AskedModel, Pictures
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Names:
     corrected: bool = False
     asks_options: ClassVar[bool] = False
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """One pass over each prompt, then one over all names."""
         prompts = model.prompted(pictures, model.render.templates.question)
         scores = model.name_scores(prompts, model.answered_names, pictures.tokens)
@@ -42,7 +42,7 @@ class FreeNames:
 
     asks_options: ClassVar[bool] = False
 
-    def __call__(self, model: Recogniser, pictures: Pictures) -> Answered:
+    def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
         """Score 0 for the name that was said, -inf for the others."""
         prompts = model.prompted(pictures, model.render.templates.question)
         # an answer that is still going on a few tokens after the longest name is none

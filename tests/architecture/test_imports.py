@@ -58,22 +58,61 @@ def test_import_linter_keeps_its_contracts(copied_tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "broken"),
+    ("place", "statement", "broken"),
     [
-        ("import ray", "The method knows no orchestration BROKEN"),
+        ("finedefics", "import ray", "The method knows no orchestration BROKEN"),
         (
+            "finedefics",
             "import finedefics_platform.base.workspace",
             "Imports run one way: the platform builds on the method BROKEN",
+        ),
+        (
+            "platform/finedefics_platform/data",
+            "import finedefics_platform.models.registry",
+            "Rooms of the platform import downwards BROKEN",
+        ),
+        (
+            "platform/finedefics_platform/search",
+            "import finedefics_platform.models.registry",  # beside each other, not on top of each other
+            "Rooms of the platform import downwards BROKEN",
         ),
     ],
 )
 def test_import_linter_refuses_an_import_that_runs_back(
-    copied_tree: Path, statement: str, broken: str
+    copied_tree: Path, place: str, statement: str, broken: str
 ) -> None:
-    (copied_tree / "finedefics" / "astray.py").write_text(statement + "\n")
+    (copied_tree / place / "astray.py").write_text(statement + "\n")
     done = run_import_linter(copied_tree)
     assert done.returncode == 1
     assert broken in done.stdout
+
+
+def test_a_room_that_no_floor_names_is_refused(copied_tree: Path) -> None:
+    room = copied_tree / "platform/finedefics_platform/cellar"
+    room.mkdir()
+    (room / "__init__.py").touch()
+    done = run_import_linter(copied_tree)
+    assert done.returncode == 1
+    assert "finedefics_platform.cellar" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        ("index", "from finedefics.scoring.recogniser import Recogniser"),
+        ("asked", "from finedefics.scoring.answers import ANSWERS"),
+        ("weighing", "from finedefics.scoring.ensemble import PARTS"),
+    ],
+)
+def test_import_linter_refuses_a_guarded_circle_in_scoring(
+    copied_tree: Path, module: str, statement: str
+) -> None:
+    file = copied_tree / "finedefics" / "scoring" / f"{module}.py"
+    guard = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {statement}\n"
+    file.write_text(file.read_text() + guard)
+    done = run_import_linter(copied_tree)
+    assert done.returncode == 1
+    assert "Scoring is layered: the model that is asked knows no answer BROKEN" in done.stdout
 
 
 def test_no_package_imports_jobs_or_tests() -> None:

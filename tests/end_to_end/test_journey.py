@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pytest
 
 from finedefics.scoring import Recogniser
-from finedefics_platform.base.events import read_events
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, Demo, run_demo
@@ -70,9 +69,7 @@ def test_instruction_tuning_learns_the_labelled_species(table: dict[str, Any]) -
 
 
 def test_loss_terms_fall(demo: Demo) -> None:
-    steps = [
-        e["metrics"] for e in read_events(demo.runs["joint"].folder / "events.jsonl") if e["event"] == "step"
-    ]
+    steps = [e["metrics"] for e in demo.runs["joint"].events() if e["event"] == "step"]
     for term in ("answer", "object_attribute", "attribute_category", "category_category"):
         losses = [metrics[f"loss_{term}"] for metrics in steps]
         assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8]), term
@@ -80,7 +77,7 @@ def test_loss_terms_fall(demo: Demo) -> None:
 
 def test_two_workers_took_part_and_zero_shared_the_optimizer_state(demo: Demo) -> None:
     for run in demo.runs.values():
-        facts = [e for e in read_events(run.folder / "events.jsonl") if e["event"] == "facts"]
+        facts = [e for e in run.events() if e["event"] == "facts"]
         assert facts
         for fact in facts:
             assert fact["world_size"] == 2

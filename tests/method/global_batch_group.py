@@ -88,6 +88,7 @@ CASES = {
     "finely divided": Case((1,), micro_batch=3),
     "in the prompt": Case((1, 2), options={"object_readout": "prompt"}),
     "in the prompt, divided": Case((1,), micro_batch=8, options={"object_readout": "prompt"}),
+    "every copy": Case((1, 2), options={"unique_keys": False}),
     "adapters": Case((1, 2, 4), adapters="lora"),
     "adapters, divided": Case((1,), adapters="lora", micro_batch=8),
     "faulty": Case((2,), fault=local_backward),

@@ -24,7 +24,7 @@ from finedefics.adapters import (
     target_names,
 )
 from finedefics.backbones import PARTS, Backbone, load_backbone
-from finedefics.base_model import untrained_backbone
+from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.batch import Collator
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
@@ -351,6 +351,22 @@ def test_every_family_is_adapted_everywhere_and_merged(tiny_folder: Path, tmp_pa
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(params=[False, True], ids=["no AVX512-BF16", "AVX512-BF16"])
+def processor_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bitsandbytes believes of the CPU when it makes a layer, whatever the CPU is."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: request.param)
+
+
+@pytest.fixture(scope="module")
+def in_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose widths are whole blocks, so that bitsandbytes could pack every layer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("in_blocks")
+    untrained_backbone(Sizes(vision_hidden=64, text_hidden=128)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("processor_kind")
 def test_adapters_beside_weights_in_four_bits_merge_into_ordinary_ones(base: Path, tmp_path: Path) -> None:
     settings = AdapterSettings("qlora", rank=4, alpha=16)
     backbone = load_backbone(base, quantization=quantization(settings))
@@ -364,3 +380,25 @@ def test_adapters_beside_weights_in_four_bits_merge_into_ordinary_ones(base: Pat
     again = load_backbone(tmp_path)
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
     torch.testing.assert_close(logits(again), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("processor_kind")
+def test_weights_in_four_bits_are_the_same_before_and_after_an_evaluation(in_blocks: Path) -> None:
+    settings = AdapterSettings("qlora", rank=4, alpha=16)
+
+    def gradients(evaluated: bool) -> dict[str, Tensor]:
+        backbone = apply(load_backbone(in_blocks, quantization=quantization(settings)), settings, seed=1)
+        torch.manual_seed(1)
+        for name, parameter in backbone.model.named_parameters():
+            if "lora_B" in name:  # zero at first, and half of the gradients with it
+                nn.init.normal_(parameter, std=0.02)
+        if evaluated:
+            logits(backbone)
+        backbone.train()
+        Objective(backbone, SETTINGS)(step_batch(backbone)).loss.backward()
+        return {name: p.grad for name, p in backbone.model.named_parameters() if p.grad is not None}
+
+    plain, found = gradients(False), gradients(True)
+    assert found.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)

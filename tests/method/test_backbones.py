@@ -84,7 +84,7 @@ def settings_use(settings: ObjectiveSettings, feed: str) -> bool:
 def question(backbone: Backbone, block: Sequence[int], answer: str) -> list[int]:
     render = Renderer(backbone.processor)
     prompt = render.prompt(render.templates.question)
-    return [*prompt.before, *block, *prompt.after, *render.closed(answer)]
+    return [*prompt.before, *block, *prompt.after, *render.answer(answer)]
 
 
 def own_logits(folder: Path, backbone: Backbone, picture: Image.Image, ids: Sequence[int]) -> Tensor:

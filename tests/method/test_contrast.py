@@ -1,5 +1,6 @@
 """Who may repel whom in the contrastive batch, and what happens to a row that meets no one."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,11 @@ def rows_of(
     looks: list[list[int]] | None = None,
     negative_ids: list[list[int]] | None = None,
 ) -> Rows:
-    """Rows with random embeddings; category -1 is a captioned row, a hard negative -1 is absent."""
+    """Rows with random embeddings; category -1 is a captioned row, a hard negative -1 is absent.
+
+    A category has one name and one description, so a hard negative has its category's; a row's own
+    description is another.
+    """
     generator = torch.Generator().manual_seed(0)
     count, extra = (
         len(category_ids),
@@ -45,27 +50,34 @@ def rows_of(
     def normal(*shape: int) -> Tensor:
         return torch.nn.functional.normalize(torch.randn(*shape, 6, generator=generator), dim=-1)
 
+    names, descriptions = normal(9), normal(9)
     ids = torch.tensor(category_ids)
     labelled = ids != ABSENT
     present = (extra != ABSENT)[..., None].expand(-1, -1, 2)
     return Rows(
         objects=normal(count),
         attributes=normal(count),
-        categories=normal(count),
-        negative_attributes=normal(count, extra.shape[1]),
-        negative_categories=normal(count, extra.shape[1]),
+        categories=names[ids],
+        negative_attributes=descriptions[extra],
+        negative_categories=names[extra],
         has=torch.stack([torch.ones(count, dtype=torch.bool)] * 2 + [labelled], 1),
         has_negatives=present & torch.stack([torch.ones_like(labelled), labelled], -1)[:, None],
         category_ids=ids,
         negative_ids=extra,
         looks=torch.tensor(looks or [[0]] * count),
         text_ids=torch.arange(count),
+        negative_text_ids=extra + 1000,
         feeds=torch.where(labelled, LABELLED, CAPTIONED),
     )
 
 
-def terms_of(rows: Rows, **terms: TermSettings) -> dict[str, Any]:
-    return contrastive_terms(rows, ObjectiveSettings(terms=terms or TERMS), OA, AC, step=6)
+def terms_of(rows: Rows, *, unique_keys: bool = True, **terms: TermSettings) -> dict[str, Any]:
+    settings = ObjectiveSettings(terms=terms or TERMS, unique_keys=unique_keys)
+    return contrastive_terms(rows, settings, OA, AC, step=6)
+
+
+def losses_of(rows: Rows, **options: bool) -> dict[str, float]:
+    return {name: float(term.loss) for name, term in terms_of(rows, **options).items()}
 
 
 def test_labelled_rows_give_the_alignment_losses() -> None:
@@ -81,9 +93,35 @@ def test_labelled_rows_give_the_alignment_losses() -> None:
         object_attribute_temperature=OA,
         attribute_category_temperature=AC,
     )
-    for name, term in terms_of(rows).items():
+    for name, term in terms_of(rows, unique_keys=False).items():  # which are given every copy
         assert float(term.loss) == pytest.approx(float(getattr(expected, name)), rel=1e-6)
         assert int(term.left_out) == 0
+
+
+def test_a_text_that_was_mined_often_weighs_as_one_that_was_mined_once() -> None:
+    often = rows_of([0, 1, 2], negative_ids=[[3, 4], [3, ABSENT], [3, ABSENT]])
+    once = rows_of([0, 1, 2], negative_ids=[[3, 4], [ABSENT, ABSENT], [ABSENT, ABSENT]])
+    assert losses_of(often) == pytest.approx(losses_of(once), rel=1e-6)
+    copies, single = losses_of(often, unique_keys=False), losses_of(once, unique_keys=False)
+    assert all(copies[name] > 1.0001 * single[name] for name in single), (copies, single)
+
+
+def test_a_text_that_rows_share_weighs_once_and_is_not_its_own_negative() -> None:
+    rows = rows_of([0, 1, 1, 2], negative_ids=[[1], [0], [2], [0]])
+    alone = rows_of([0, 1, 1, 2], negative_ids=[[ABSENT]] * 4)
+    shared = category_terms(rows)
+    assert shared == pytest.approx(category_terms(alone), rel=1e-6)  # every negative's name is a row's too
+    # a caption that says what a hard negative's description says: the same text, whatever it was mined for
+    said = replace(
+        rows, text_ids=rows.negative_text_ids[0].expand(4), attributes=rows.negative_attributes[:1, 0]
+    )
+    _, allowed = replace(said, attributes=said.attributes.expand(4, -1)).keys(0)
+    assert not allowed[:, :4].any()
+    assert allowed.sum(1).tolist() == [1, 2, 2, 1]  # of categories 0 and 2, less their own
+
+
+def category_terms(rows: Rows) -> float:
+    return losses_of(rows)["category_category"]
 
 
 def test_rows_without_a_label_repel_where_their_looks_conflict() -> None:
@@ -98,7 +136,7 @@ def test_rows_without_a_label_repel_where_their_looks_conflict() -> None:
 
 def test_a_row_without_a_label_meets_only_its_own_hard_negatives() -> None:
     rows = rows_of([ABSENT, 3], negative_ids=[[5, 3], [4, ABSENT]])
-    _, meets = rows.extras(0)
+    _, meets, _ = rows.extras(0)
     assert meets.tolist() == [[True, True, False], [True, False, True]]
 
 

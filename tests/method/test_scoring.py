@@ -1,5 +1,6 @@
 """Every answer equals a plain computation, one picture at a time, whatever stands beside it in the batch."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import torch.nn.functional as F
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.conversation import Templates, option_order
+from finedefics.batch import Collator
+from finedefics.conversation import Renderer, Templates, option_order
 from finedefics.data.generated import make_world
 from finedefics.errors import FinedeficsError
 from finedefics.pictures import decode_image
-from finedefics.records import Category
+from finedefics.records import Category, Sample
 from finedefics.scoring import (
     ANSWERS,
     CategoryIndex,
@@ -24,8 +26,9 @@ from finedefics.scoring import (
     choose_weight,
     multiple_choice,
 )
-from finedefics.scoring.ensemble import combine
 from finedefics.scoring.letters import Letters
+from finedefics.scoring.weighing import combine
+from finedefics.terms import ObjectiveSettings, TermSettings
 
 SPECIES = make_world(5, families=2, species_per_family=3).species
 # names of one, two and three words, so that completions are padded
@@ -89,7 +92,7 @@ def test_names_are_their_likelihood(model: Recogniser, birds: list[bytes]) -> No
     pictures = model.encode([decode_image(bird, "") for bird in birds[:2]])
     prompts = model.prompted(pictures, model.render.templates.question)
     empty = model.render.prompt(model.render.templates.question)
-    names = [model.render.closed(c.name) for c in CATEGORIES]
+    names = [model.render.answer(c.name) for c in CATEGORIES]
     assert len({len(name) for name in names}) == 3
     expected = torch.tensor(
         [
@@ -141,6 +144,21 @@ def test_a_turn_ends_at_any_token_the_model_ends_at(lettered: Backbone, birds: l
     finally:
         lettered.model.generation_config.eos_token_id = before
     assert shorter == said[: said.index(said[-1])]
+
+
+def test_a_turn_ends_where_the_chat_template_ends_it(lettered: Backbone, birds: list[bytes]) -> None:
+    said = Recogniser(lettered, CATEGORIES).answer(birds[:1], "names_free").texts[0].split()
+    texts = [f"{category.name} {category.description}" for category in CATEGORIES]
+    last = next(word for word in said[1:] if not any(word in text for text in texts))
+    processor = copy.deepcopy(lettered.processor)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [last]})
+    ends = "<end_of_utterance>{% endfor %}"
+    mark = "{% if message.role == 'user' %}<end_of_utterance>{% else %}" + last + "{% endif %}{% endfor %}"
+    processor.chat_template = processor.chat_template.replace(ends, mark)
+    assert mark in processor.chat_template
+    shorter = Recogniser(Backbone(lettered.model, processor), CATEGORIES).answer(birds[:1], "names_free")
+    assert shorter.texts[0].split() == said[: said.index(last)]
+    assert shorter.generated_tokens == said.index(last) + 1 < len(said)
 
 
 def test_alignment_follows_its_variant(model: Recogniser, birds: list[bytes]) -> None:
@@ -221,6 +239,31 @@ def test_letters_need_a_tokenizer_that_knows_them(birds: list[bytes]) -> None:
     for answer in ("letters", "letters_likelihood"):
         with pytest.raises(FinedeficsError, match="does not tell the letters"):
             model.answer(birds[:1], answer)
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_training_index_and_answers_begin_a_text_alike(
+    begin: bool, birds: list[bytes], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = untrained_backbone(begins=True)
+    templates, render = Templates(begin_texts=begin), Renderer(backbone.processor)
+    closed = [
+        (*[render.tokenizer.bos_token_id] * begin, *render.tokens(c.name), render.eos) for c in CATEGORIES
+    ]
+    settings = ObjectiveSettings({"category_category": TermSettings(1.0, ("labelled",))})
+    collate = Collator(backbone.processor, CATEGORIES, settings, negatives=0, templates=templates)
+    rows = [Sample(c.category_id, bird, c.category_id) for c, bird in zip(CATEGORIES, birds, strict=False)]
+    packed = collate({"labelled": rows}, step=0).embedded
+    ids, segments = packed.ids.flatten().tolist(), packed.segments.flatten().tolist()
+    assert sorted(token for token, segment in zip(ids, segments, strict=True) if segment) == sorted(
+        sum(closed, ())
+    )
+    Recogniser(backbone, CATEGORIES[:4], templates=templates).add(CATEGORIES[4:]).index.save(tmp_path)
+    index = CategoryIndex.load(tmp_path)
+    assert index.templates == templates
+    model = Recogniser(backbone, CATEGORIES, index=index)
+    torch.testing.assert_close(index.names, model.language.embed(closed).detach(), atol=1e-5, rtol=0)
 
 
 def test_an_index_grows_by_texts_alone(lettered: Backbone, birds: list[bytes], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.signals import kept_handlers
 
 # Read by Ray when it is imported or by processes it starts, so they are set first. A user's own value wins.
 _SETTINGS = {
@@ -49,12 +50,14 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
             _knock(address)
         import ray
 
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else _local_options(num_cpus)),
-        )
+        # Ray's own handler of SIGTERM ends the process in the middle of its native code.
+        with kept_handlers():
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else _local_options(num_cpus)),
+            )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FinedeficsError(

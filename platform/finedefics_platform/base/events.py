@@ -1,111 +1,175 @@
-"""How events of the workers reach the driver: a small actor that rank 0 fills and the driver drains."""
+"""A run's events: rank 0 writes them into the run's storage, the driver follows and readers read them there.
+
+On a disk a writer appends to a file of its own; in an object store, which has no appending, it writes small
+numbered files, every second and whenever it is told to. Files are named by attempt (a driver's start) and
+start of the worker group in it, so that their order is that of the names and no clock is asked.
+
+A group of workers that starts says with ``configuration`` from which step of the run it goes on
+(``total_step``). What earlier groups said of later steps is superseded, for those are done again: readers
+leave it out.
+"""
 
 import json
+import os
+import secrets
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
 
-Event = dict[str, Any]
-DRAIN_SECONDS = 0.2
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import Location
 
-
-class _Mailbox:
-    """Actor: keeps events until they are taken."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def put(self, event: Event) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        taken, self._events = self._events, []
-        return taken
+Event = dict[str, Any]  # "event", "time" (Unix seconds, where it happened) and fields
+FLUSH_SECONDS = 1.0  # of events that a killed writer may lose in an object store; a disk has all
+_BEGINS = "configuration"
+_OF_A_STAGE = ("stage", "stage_done", "facts", "resumed")
 
 
-class EventChannel:
-    """Carries events from rank 0 to the driver; may be passed to other processes."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    @classmethod
-    def open(cls) -> "EventChannel":
-        """A channel in the connected Ray cluster; it costs no CPU of it."""
-        import ray
-
-        return cls(ray.remote(num_cpus=0)(_Mailbox).remote())
-
-    def send(self, name: str, **fields: Any) -> None:
-        """Send without waiting: training does not stand still for its record."""
-        self._mailbox.put.remote({"event": name, **fields})
-
-    def take(self) -> list[Event]:
-        """Everything sent since the last call."""
-        import ray
-
-        return ray.get(self._mailbox.take.remote())
-
-    def close(self) -> None:
-        """End the actor; what was not taken is lost."""
-        import ray
-
-        ray.kill(self._mailbox)
+class _Sink(Protocol):
+    def append(self, line: str) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
 
 
-@contextmanager
-def drained(channel: EventChannel, handle: Callable[[Event], None]) -> Iterator[None]:
-    """Hand every event to ``handle`` in a thread while the block runs, the last ones at its end.
+class EventWriter:
+    """Appends events to the log at ``place``.
 
-    An error that ``handle`` raises is raised when the block ends, unless the block failed itself.
+    Args:
+        place: folder of the log; several writers may follow each other in it.
+        attempt: number of the driver's start, from 1.
     """
-    stop, failures = threading.Event(), []
 
-    def drain() -> None:
-        try:
-            while not stop.wait(DRAIN_SECONDS):
-                for event in channel.take():
-                    handle(event)
-            for event in channel.take():
-                handle(event)
-        except Exception as error:  # carried over to the caller's thread
-            failures.append(error)
+    def __init__(self, place: Location, attempt: int) -> None:
+        before = {way.partition("/")[0] for way in place.files() if way.startswith(_prefix(attempt))}
+        name = f"{_prefix(attempt)}{len(before) + 1:04}-{secrets.token_hex(3)}"
+        self._sink: _Sink = _File(place / f"{name}.jsonl") if place.local else _Chunks(place / name)
 
-    thread = threading.Thread(target=drain, name="events", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        channel.close()
-    if failures:
-        raise failures[0]
+    def write(self, name: str, /, **fields: Any) -> None:
+        """Append an event, stamped now; training does not wait for an object store here."""
+        self._sink.append(json.dumps({"event": name, "time": time.time(), **fields}, default=str) + "\n")
 
-
-class EventLog:
-    """The run's ``events.jsonl``: one JSON object a line, written as it happens."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
-
-    def write(self, event: Event) -> None:
-        """Append one event."""
-        self._file.write(json.dumps(event, default=str) + "\n")
+    def flush(self) -> None:
+        """Make what was written as durable as a checkpoint; FinedeficsError if the store does not answer."""
+        self._sink.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """`flush`, and write no more."""
+        self._sink.close()
 
 
-def read_events(path: Path) -> list[Event]:
-    """Events of a run folder's ``events.jsonl``, in order; a line cut off by a crash is left out."""
-    events = []
-    for line in path.read_text().splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
+class EventReader:
+    """Follows the log at ``place``: each event once, in order; of one attempt, or of all."""
+
+    def __init__(self, place: Location, attempt: int | None = None) -> None:
+        self._place, self._prefix = place, "" if attempt is None else _prefix(attempt)
+        self._read: dict[str, int] = {}  # bytes of each file that were handed out
+        self.seconds = 0.2 if place.local else FLUSH_SECONDS  # between two looks
+
+    def take(self) -> list[Event]:
+        """What is new; FinedeficsError if the store does not answer, and nothing is lost by it."""
+        found: list[Event] = []
+        for way in self._place.files():
+            if not way.startswith(self._prefix) or (way in self._read and not self._place.local):
+                continue
+            content = self._after(way)
+            whole = content[: content.rfind(b"\n") + 1]  # the rest is being written, or was cut off
+            self._read[way] = self._read.get(way, 0) + len(whole)
+            found += [json.loads(line) for line in whole.splitlines()]
+        return found
+
+    def _after(self, way: str) -> bytes:
+        file, done = self._place / way, self._read.get(way, 0)
+        if file.local is None:
+            return file.read_bytes()
+        with file.local.open("rb") as stream:
+            stream.seek(done)
+            return stream.read()
+
+
+def read_events(place: Location) -> list[Event]:
+    """Every event of the log at ``place`` that still stands, in order; empty where there is no log."""
+    return standing(EventReader(place).take())
+
+
+def standing(events: Iterable[Event]) -> list[Event]:
+    """The events without those of steps that a later group of workers did again."""
+    kept: list[Event] = []
+    for event in events:
+        if event["event"] == _BEGINS:
+            kept = up_to(kept, event.get("total_step", 0))
+        kept.append(event)
+    return kept
+
+
+def up_to(events: Iterable[Event], total_step: int) -> list[Event]:
+    """The events that a group of workers leaves standing which goes on after ``total_step`` steps."""
+    return [event for event in events if not _superseded(event, total_step)]
+
+
+def _superseded(event: Event, total_step: int) -> bool:
+    step = event.get("total_step", -1)
+    return step > total_step or (event["event"] in _OF_A_STAGE and step == total_step)
+
+
+def _prefix(attempt: int) -> str:
+    return f"{attempt:04}-"
+
+
+class _File:
+    """Lines appended to a file on a disk; each is seen at once."""
+
+    def __init__(self, file: Location) -> None:
+        assert file.local is not None
+        file.local.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.local.open("a", buffering=1)
+
+    def append(self, line: str) -> None:
+        self._file.write(line)
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+
+class _Chunks:
+    """Lines gathered and written as numbered objects by a thread."""
+
+    def __init__(self, folder: Location) -> None:
+        self._folder, self._pending, self._written = folder, "", 0
+        self._adding, self._sending = threading.Lock(), threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_flushing, name="events", daemon=True)
+        self._thread.start()
+
+    def append(self, line: str) -> None:
+        with self._adding:
+            self._pending += line
+
+    def flush(self) -> None:
+        with self._sending:
+            with self._adding:
+                lines = self._pending
+            if lines:
+                # Under the same name until it is known to be there: an event is neither lost nor doubled.
+                (self._folder / f"{self._written + 1:08}.jsonl").write_text(lines)
+                self._written += 1
+                with self._adding:
+                    self._pending = self._pending[len(lines) :]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.flush()
+
+    def _keep_flushing(self) -> None:
+        while not self._stop.wait(FLUSH_SECONDS):
+            try:
+                self.flush()
+            except FinedeficsError:  # away for a moment: kept, and sent with the next ones
+                continue

@@ -6,16 +6,22 @@ import traceback
 from collections.abc import Iterator
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.secrets import without_secrets
+from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
 from .console import Reporter
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def interrupted(command: str) -> FinedeficsError:
     """The error of a command that Ctrl-C ended."""
     cure = "run it again, finished steps are skipped"
     return FinedeficsError("interrupted", place=command, cure=cure, exit_code=INTERRUPTED)
+
+
+def terminated(command: str) -> FinedeficsError:
+    """The error of a command that was asked to end (SIGTERM)."""
+    cure = "run it again, finished steps are skipped"
+    return FinedeficsError("terminated", place=command, cure=cure, exit_code=TERMINATED)
 
 
 def explain(error: BaseException, command: str) -> FinedeficsError:
@@ -43,8 +49,9 @@ def report(error: FinedeficsError, *, json: bool) -> int:
     """Print the one line (and the last JSON line) of a failed command; returns its exit code."""
     if json:
         fields = {"thing": error.thing, "place": error.place, "cure": error.cure}
+        fields = {name: without_secrets(str(text)) for name, text in fields.items()}
         Reporter(json=True).event("failed", error=fields)
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

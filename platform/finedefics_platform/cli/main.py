@@ -12,9 +12,10 @@ from typer.main import get_command, get_group
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.signals import INTERRUPTED, Terminated, terminable
 
 from .console import machine_stdout
-from .failures import INTERRUPTED, explain, interrupted, print_traceback, report
+from .failures import explain, interrupted, print_traceback, report, terminated
 
 # Command name -> module and attribute: a Typer app is a group of commands, a function is one command.
 # A module is imported when its command is asked for, so no command pays for another's imports.
@@ -81,7 +82,10 @@ def finedefics(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    """Run the command line; returns the exit code.
+
+    It is 0 done, 1 failed, 2 wrong use, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+    """
     # The command shows bars of its own; read by Transformers when it is imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -90,10 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         # Accepted anywhere: people add it to the end of the line that failed.
         arguments = [argument for argument in options if argument != "--debug"] + arguments[len(options) :]
-    if not json:
-        return _run(arguments, json=False, debug=debug)
-    with machine_stdout():
-        return _run(arguments, json=True, debug=debug)
+    with terminable():
+        if not json:
+            return _run(arguments, json=False, debug=debug)
+        with machine_stdout():
+            return _run(arguments, json=True, debug=debug)
 
 
 def _run(arguments: list[str], *, json: bool, debug: bool) -> int:
@@ -109,6 +114,8 @@ def _run(arguments: list[str], *, json: bool, debug: bool) -> int:
         return report(_wrong_command_line(error, command), json=json)
     except (KeyboardInterrupt, typer.Abort):
         return report(interrupted(command), json=json)
+    except Terminated:
+        return report(terminated(command), json=json)
     except Exception as error:
         if debug:
             print_traceback(error)

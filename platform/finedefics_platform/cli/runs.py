@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -10,9 +10,6 @@ from rich.markup import escape
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
-
-if TYPE_CHECKING:
-    from finedefics_platform.tracking.runs import RunRecord
 
 app = typer.Typer(help="Browse, compare and synchronise recorded runs.", no_args_is_help=True)
 
@@ -32,10 +29,10 @@ def list_command(
     Example: `finedefics runs list --limit 20`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.tracking.runs import list_runs
+    from finedefics_platform.tracking.runs import list_runs, record_place
 
-    out = reporter(json)
-    found = list_runs(open_workspace(), limit=limit)
+    out, workspace = reporter(json), open_workspace()
+    found = list_runs(workspace, limit=limit)
     depth: dict[str | None, int] = {}
     rows = []
     for record in found:
@@ -49,7 +46,7 @@ def list_command(
                 escape(name),
                 record.status,
                 _when(record.started),
-                _duration(record),
+                _duration(record.seconds),
                 "" if loss is None else f"{loss:.4g}",
                 record.key,
             )
@@ -57,7 +54,8 @@ def list_command(
     if found:
         out.table("Runs", ("run", "name", "status", "started", "took", "loss", "key"), rows)
     else:
-        out.say("No runs yet: `finedefics train EXPERIMENT.yaml` makes one.")
+        place = record_place(workspace)
+        out.say(f"No runs in {escape(place)}: `finedefics train EXPERIMENT.yaml` makes one there.")
     out.done(runs=len(found))
 
 
@@ -75,7 +73,8 @@ def show(run: Run, json: Json = False) -> None:
     under = children(workspace, record.run_id)
     out.event("run", **asdict(record), children=[child.run_id for child in under])
     out.say(f"[bold]{escape(record.name)}[/] {record.run_id} {record.status}")
-    out.say(f"started {_when(record.started)}, took {_duration(record) or 'not finished'}")
+    took = "running for" if record.ended is None else "took"
+    out.say(f"started {_when(record.started)}, {took} {_duration(record.seconds)}")
     for title, values in (("Parameters", record.params), ("Tags", record.tags)):
         if values:
             out.table(title, ("name", "value"), [(escape(k), escape(v)) for k, v in sorted(values.items())])
@@ -155,8 +154,11 @@ def _when(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
 
 
-def _duration(record: "RunRecord") -> str:
-    if record.ended is None:
-        return ""
-    minutes, seconds = divmod((record.ended - record.started) // 1000, 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

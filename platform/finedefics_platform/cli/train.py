@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from finedefics.errors import wrong_use
+
 from .console import reporter
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
@@ -12,7 +14,10 @@ Force = Annotated[bool, typer.Option("--force", help="Start over, whatever was f
 
 
 def train(
-    experiment: Annotated[str, typer.Argument(help="Experiment file (YAML).")],
+    experiment: Annotated[str | None, typer.Argument(help="Experiment file (YAML).")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with a run by its key, without its file.")
+    ] = None,
     set_: Set = None,
     force: Force = False,
     json: Json = False,
@@ -20,6 +25,8 @@ def train(
     """Train an experiment's stages with Ray Train and DeepSpeed; an interrupted run goes on.
 
     Example: `finedefics train experiment.yaml --set data.dataset=birds --set model.path=MODEL`
+
+    Go on elsewhere: `finedefics train --resume joint-1a2b3c4d5e6f --set resources.cpus_per_worker=4`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import load_experiment
@@ -27,9 +34,16 @@ def train(
     from finedefics_platform.tracking.tracker import Tracker
     from finedefics_platform.training import run as training
 
+    if (experiment is None) == (resume is None):
+        raise wrong_use(
+            "one experiment file or one run", place="finedefics train", cure="give a file, or --resume RUN"
+        )
     out = reporter(json)
     workspace = open_workspace()
-    loaded = load_experiment(experiment, set_ or [])
+    if resume is not None:
+        loaded = training.resumed_experiment(workspace, resume, set_ or [])
+    else:
+        loaded = load_experiment(experiment or "", set_ or [])
     tracker = Tracker(workspace, loaded.tracking.experiment)
     run = training.train(
         workspace,
@@ -37,6 +51,7 @@ def train(
         tracker=tracker,
         progress=out,
         force=force,
+        resume=resume is not None,
         validate=validate_alignment,
     )
     out.say(f"trained [bold]{run.key}[/]: {run.model}")

@@ -21,6 +21,9 @@ class TemplateTexts(Section):
         _SAID.statements, description="Tie {name} and {description}; the last one ends with {name}."
     )
     choices: str = Field(_SAID.choices, description="A multiple choice with {question} and {options}.")
+    begin_texts: bool = Field(
+        _SAID.begin_texts, description="Embedded texts begin as the tokenizer begins every text."
+    )
 
     @model_validator(mode="after")
     def _places_are_there(self) -> "TemplateTexts":

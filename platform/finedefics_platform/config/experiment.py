@@ -98,12 +98,18 @@ class Experiment(Section):
         return self
 
     def digest(self) -> str:
-        """Twelve hex digits that change with any value that can change the trained weights."""
-        left_out = {"name", "tracking", "evaluation"}
+        """Twelve hex digits that change with any setting that can change the trained weights.
+
+        The data and the model count by content, which a setting does not tell: `training.identity` adds it.
+        Where and on how much a run is done (resources, DeepSpeed) is no part of what it is.
+        """
+        left_out: dict[str, Any] = dict.fromkeys(
+            ("name", "resources", "deepspeed", "evaluation", "tracking"), True
+        )
+        left_out |= {"data": {"dataset"}, "model": {"path", "revision"}}
         if self.adapters.kind == "full":
-            left_out.add("adapters")  # there are none
-        determining = self.model_dump(mode="json", exclude=left_out)
-        return digest_of(determining)
+            left_out["adapters"] = True  # there are none
+        return digest_of(self.model_dump(mode="json", exclude=left_out))
 
 
 def load_experiment(

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 class Model(Section):
     """The Hugging Face model that is tuned."""
 
-    path: str = Field(description="Folder or hub name of any image-text-to-text model.")
+    path: str = Field(description="Folder, URI or hub name of any image-text-to-text model.")
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of a model on the hub; default: what `main` is now."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of weights and activations.")
     train: tuple[Literal["text", "connector", "vision"], ...] = Field(
         ("text", "connector"), min_length=1, description="Parts whose weights are tuned; the rest is frozen."

@@ -37,6 +37,9 @@ class Temperatures(Section):
     object_attribute: float = Field(0.07, gt=0)
     attribute_category: float = Field(0.07, gt=0)
     learnable: bool = False
+    learning_rate: float = Field(
+        5e-3, gt=0, description="Peak rate of learnable ones, on the stage's schedule; they do not decay."
+    )
 
 
 class Stage(Section):

@@ -12,7 +12,6 @@ from finedefics.evaluation.items import NEW, OPTIONS
 from finedefics.evaluation.tables import accuracy_table, differences
 from finedefics.evaluation.verdict import verdict
 from finedefics.records import Sample
-from finedefics_platform.base.events import read_events
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
@@ -89,8 +88,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _history(run: TrainedRun) -> list[dict[str, Any]]:
-    events = read_events(run.folder / "events.jsonl")
-    return [{k: e[k] for k in ("stage", "step", "metrics")} for e in events if e["event"] == "step"]
+    return [{k: e[k] for k in ("stage", "step", "metrics")} for e in run.events() if e["event"] == "step"]
 
 
 def _samples(dataset: Dataset, items: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.decisions import named_version
 from finedefics_platform.models.packaging import open_package
 from finedefics_platform.models.registry import ModelVersion, is_registered
-from finedefics_platform.training.run import TrainedRun, open_run
+from finedefics_platform.training.trained import TrainedRun, open_run
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def open_model(workspace: Workspace, reference: str) -> OpenedModel:
     folder = Path(reference).expanduser()
     if folder.is_absolute() or reference.startswith((".", "~")):
         return _in_folder(reference, folder)
-    if "/" not in reference and (workspace.runs / reference / "result.json").is_file():
+    if "/" not in reference and (workspace.runs / reference / "experiment.json").is_file():
         return _of_run(reference, open_run(workspace, reference))
     if is_registered(workspace, reference):
         return _registered(workspace, reference)

@@ -33,7 +33,7 @@ from finedefics_platform.models.texts import spread
 from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client, shown
 from finedefics_platform.tracking.spool import UNSENT
 from finedefics_platform.tracking.tracker import server_run_id
-from finedefics_platform.training.run import TrainedRun
+from finedefics_platform.training.trained import TrainedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,7 +16,10 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.secrets import without_secrets
+from finedefics_platform.base.storage import Location, cache_folder
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.own_database import artifact_uri, has_records
 from finedefics_platform.tracking.reachability import reach_tracking
 
 DISTRIBUTION = "finedefics"
@@ -25,6 +28,13 @@ DISK_NEEDED, DISK_COMFORTABLE = 1 * GIB, 5 * GIB  # the demo writes about half a
 MEMORY_NEEDED, MEMORY_COMFORTABLE = 2 * GIB, 4 * GIB  # Ray, MLflow and two small workers take about 3 GiB
 SLOW_IMPORT_SECONDS = 180
 RAY_SECONDS = 120
+STORE_SECONDS = 10.0
+STORE_CURES = {  # by what the store says
+    "no.?such.?bucket|bucket does not exist": "make the bucket, or correct FINEDEFICS_HOME",
+    "access.?denied|access.?key|signature|credential|token|forbidden": (
+        "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://) and their rights"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -102,11 +112,15 @@ def check_packages() -> Check:
 
 
 def check_disk(workspace: Workspace) -> Check:
-    """Room on the disk of the workspace."""
-    free = shutil.disk_usage(_existing(workspace.local.root)).free
-    cure = "free space, or set FINEDEFICS_HOME to a larger disk"
-    found = f"{_gib(free)} free at {workspace.local.root}"
-    return _at_least("disk", free, DISK_NEEDED, DISK_COMFORTABLE, found, cure)
+    """Room on the disk of the workspace, or of the cache where the workspace is in an object store."""
+    if workspace.root.local is not None:
+        folder, what, variable = _existing(workspace.root.local), str(workspace.root), "FINEDEFICS_HOME"
+    else:
+        folder = cache_folder()
+        what, variable = f"the cache, {folder}", "FINEDEFICS_CACHE"
+    free = shutil.disk_usage(folder).free
+    cure = f"free space, or set {variable} to a larger disk"
+    return _at_least("disk", free, DISK_NEEDED, DISK_COMFORTABLE, f"{_gib(free)} free at {what}", cure)
 
 
 def check_memory() -> Check:
@@ -138,20 +152,44 @@ def check_devices() -> Check:
 
 
 def check_workspace(workspace: Workspace) -> Check:
-    """A file can be written where datasets, runs and models will live."""
-    folder = _existing(workspace.local.root)
+    """A file can be written and read where datasets, runs and models will live."""
+    root = workspace.root.local
+    if root is None:
+        return _check_object_store(workspace.root)
+    folder = _existing(root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
+        list(folder.iterdir())
     except OSError as error:
-        cure = "set FINEDEFICS_HOME to a folder you may write to"
+        cure = "set FINEDEFICS_HOME to a folder you may write to and read"
         return Check("workspace", "fail", f"cannot write to {folder} ({error.strerror})", cure)
-    state = "" if workspace.local.root.exists() else " (will be made)"
-    return Check("workspace", "ok", f"{workspace.local.root}{state}")
+    return Check("workspace", "ok", f"{root}{'' if root.exists() else ' (will be made)'}")
+
+
+def _check_object_store(root: Location) -> Check:
+    module = "finedefics_platform.operate.storage_probe"
+    command = [sys.executable, "-m", module, root.uri, str(STORE_SECONDS)]
+    found = _command(command, seconds=SLOW_IMPORT_SECONDS)
+    if found.ok and not found.output:
+        return Check("workspace", "ok", f"{root} can be written to and read")
+    reason = found.output.splitlines()[-1] if found.output else "no reason given"
+    cures = (cure for pattern, cure in STORE_CURES.items() if re.search(pattern, reason, re.IGNORECASE))
+    cure = next(cures, "check the network and the address (AWS_ENDPOINT_URL for s3://)")
+    return Check("workspace", "fail", f"{root}: {without_secrets(reason)}", cure)
 
 
 def check_tracking(workspace: Workspace) -> Check:
     """The tracking database opens, or the tracking server answers."""
+    if chosen := os.environ.get("MLFLOW_TRACKING_URI"):
+        return Check("tracking", "ok", reach_tracking(chosen))
+    artifact_uri(workspace.artifacts)
+    if workspace.root.local is None:
+        found = f"runs are recorded on this machine alone (SQLite in {cache_folder() / 'workspaces'})"
+        cure = "to have them on every machine, set MLFLOW_TRACKING_URI to a tracking server"
+        return Check("tracking", "warn", found, cure)
+    if not has_records(workspace):
+        return Check("tracking", "ok", "SQLite in the workspace (will be made)")
     return Check("tracking", "ok", reach_tracking(workspace.tracking_uri))
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.events import read_events
+from finedefics_platform.base.events import Event
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override, override_by_text, read_yaml
@@ -23,7 +23,7 @@ from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.config.section import Section, parse_document
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.tracking.tracker import Tracker
-from finedefics_platform.training.run import pin, run_key
+from finedefics_platform.training.run import events_of, pin, run_key
 
 
 class Domain(Section):
@@ -120,7 +120,7 @@ def run_search(
     experiment = parse_experiment(document, place=search.name)
     for key in search.space:
         check_key(document, key, search.name)
-    experiment = pin(experiment, open_dataset(workspace, experiment.data.dataset))
+    experiment = pin(workspace, experiment, open_dataset(workspace, experiment.data.dataset))
     document = experiment.model_dump(mode="json")
     key = f"{search.name}-{digest_of([search.model_dump(mode='json'), experiment.digest()])}"
     folder = workspace.local.searches / key
@@ -209,16 +209,17 @@ def _trial(
 ) -> None:
     """One trial (a Tune actor): the experiment with the sampled values, trained as any other."""
     from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     from finedefics_platform.evaluation.validation import validate_alignment
     from finedefics_platform.training.run import train
 
     experiment = trial_experiment(document, config, name)
-    run = train(workspace, experiment, validate=validate_alignment, callbacks=[TuneReportCallback()])
-    # a run that was finished before the search was interrupted reports nothing by itself
-    for event in validation_events(run.folder):
-        tune.report({**event["metrics"], "step": event["step"], "run": run.key})
+
+    def report(event: Event) -> None:
+        if event["event"] == "validation":
+            tune.report({**event["metrics"], "step": event["total_step"]})
+
+    train(workspace, experiment, validate=validate_alignment, listen=report)
 
 
 def trial_experiment(document: Mapping[str, Any], config: Mapping[str, Any], name: str) -> Experiment:
@@ -230,11 +231,6 @@ def trial_experiment(document: Mapping[str, Any], config: Mapping[str, Any], nam
     if (changed.get("adapters") or {}).get("kind") == "full":
         changed["adapters"] = {"kind": "full"}  # a space of both: what the others sample has no effect here
     return parse_experiment(changed, place=f"search {name}")
-
-
-def validation_events(folder: Path) -> list[dict[str, Any]]:
-    """The validation checks a run recorded, in order."""
-    return [event for event in read_events(folder / "events.jsonl") if event["event"] == "validation"]
 
 
 def _summary(search: Search, results: Any) -> dict[str, Any]:
@@ -282,13 +278,8 @@ def _record(
         child = tracker.child(
             parent, f"trial {trial['trial']}", params=trial["config"], tags={"kind": "trial"}
         )
-        events = (
-            workspace.local.runs
-            / run_key(trial_experiment(document, trial["config"], search.name), dataset)
-            / "events.jsonl"
-        )
-        # a trial that was stopped early may have been cut off in the middle of a line
-        for event in read_events(events) if events.is_file() else []:
+        tried = trial_experiment(document, trial["config"], search.name)
+        for event in events_of(workspace, run_key(workspace, tried, dataset)):
             if event["event"] in ("step", "validation"):
                 tracker.metrics(child, int(event["step"]), event["metrics"])
         tracker.finish(child, "FAILED" if trial["error"] else "FINISHED")

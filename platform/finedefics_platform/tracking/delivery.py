@@ -1,11 +1,18 @@
 """Carries tracking entries to MLflow, in order, in batches, and in a way that may be repeated."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from finedefics_platform.base.secrets import without_secrets
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.curves import Curves
 from finedefics_platform.tracking.facts import shorten
 from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved
@@ -16,9 +23,11 @@ if TYPE_CHECKING:
 
 KEY = "finedefics.key"
 ENTRY = "finedefics.entry"
+WORKSPACE = "finedefics.workspace"
 PARENT = "mlflow.parentRunId"
 METRICS_PER_BATCH = 1000
 PARAMETERS_PER_BATCH = 100
+SECONDS_TO_OPEN = 60.0
 
 
 class Delivery:
@@ -28,6 +37,7 @@ class Delivery:
         self._workspace, self._client, self._spool = workspace, client, spool
         self._ids: dict[str, str] = {}
         self._experiments: dict[str, str] = {}
+        self._curves = Curves(client)
         self.failure: Exception | None = None
 
     def send(self, entries: list[Entry]) -> int:
@@ -54,7 +64,7 @@ class Delivery:
                 return False
             if len(batch) > 1:  # one wrong entry must not take its neighbours along
                 return all(self._settle([entry]) for entry in batch)
-            self._spool.refuse(batch[0], str(error))
+            self._spool.refuse(batch[0], without_secrets(str(error)))
         return True
 
     def server_id(self, run_id: str) -> str:
@@ -79,14 +89,17 @@ class Delivery:
     def _open_run(self, entry: Entry) -> None:
         experiment = self._experiment(entry["experiment"])
         parent = self.server_id(entry["parent"]) if entry["parent"] else None
-        found = self._find(experiment, entry, parent)
-        if found is None:
-            tags = {**entry["tags"], ENTRY: entry["run"]} | ({PARENT: parent} if parent else {})
-            found = self._client.create_run(
-                experiment, start_time=entry["time"], tags=tags, run_name=entry["name"]
-            )
-        else:
-            self._client.update_run(found.info.run_id, status="RUNNING")
+        # Two processes that look for the same run at once would both make it.
+        with FileLock(self._spool.folder / "opening.lock", timeout=SECONDS_TO_OPEN):
+            found = self._find(experiment, entry, parent)
+            if found is None:
+                tags = {**entry["tags"], ENTRY: entry["run"]} | ({PARENT: parent} if parent else {})
+                found = self._client.create_run(
+                    experiment, start_time=entry["time"], tags=tags, run_name=entry["name"]
+                )
+                self._curves.opened(found.info.run_id)
+            else:
+                self._client.update_run(found.info.run_id, status="RUNNING")
         self._ids[entry["run"]] = found.info.run_id
         self._spool.resolve(entry["run"], found.info.run_id)
         self._send_parameters(found, entry["params"])
@@ -96,7 +109,7 @@ class Delivery:
         if parent:
             wanted = f"tags.`{PARENT}` = '{parent}' and attributes.run_name = {quoted(entry['name'])}"
         elif entry["key"] and not entry["fresh"]:
-            wanted = f"tags.`{KEY}` = {quoted(entry['key'])}"
+            wanted = keyed(entry["key"], entry["tags"][WORKSPACE])
         else:
             wanted = f"tags.`{ENTRY}` = '{entry['run']}'"
         newest_first = ["attributes.start_time DESC"]
@@ -117,13 +130,22 @@ class Delivery:
     def _send_metrics(self, run_id: str, batch: list[Entry]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(key, value, entry["time"], entry["step"])
-            for entry in batch
-            for key, value in entry["values"].items()
-        ]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        try:
+            metrics = [
+                Metric(key, value, entry["time"], entry["step"])
+                for entry in batch
+                for key, value in self._points(run_id, entry)
+            ]
+            for start in range(0, len(metrics), METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        except Exception:
+            self._curves.forget(run_id)
+            raise
+
+    def _points(self, run_id: str, entry: Entry) -> Iterator[tuple[str, float]]:
+        if entry.get("once"):
+            return self._curves.missing(run_id, entry["step"], entry["values"])
+        return iter(entry["values"].items())
 
     def _send_tags(self, run_id: str, entry: Entry) -> None:
         from mlflow.entities import RunTag
@@ -131,13 +153,14 @@ class Delivery:
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
 
     def _send_artifact(self, run_id: str, entry: Entry) -> None:
-        path = Path(entry["path"])
-        if path.is_dir():
-            self._client.log_artifacts(run_id, str(path), entry["artifact_path"])
-        elif path.exists():
-            self._client.log_artifact(run_id, str(path), entry["artifact_path"])
-        else:
-            raise FileNotFoundError(f"{path} is gone")
+        place = self._workspace.place_of(entry["path"])
+        with _on_disk(place) as path:
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), entry["artifact_path"])
+            elif path.exists():
+                self._client.log_artifact(run_id, str(path), entry["artifact_path"])
+            else:
+                raise FileNotFoundError(f"{place} is gone")
 
     def _send_finish(self, run_id: str, entry: Entry) -> None:
         self._client.set_terminated(run_id, status=entry["status"], end_time=entry["time"])
@@ -146,6 +169,28 @@ class Delivery:
         if name not in self._experiments:
             self._experiments[name] = experiment_id(self._client, self._workspace, name)
         return self._experiments[name]
+
+
+@contextmanager
+def _on_disk(place: Location) -> Iterator[Path]:
+    """The file or folder as MLflow takes it: a path of this machine."""
+    if place.local is not None:
+        yield place.local
+        return
+    with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
+        aside = Path(name) / place.name
+        if place.is_file():
+            place.download(aside)
+        for way in place.files():
+            file = aside / way
+            file.parent.mkdir(parents=True, exist_ok=True)
+            (place / way).download(file)
+        yield aside
+
+
+def keyed(key: str, workspace_id: str) -> str:
+    """MLflow's filter for the runs of a key in one workspace: another one's may have the same key."""
+    return f"tags.`{KEY}` = {quoted(key)} and tags.`{WORKSPACE}` = '{workspace_id}'"
 
 
 def quoted(value: Any) -> str:

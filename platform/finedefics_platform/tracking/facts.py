@@ -3,27 +3,18 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-HIDDEN = "[hidden]"
+from finedefics_platform.base.secrets import HIDDEN, hide, is_secret
+
 # Servers older than MLflow 2.8 refuse longer values, and nobody reads a longer one in a table.
 LONGEST_PARAMETER = 500
 PACKAGES = ("finedefics", "torch", "transformers", "ray", "mlflow", "deepspeed", "peft", "pyarrow")
-
-_SECRET_WORDS = {"secret", "password", "passwd", "pwd", "apikey"}
-_SECRET_WORDS |= {"credential", "credentials", "authorization"}
-_SECRET_PAIRS = ("api_key", "private_key", "access_key", "auth_token", "access_token")
-_SECRET_VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b"
-)
-_USER_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -34,7 +25,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{name}."))
         else:
-            hidden = HIDDEN if _names_a_secret(name) else _hide(value)
+            hidden = HIDDEN if is_secret(name, value) else hide(value)
             flat[name] = hidden if isinstance(hidden, str) else json.dumps(hidden, sort_keys=True)
     return flat
 
@@ -52,34 +43,6 @@ def shorten(parameters: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
             long[key] = value
             short[key] = f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
     return short, long
-
-
-def without_secrets(text: str) -> str:
-    """The text with access tokens and the user part of URLs replaced by ``[hidden]``."""
-    text = _USER_IN_URL.sub(rf"\1{HIDDEN}@", text)
-    text = _SECRET_VALUE.sub(HIDDEN, text)
-    for name, value in os.environ.items():
-        # Short values ("1", "yes") would turn harmless text into holes.
-        if len(value) >= 8 and _names_a_secret(name):
-            text = text.replace(value, HIDDEN)
-    return text
-
-
-def _hide(value: Any) -> Any:
-    """A JSON-able copy without secrets, at any depth."""
-    if isinstance(value, Mapping):
-        return {str(k): HIDDEN if _names_a_secret(str(k)) else _hide(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hide(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else without_secrets(str(value))
-
-
-def _names_a_secret(name: str) -> bool:
-    lowered = name.lower().replace("-", "_")
-    words = re.split(r"[^a-z0-9]+", lowered)
-    # Only a final "token" is a credential; `max_new_tokens` and `token_budget` are settings.
-    named = _SECRET_WORDS & set(words) or words[-1] == "token"
-    return bool(named) or any(pair in lowered for pair in _SECRET_PAIRS)
 
 
 @cache

@@ -15,6 +15,7 @@ from pathlib import Path
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.own_database import artifact_uri, settle
 from finedefics_platform.tracking.reachability import without_password
 
 START_SECONDS = 180  # an idle machine takes about 10 s, a busy one much longer
@@ -28,11 +29,12 @@ class Interface:
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
 
     def wait(self) -> None:
         """Block until the server ends; FinedeficsError if it ends by itself."""
         code = self.process.wait()
-        cure = "see mlflow/ui.log in the workspace"
+        cure = f"see {self.log}"
         raise FinedeficsError(f"the web interface ended (exit code {code})", place=self.url, cure=cure)
 
 
@@ -57,7 +59,8 @@ def serve_interface(
         thing = "runs are recorded on a server that has its own web interface"
         raise wrong_use(thing, place=without_password(uri), cure=cure)
     port = _claim(host, port)
-    log = workspace.local.artifacts.parent / "ui.log"
+    settle(workspace)
+    log = workspace.state / "ui.log"
     with log.open("wb") as output:
         # A session of its own: the server's workers end with it, and a Ctrl-C reaches it once, through us.
         process = subprocess.Popen(
@@ -71,7 +74,7 @@ def serve_interface(
         url = _url(host, port)
         with progress.progress("starting the web interface", None):
             _wait_until_it_answers(process, url, log)
-        yield Interface(url, process)
+        yield Interface(url, process, log)
     finally:
         _end(process)
 
@@ -80,7 +83,7 @@ def _server(workspace: Workspace, host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", workspace.tracking_uri),
-        *("--artifacts-destination", workspace.local.artifacts.as_uri()),
+        *("--artifacts-destination", artifact_uri(workspace.artifacts)),
         *("--host", host, "--port", str(port), "--workers", "1"),
     ]
 

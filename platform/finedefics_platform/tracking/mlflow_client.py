@@ -4,12 +4,16 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.own_database import artifact_uri, is_own_database, settle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +29,7 @@ _DEFAULTS = {
 _NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SECONDS_TO_OPEN = 120.0  # a busy machine takes 15 s for the tables
 _opening = threading.Lock()
 
 
@@ -49,9 +54,14 @@ def open_client(workspace: Workspace) -> "MlflowClient":
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        # The first client of a database creates its tables, which two threads must not do at once.
-        with _opening:
-            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        # The first client of a database creates its tables, which no two must do at once.
+        with _opening, _first(workspace):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            if is_own_database(workspace):
+                settle(workspace)
+            return client
+    except FinedeficsError:
+        raise
     except Exception as error:
         raise FinedeficsError(
             f"the tracking database cannot be opened ({_first_line(error)})",
@@ -60,16 +70,17 @@ def open_client(workspace: Workspace) -> "MlflowClient":
         ) from error
 
 
-def is_own_database(workspace: Workspace) -> bool:
-    """Whether runs are recorded in the workspace's own SQLite file and not on a server or elsewhere."""
-    return workspace.tracking_uri == f"sqlite:///{workspace.local.artifacts.parent / 'mlflow.db'}"
+def _first(workspace: Workspace) -> AbstractContextManager[object]:
+    if not is_own_database(workspace):
+        return nullcontext()
+    return FileLock(workspace.state / "mlflow.lock", timeout=_SECONDS_TO_OPEN)
 
 
 def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> str:
     """The id of an experiment, which is made if it does not exist yet.
 
     Raises:
-        FinedeficsError: the experiment was deleted.
+        FinedeficsError: the experiment was deleted, or boto3 is missing for a workspace in S3.
         MlflowException: the server is away.
     """
     from mlflow.exceptions import MlflowException
@@ -77,7 +88,7 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
     found = client.get_experiment_by_name(name)
     if found is None:
         # A server chooses its own store; the workspace's database would use ./mlruns.
-        location = (workspace.local.artifacts / name).as_uri() if is_own_database(workspace) else None
+        location = artifact_uri(workspace.artifacts / name) if is_own_database(workspace) else None
         try:
             return client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
@@ -115,7 +126,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Reads recorded runs back: as a list, one by one, and side by side."""
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import wrong_use
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.delivery import KEY, PARENT, quoted
-from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client
+from finedefics_platform.tracking.delivery import KEY, PARENT, keyed, quoted
+from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client, shown
+from finedefics_platform.tracking.own_database import has_records, is_workspace, nothing_recorded
 from finedefics_platform.tracking.tracker import server_run_id
 
 if TYPE_CHECKING:
@@ -32,6 +35,11 @@ class RunRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def seconds(self) -> float:
+        """How long the run took, or has been running by now."""
+        return max(0.0, (time.time() * 1000 if self.ended is None else self.ended) - self.started) / 1000
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -45,6 +53,8 @@ class Comparison:
 def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
     """The newest runs of all experiments, each parent followed by its children in the order of their start.
 
+    Where nothing was recorded there are none; asking makes nothing.
+
     Args:
         workspace: names the tracking URI.
         limit: how many runs are read, children included.
@@ -52,7 +62,7 @@ def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
     Raises:
         FinedeficsError: the server is away.
     """
-    found = [_record(run) for run in _search(workspace, None, limit)]
+    found = [_record(run) for run in _search(workspace, None, limit)] if has_records(workspace) else []
     ids = {record.run_id for record in found}
     under: dict[str | None, list[RunRecord]] = {}
     for record in found:
@@ -65,12 +75,23 @@ def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
     return [one for record in under.get(None, []) for one in with_children(record)]
 
 
+def record_place(workspace: Workspace) -> str:
+    """Where runs are looked for, as it may be shown; asking makes nothing."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return shown(uri)
+    return workspace.root.uri
+
+
 def get_run(workspace: Workspace, reference: str) -> RunRecord:
     """The run that an id, the beginning of an id, or the key of a pipeline names.
+
+    Of runs with this key on a server that several workspaces share, this workspace's is meant.
 
     Raises:
         FinedeficsError: no run or several runs have this name (exit code 2), or the server is away.
     """
+    if not has_records(workspace):
+        raise nothing_recorded(workspace)
     client = open_client(workspace)
     with answered(workspace):
         try:
@@ -78,9 +99,11 @@ def get_run(workspace: Workspace, reference: str) -> RunRecord:
         except Exception as error:
             if not is_refusal(error):
                 raise
-    keyed = _search(workspace, f"tags.`{KEY}` = {quoted(reference)}", 1)
-    if keyed:
-        return _record(keyed[0])
+    anyone = f"tags.`{KEY}` = {quoted(reference)}"
+    ours = [keyed(reference, workspace.id)] if is_workspace(workspace) else []
+    for wanted in [*ours, anyone]:
+        if found := _search(workspace, wanted, 1):
+            return _record(found[0])
     matching = [r for r in _search(workspace, None, LOOKED_THROUGH) if r.info.run_id.startswith(reference)]
     if len(matching) == 1:
         return _record(matching[0])
@@ -136,7 +159,8 @@ def _record(run: "Run") -> RunRecord:
         name=run.info.run_name,
         status=run.info.status.lower(),
         started=run.info.start_time,
-        ended=run.info.end_time,
+        # a run that goes on still has the end of its last attempt
+        ended=None if run.info.status == "RUNNING" else run.info.end_time,
         parent=run.data.tags.get(PARENT),
         key=run.data.tags.get(KEY),
         params=run.data.params,

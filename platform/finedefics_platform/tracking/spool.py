@@ -27,7 +27,7 @@ class Spool:
     Args:
         folder: the workspace's spool folder.
         writer: name of the file, unique to one `Tracker`.
-        server: the tracking URI without credentials; entries are only ever sent to that server.
+        server: the tracking URI without credentials, or "workspace"; entries are only ever sent there.
     """
 
     def __init__(self, folder: Path, writer: str, server: str) -> None:

@@ -7,18 +7,21 @@ the server is away they are kept in the workspace and sent at the next flush, at
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, strftime
+from time import time as now
 from typing import Any, Literal
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.delivery import KEY, Delivery, quoted
+from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
 from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal, open_client, shown
+from finedefics_platform.tracking.own_database import is_own_database, is_workspace
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -44,14 +47,15 @@ class Tracker:
     def __init__(self, workspace: Workspace, experiment_name: str) -> None:
         self._workspace, self._experiment_name = workspace, experiment_name
         self._client = open_client(workspace)
+        self._identity = workspace.id
         self._lock = threading.RLock()
         self._ask_again = 0.0
         self._check_experiment()
-        writer = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        self._spool = Spool(_spool_folder(workspace), writer, shown(workspace.tracking_uri))
+        writer = f"{strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        self._spool = Spool(_spool_folder(workspace), writer, destination(workspace))
         self._delivery = Delivery(workspace, self._client, self._spool)
         self._buffer: list[Entry] = []
-        self._last_sent = time.monotonic()
+        self._last_sent = monotonic()
 
     def parent(
         self,
@@ -61,14 +65,16 @@ class Tracker:
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         fresh: bool = False,
+        time: float | None = None,
     ) -> str:
         """Open the run of a whole pipeline and return its id.
 
-        A run with the same ``key`` is continued, not made a second time, unless ``fresh``. Package versions
-        and the git commit are added to the tags; nested parameters become dotted keys.
+        This workspace's run with the same ``key`` is continued, not made a second time, unless ``fresh``.
+        Package versions and the git commit are added to the tags; nested parameters become dotted keys.
+        ``time`` is when it began (Unix seconds, default: now).
         """
         facts = flatten({**system_facts(), **(tags or {}), "key": key})
-        return self._open(name, None, facts, params, key=key, fresh=fresh)
+        return self._open(name, None, facts, params, key=key, fresh=fresh, time=time)
 
     def child(
         self,
@@ -77,28 +83,38 @@ class Tracker:
         *,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        time: float | None = None,
     ) -> str:
-        """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there."""
-        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False)
+        """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there.
+
+        One that is there already is continued. ``time`` is when it began (Unix seconds, default: now).
+        """
+        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False, time=time)
 
     def metrics(self, run_id: str, step: int, values: Mapping[str, float], time: float | None = None) -> None:
-        """Record values at a step. Buffered; never raises because of the server."""
-        stamp = _now() if time is None else int(1000 * time)
+        """Record values at a step. Buffered; never raises because of the server.
+
+        Args:
+            time: when it happened (Unix seconds). An event that has its time may be told again, by a log that
+                is read again or a step that is repeated after a restart: the first value of a step stays.
+                Without it, the values are measured now and recorded, whatever was recorded before.
+        """
         numbers = {name: float(value) for name, value in values.items()}
-        self._add({"run": run_id, "entry": "metrics", "step": int(step), "time": stamp, "values": numbers})
+        entry: Entry = {"run": run_id, "entry": "metrics", "step": int(step), "values": numbers}
+        self._add({**entry, "time": _milliseconds(time), "once": time is not None})
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""
         self._add({"run": run_id, "entry": "tags", "tags": _namespaced(flatten(tags))})
 
-    def artifact(self, run_id: str, path: str | Path, artifact_path: str | None = None) -> None:
+    def artifact(self, run_id: str, path: str | Path | Location, artifact_path: str | None = None) -> None:
         """Upload a file or folder. It must stay where it is until it is sent: flushed, or synced later."""
-        place = str(Path(path).resolve())
+        place = self._workspace.name_of(Location.of(path))
         self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
 
-    def finish(self, run_id: str, status: Status = "FINISHED") -> None:
-        """Close a run and send everything that waits."""
-        self._add({"run": run_id, "entry": "finish", "status": status, "time": _now()})
+    def finish(self, run_id: str, status: Status = "FINISHED", *, time: float | None = None) -> None:
+        """Close a run and send everything that waits; ``time`` is when it ended (Unix seconds)."""
+        self._add({"run": run_id, "entry": "finish", "status": status, "time": _milliseconds(time)})
         self.flush()
 
     def flush(self) -> bool:
@@ -108,12 +124,12 @@ class Tracker:
             return self._send()
 
     def find_run(self, key: str) -> str | None:
-        """Id of the finished parent run of this key, None if there is none or the server is away."""
+        """Id of this workspace's finished run of this key, None if there is none or the server is away."""
         try:
             experiment = self._client.get_experiment_by_name(self._experiment_name)
             if experiment is None:
                 return None
-            wanted = f"tags.`{KEY}` = {quoted(key)} and attributes.status = 'FINISHED'"
+            wanted = f"{keyed(key, self._identity)} and attributes.status = 'FINISHED'"
             runs = self._client.search_runs([experiment.experiment_id], wanted, max_results=1)
         except Exception as error:
             if is_refusal(error):
@@ -144,11 +160,12 @@ class Tracker:
         *,
         key: str | None,
         fresh: bool,
+        time: float | None,
     ) -> str:
         run_id = f"{UNSENT}{uuid.uuid4().hex}"
         entry: Entry = {"run": run_id, "entry": "run", "experiment": self._experiment_name, "name": name}
-        entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _now()}
-        entry |= {"tags": _namespaced(tags), "params": flatten(params or {})}
+        entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _milliseconds(time)}
+        entry |= {"tags": _namespaced(tags) | {WORKSPACE: self._identity}, "params": flatten(params or {})}
         with self._lock:
             self._buffer.append(entry)
             self._send()
@@ -161,12 +178,12 @@ class Tracker:
         with self._lock:
             self._buffer.append(entry)
             full = len(self._buffer) >= BUFFERED_ENTRIES
-            if full or time.monotonic() - self._last_sent > SECONDS_BETWEEN_SENDS:
+            if full or monotonic() - self._last_sent > SECONDS_BETWEEN_SENDS:
                 self._send()
 
     def _send(self) -> bool:
         """Send the spool, then the buffer; whatever stays goes to the spool, behind what waits there."""
-        self._last_sent = time.monotonic()
+        self._last_sent = monotonic()
         entries, self._buffer = self._buffer, []
         if self._last_sent < self._ask_again:
             self._spool.append(entries)
@@ -183,7 +200,7 @@ class Tracker:
     def _note_absence(self, error: Exception | None) -> None:
         if self._ask_again == 0.0:
             log.debug("the tracking server is away: %s", error)
-        self._ask_again = time.monotonic() + SECONDS_BEFORE_ASKING_AGAIN
+        self._ask_again = monotonic() + SECONDS_BEFORE_ASKING_AGAIN
 
 
 @dataclass(frozen=True)
@@ -201,7 +218,9 @@ def sync(workspace: Workspace) -> Synced:
     Raises:
         FinedeficsError: MLFLOW_TRACKING_URI is not the address of a server or database.
     """
-    client, here = open_client(workspace), shown(workspace.tracking_uri)
+    if not is_workspace(workspace):
+        return Synced(0, 0, ())
+    client, here = open_client(workspace), destination(workspace)
     sent = waiting = 0
     others: set[str] = set()
     for spool in spools(_spool_folder(workspace)):
@@ -217,11 +236,16 @@ def sync(workspace: Workspace) -> Synced:
 
 def server_run_id(workspace: Workspace, run_id: str) -> str:
     """The server's id of a run that may have been opened while the server was away (else ``run_id``)."""
-    return resolved(_spool_folder(workspace)).get(run_id, run_id)
+    return resolved(_spool_folder(workspace)).get(run_id, run_id) if is_workspace(workspace) else run_id
+
+
+def destination(workspace: Workspace) -> str:
+    """Where entries are bound for, as the spool writes it down: its own database moves with a workspace."""
+    return "workspace" if is_own_database(workspace) else shown(workspace.tracking_uri)
 
 
 def _spool_folder(workspace: Workspace) -> Path:
-    return workspace.local.artifacts.parent / "spool"
+    return workspace.state / "spool"
 
 
 def _namespaced(tags: Mapping[str, str]) -> dict[str, str]:
@@ -229,6 +253,6 @@ def _namespaced(tags: Mapping[str, str]) -> dict[str, str]:
     return {key if key.startswith(known) else f"finedefics.{key}": value for key, value in tags.items()}
 
 
-def _now() -> int:
-    """Milliseconds since the epoch, MLflow's unit."""
-    return int(time.time() * 1000)
+def _milliseconds(time: float | None) -> int:
+    """MLflow's unit; None is now."""
+    return round((now() if time is None else time) * 1000)

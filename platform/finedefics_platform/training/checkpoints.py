@@ -2,8 +2,6 @@
 
 import json
 import random
-import secrets
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,9 +17,13 @@ from finedefics.backbones import Backbone
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics.readout import Readout, save_readout
+from finedefics_platform.base.storage import Location, commit
+from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.training.sharding import consolidated_state
+from finedefics_platform.training.trained import CHECKPOINTS
 
 _SHARDS, _POSITION = "shards", "position.json"
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's own list of what was saved
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Position:
         stage: position of the stage in the experiment.
         step: optimizer steps of that stage that are done.
         world_size, zero_stage: shards of another layout cannot be loaded directly.
-        digest: of the effective configuration.
+        digest: of the determining configuration (`Experiment.digest`).
     """
 
     stage: int
@@ -41,8 +43,24 @@ class Position:
     zero_stage: int
     digest: str
 
+    def total_step(self, experiment: Experiment) -> int:
+        """Optimizer steps of all stages that are done."""
+        return sum(stage.steps for stage in experiment.stages[: self.stage]) + self.step
 
-def save_and_report(engine: Any, position: Position, metrics: Mapping[str, float], rank: int) -> None:
+
+def saved_position(training: Location) -> Position | None:
+    """Where a training's last checkpoint stands, None if it has none; asked by the driver."""
+    checkpoints = training / CHECKPOINTS
+    try:
+        last = (checkpoints / _SNAPSHOT).read_json()["latest_checkpoint_result"]
+        if last is None:
+            return None
+        return Position(**(checkpoints / last["checkpoint_dir_name"] / _POSITION).read_json())
+    except FileNotFoundError:
+        return None
+
+
+def save_and_report(engine: Any, position: Position, rank: int) -> None:
     """Save every rank's shards, random state and the position as one Ray Train checkpoint. All ranks call it.
 
     Ray Train copies each rank's files into one folder of the run's storage; the checkpoint counts only when
@@ -58,7 +76,7 @@ def save_and_report(engine: Any, position: Position, metrics: Mapping[str, float
         torch.save(_random_state(), folder / f"random-{rank}.pt")
         if rank == 0:
             (folder / _POSITION).write_text(json.dumps(asdict(position)))
-        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(name))
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(name))
 
 
 def resume_point(expected: Position) -> Position | None:
@@ -123,27 +141,19 @@ def load_trained(src: Mapping[str, Tensor], dst: nn.Module) -> None:
 
 
 def save_model(
-    backbone: Backbone, folder: Path, rank: int, templates: Templates, object_readout: Readout
+    backbone: Backbone, place: Location, rank: int, templates: Templates, object_readout: Readout
 ) -> None:
     """Write the tuned model as an ordinary Hugging Face folder, with what it was asked in training and how.
 
-    All ranks call it; rank 0 writes.
-
-    Written aside and renamed, so that ``folder`` is never half a model.
+    All ranks call it; rank 0 writes, and the folder appears at ``place`` as a whole.
     """
     state = consolidated_state(backbone.model, rank)
     if rank != 0:
         return
-    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        backbone.save_pretrained(aside, state)
-        templates.save(aside)
-        save_readout(object_readout, aside)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with commit(place, replace=True) as folder:
+        backbone.save_pretrained(folder, state)
+        templates.save(folder)
+        save_readout(object_readout, folder)
 
 
 def _random_state() -> dict[str, Any]:

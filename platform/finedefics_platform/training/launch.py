@@ -1,17 +1,22 @@
 """Ray Train: where workers are started, watched and restarted, and how their errors come back."""
 
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.events import Event, EventReader
 from finedefics_platform.config.experiment import Resources
+from finedefics_platform.training.trained import CHECKPOINTS
 from finedefics_platform.training.worker import Assignment
 
-STORAGE = "checkpoints"
+STOP_SECONDS = 30.0  # for workers to end; they are busy with a step or a checkpoint
 
 
 class _StopOnUserError(ray.train.UserCallback):
@@ -23,33 +28,95 @@ class _StopOnUserError(ray.train.UserCallback):
                 raise found
 
 
-def fit(task: Assignment, folder: Path, callbacks: Sequence[Any] = ()) -> None:
+class _StopWhenAsked(WorkerGroupCallback):
+    """Ends the run when a file of the driver's appears; Ray Train's controller runs on the driver's node.
+
+    Ray Train has no public way to end a run from outside; this is called whenever it looks at its workers.
+    """
+
+    def __init__(self, sign: Path) -> None:
+        self._sign = sign
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        if self._sign.exists():
+            raise FinedeficsError("stopped", place="training", cure="run again: it goes on")
+
+
+def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
     """Run the training loop on every worker until the model is written; lost workers are replaced.
 
+    Checkpoints are kept with the training, and an interrupted one goes on from them.
+
     Args:
-        folder: of the run; its checkpoints are kept there, and an interrupted run goes on from them.
+        handle: gets the events of this attempt in order, in the caller's thread.
 
     Raises:
         FinedeficsError: the workers' own error, or that too many of them were lost.
+        BaseException: as raised by ``handle``, or an interrupt; the workers are ended then.
     """
+    with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
+        sign = Path(name) / "stop"
+        # In a thread of its own, so that this one can be interrupted, and Ray leaves its signals alone.
+        running = _Running(_trainer(task, sign))
+        reader = EventReader(task.events, task.attempt)
+        try:
+            while running.wait(reader.seconds):
+                for event in _taken(reader):
+                    handle(event)
+            for event in reader.take():
+                handle(event)
+        except BaseException:
+            sign.touch()
+            running.wait(STOP_SECONDS)
+            raise
+    if running.error is not None:
+        raise _explained(running.error, task.run.parent.name) from running.error
+
+
+class _Running:
+    """A trainer that runs in a thread."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self._trainer = trainer
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="training", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end at most so long; whether it still runs."""
+        self._thread.join(seconds)
+        return self._thread.is_alive()
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # of whatever kind, it belongs to the caller's thread
+            self.error = error
+
+
+def _taken(reader: EventReader) -> list[Event]:
+    try:
+        return reader.take()
+    except FinedeficsError:  # a store that is away for a moment must not end a run that trains
+        return []
+
+
+def _trainer(task: Assignment, sign: Path) -> TorchTrainer:
     resources = task.experiment.resources
-    watchers: list[Any] = [_StopOnUserError(), *callbacks]  # the library's own annotation names another class
-    trainer = TorchTrainer(
+    watchers: list[Any] = [_StopOnUserError(), _StopWhenAsked(sign)]
+    return TorchTrainer(
         _work,
         train_loop_config={"task": task},
         scaling_config=_scaling(resources),
         run_config=ray.train.RunConfig(
-            name=STORAGE,
-            storage_path=str(folder),
+            name=CHECKPOINTS,
+            storage_path=task.run.path,
+            storage_filesystem=task.run.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=watchers,
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _explained(error, folder) from error
 
 
 def _work(config: dict[str, Assignment]) -> None:
@@ -84,7 +151,7 @@ def _user_error(error: BaseException) -> FinedeficsError | None:
     return next((cause for cause in _causes(error) if isinstance(cause, FinedeficsError)), None)
 
 
-def _explained(error: BaseException, folder: Path) -> FinedeficsError:
+def _explained(error: BaseException, run: str) -> FinedeficsError:
     if found := _user_error(error):
         return found
     causes = _causes(error)
@@ -92,12 +159,12 @@ def _explained(error: BaseException, folder: Path) -> FinedeficsError:
     if lost is not None:
         return FinedeficsError(
             "workers were lost more often than resources.max_failures allows",
-            place=f"run {folder.name}",
+            place=f"run {run}",
             cure="look for a lack of memory, then run the same command: it goes on from the last checkpoint",
         )
     reason = (str(causes[-1]).strip().splitlines() or [""])[0]
     return FinedeficsError(
         f"a worker failed ({type(causes[-1]).__name__}: {reason[:200]})",
-        place=f"run {folder.name}",
+        place=f"run {run}",
         cure="run again with --debug for the traceback",
     )

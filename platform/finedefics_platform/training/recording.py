@@ -1,21 +1,23 @@
-"""Where a run's events go: the run folder's log, the person or machine watching, and MLflow."""
+"""Where a run's events go besides its log: the person or machine watching, whoever listens, and MLflow."""
 
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finedefics_platform.base.events import Event, EventLog
+from finedefics_platform.base.events import Event
 from finedefics_platform.base.progress import Progress
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.tracking.tracker import Status, Tracker
 
 
 class Recorder:
     """Takes the events of one run, in order, on the driver. Leaving it closes what it opened.
 
     Args:
+        key: of the run.
+        listen: gets every event.
         fresh: record a new parent run although one of the same key exists.
     """
 
@@ -23,15 +25,15 @@ class Recorder:
         self,
         experiment: Experiment,
         dataset: Dataset,
-        folder: Path,
+        key: str,
         progress: Progress,
         tracker: Tracker | None,
+        listen: Callable[[Event], None] | None = None,
         *,
         fresh: bool = False,
     ) -> None:
-        self._experiment, self._dataset, self._folder = experiment, dataset, folder
-        self._progress, self._tracker, self._fresh = progress, tracker, fresh
-        self._log = EventLog(folder / "events.jsonl")
+        self._experiment, self._dataset, self._key = experiment, dataset, key
+        self._progress, self._tracker, self._listen, self._fresh = progress, tracker, listen, fresh
         self._bar = ExitStack()
         self._advance: Any = None
         self._step = 0
@@ -45,7 +47,7 @@ class Recorder:
         if self._tracker is not None:
             self.parent_run_id = self._tracker.parent(
                 self._experiment.name,
-                key=self._folder.name,
+                key=self._key,
                 tags={"config_digest": self._experiment.digest(), "dataset": self._dataset.reference},
                 params=self._experiment.model_dump(mode="json", exclude={"stages"}),
                 fresh=self._fresh,
@@ -56,49 +58,62 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._log.close()
         if self._tracker is not None:
-            status = "FAILED" if error is not None else "FINISHED"
             for run in (self._stage_run, self.parent_run_id):
                 if run is not None:
-                    self._tracker.finish(run, status)  # type: ignore[arg-type]
+                    self._tracker.finish(run, _status(error))
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Record and pass on what happened before this driver started; a person watching saw it then."""
+        for event in events:
+            self._record(event)
 
     def handle(self, event: Event) -> None:
-        """Log an event, pass it on, and act on those that open, advance or close a stage."""
-        self._log.write(event)
+        """Pass an event on, and act on those that open, advance or close a stage."""
         fields = {key: value for key, value in event.items() if key != "event"}
-        metrics = fields.get("metrics", {})
         if event["event"] == "step":  # flat, as machines that read --json expect
-            fields = {**{key: value for key, value in fields.items() if key != "metrics"}, **metrics}
-            self.last_metrics = metrics
-        self._progress.event(event["event"], run=self._folder.name, **fields)
-        match event["event"]:
-            case "configuration" if self._tracker is not None and self.parent_run_id is not None:
-                self._tracker.tags(self.parent_run_id, {"worker_digests": event["digests"]})
-            case "stage":
-                self._open_stage(event)
-            case "step" | "validation":
-                self._record(event["step"], metrics)
-            case "stage_done" if self._tracker is not None and self._stage_run is not None:
-                self._tracker.finish(self._stage_run)
-                self._stage_run = None
+            fields |= fields.pop("metrics")
+        self._progress.event(event["event"], run=self._key, **fields)
+        if event["event"] == "stage":
+            self._open_bar(event)
+        elif event["event"] in ("step", "validation"):
+            self._move_to(event["step"])
+        self._record(event)
 
-    def _open_stage(self, event: Event) -> None:
+    def _record(self, event: Event) -> None:
+        """To MLflow, with the time at which it happened; what it has already, it recognises."""
+        tracker, parent, when = self._tracker, self.parent_run_id, event["time"]
+        name = event["event"]
+        if name == "step":
+            self.last_metrics = event["metrics"]
+        if tracker is not None and parent is not None:
+            if name == "configuration":
+                tracker.tags(parent, {"worker_digests": event["digests"]})
+            elif name == "stage":
+                settings = self._experiment.stages[event["number"]].model_dump(mode="json")
+                self._stage_run = tracker.child(parent, event["stage"], params=settings, time=when)
+            elif self._stage_run is not None and name in ("step", "validation"):
+                tracker.metrics(self._stage_run, event["step"], event["metrics"], time=when)
+            elif self._stage_run is not None and name == "stage_done":
+                tracker.finish(self._stage_run, time=when)
+                self._stage_run = None
+        if self._listen is not None:
+            self._listen(event)
+
+    def _open_bar(self, event: Event) -> None:
         self._bar.close()
         self._bar = ExitStack()
         self._advance = self._bar.enter_context(self._progress.progress(event["stage"], event["steps"]))
         self._step = 0
         self._move_to(event["step"])
-        if self._tracker is not None and self.parent_run_id is not None:
-            settings = self._experiment.stages[event["number"]].model_dump(mode="json")
-            self._stage_run = self._tracker.child(self.parent_run_id, event["stage"], params=settings)
-
-    def _record(self, step: int, metrics: dict[str, float]) -> None:
-        self._move_to(step)
-        if self._tracker is not None and self._stage_run is not None:
-            self._tracker.metrics(self._stage_run, step, metrics)
 
     def _move_to(self, step: int) -> None:
         if self._advance is not None and step > self._step:
             self._advance(step - self._step)
             self._step = step
+
+
+def _status(error: BaseException | None) -> Status:
+    if error is None:
+        return "FINISHED"
+    return "FAILED" if isinstance(error, Exception) else "KILLED"

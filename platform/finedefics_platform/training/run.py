@@ -1,76 +1,39 @@
 """A training run from the driver's side: checked, started on Ray Train, followed, recorded, finished once."""
 
-import fcntl
-import json
-import os
-import shutil
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.base.cluster_session import ensure_ray
-from finedefics_platform.base.content import model_digest
-from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.events import Event, EventChannel, drained, read_events
+from finedefics_platform.base.events import Event, read_events, up_to
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import Location
+from finedefics_platform.base.signals import INTERRUPTED, TERMINATED, Terminated
+from finedefics_platform.base.storage import Lease, Location, lease
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.config.documents import override_by_text
 from finedefics_platform.config.experiment import Experiment, parse_experiment
-from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.training.attempts import Attempt
+from finedefics_platform.training.checks import check, check_layout, check_resources
+from finedefics_platform.training.identity import Base, base_of, pin, run_key
 from finedefics_platform.training.recording import Recorder
+from finedefics_platform.training.trained import (
+    EXPERIMENT,
+    RESULT,
+    TOKEN,
+    TrainedRun,
+    clear,
+    events_of,
+    find_run,
+    open_run,
+    starts_over,
+    training_to_do,
+)
 
-if TYPE_CHECKING:
-    from finedefics_platform.training.stream import SampleIndex
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished training run.
-
-    Attributes:
-        key: ``<experiment>-<digest>``; equal configuration and data give an equal key.
-        place: the run's folder in the workspace.
-        model: the tuned model as an ordinary Hugging Face folder.
-        dataset: the version it was trained on, ``name@digest``.
-        config_digest, dataset_digest: what went in.
-        labelled: categories that had labels in its own training.
-        base: the model it was tuned from, by its content.
-        parent_run_id: the MLflow run of the pipeline, None where nothing tracked it.
-        metrics: of the last recorded step.
-    """
-
-    key: str
-    place: Location
-    model: Location
-    dataset: str
-    dataset_digest: str
-    config_digest: str
-    parent_run_id: str | None
-    metrics: dict[str, float]
-    labelled: tuple[str, ...]
-    base: str
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder on this machine's disk."""
-        assert self.place.local is not None
-        return self.place.local
-
-    def experiment(self) -> Experiment:
-        """The experiment it was trained with."""
-        stored = self.place / "experiment.json"
-        return parse_experiment(stored.read_json(), place=stored.uri)
-
-    def events(self) -> list[Event]:
-        """Everything the workers reported, in order."""
-        return read_events(self.folder / "events.jsonl")
+__all__ = ["TrainedRun", "check", "events_of", "open_run", "pin", "resumed_experiment", "run_key", "train"]
 
 
 def train(
@@ -80,204 +43,204 @@ def train(
     progress: Progress = SILENT,
     tracker: Tracker | None = None,
     force: bool = False,
+    resume: bool = False,
     validate: Any = None,
-    callbacks: Sequence[Any] = (),
+    listen: Callable[[Event], None] | None = None,
 ) -> TrainedRun:
     """Train an experiment's stages; a finished run is returned at once, an interrupted one goes on.
 
+    Of several drivers that are asked for one run, on whatever machines, one trains; the others say who does,
+    wait, and return what it made.
+
     Args:
-        experiment: its dataset reference is resolved here, so the run names one version.
+        experiment: its dataset and model are resolved here, so the run names one version of each.
         progress: told of every event of the workers.
         tracker: records the run and one child a stage.
-        force: start over, whatever was finished or saved.
+        force: start over, whatever was finished or saved. What is finished stays until the new one is.
+        resume: go on with a start over that was interrupted, though an older result stands.
         validate: `worker.Validate`, called every ``evaluation.every`` steps on all ranks.
-        callbacks: Ray Train callbacks; inside a Ray Tune trial its ``TuneReportCallback``.
+        listen: gets every event of the run in order, those of before an interruption and of a finished run
+            too, in the caller's thread. An exception it raises ends the run.
 
     Raises:
-        FinedeficsError: the experiment does not fit the data or the cluster, or a worker failed.
+        FinedeficsError: the experiment does not fit the data or the cluster, the checkpoint was saved by
+            workers of another layout, a worker failed, or the run was interrupted (exit code 130 or 143).
     """
     dataset = open_dataset(workspace, experiment.data.dataset)
-    experiment = pin(experiment, dataset)
-    check(experiment, dataset)
-    key = run_key(experiment, dataset)
-    folder = workspace.local.runs / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        if force:
-            _empty(folder)
-        if (folder / "result.json").is_file():
-            progress.event("skipped", run=key, reason="finished before")
-        else:
-            _run(workspace, experiment, dataset, folder, progress, tracker, force, validate, callbacks)
-    return open_run(workspace, key)
+    base = base_of(workspace, experiment.model)
+    experiment = pin(workspace, experiment, dataset, base)
+    check(experiment, dataset, validating=validate is not None)
+    place = workspace.runs / run_key(workspace, experiment, dataset, base)
+    with lease(place / "lease", f"run {place.name}", progress=progress) as held:
+        training = training_to_do(place, force=force, resume=resume)
+        if training is not None:
+            work = _Work(workspace, experiment, dataset, base, place, training, validate)
+            work.do(held, progress, tracker, listen)
+        clear(place)
+    run = open_run(workspace, place.name)
+    if training is None:
+        _say_skipped(run, experiment, progress, validating=validate is not None)
+        for event in run.events() if listen is not None else ():
+            listen(event)  # type: ignore[misc]
+    return run
 
 
-def open_run(workspace: Workspace, key: str) -> TrainedRun:
-    """A finished run by its key; FinedeficsError where it is not finished."""
-    folder = workspace.local.runs / key
-    try:
-        result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError) as error:
-        raise FinedeficsError(
-            "this run is not finished",
-            place=str(folder),
-            cure="run `finedefics train` on its experiment again",
-        ) from error
-    return TrainedRun(
-        key=folder.name,
-        place=workspace.runs / key,
-        model=workspace.runs / key / "model",
-        dataset=result["dataset"],
-        dataset_digest=result["dataset_digest"],
-        config_digest=result["config_digest"],
-        parent_run_id=result["parent_run_id"],
-        metrics=result["metrics"],
-        labelled=tuple(result["labelled"]),
-        base=result["base"],
-    )
+def resumed_experiment(workspace: Workspace, key: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a run by its key (or the beginning of it), to go on with it.
 
-
-def run_key(experiment: Experiment, dataset: Dataset) -> str:
-    """``<experiment>-<digest>`` of the configuration and the content of its data."""
-    content = experiment.model_copy(update={"data": experiment.data.model_copy(update={"dataset": ""})})
-    return f"{experiment.name}-{digest_of([content.digest(), dataset.digest])}"
-
-
-def pin(experiment: Experiment, dataset: Dataset) -> Experiment:
-    """The experiment with its dataset named by digest and its model, where a folder, by absolute path."""
-    path = Path(experiment.model.path).expanduser()
-    model = {"path": str(path.resolve())} if path.is_dir() else {}
-    return experiment.model_copy(
-        update={
-            "data": experiment.data.model_copy(update={"dataset": dataset.reference}),
-            "model": experiment.model.model_copy(update=model),
-        }
-    )
-
-
-def check(experiment: Experiment, dataset: Dataset) -> None:
-    """Find on the driver, before anything starts, what would fail in every worker.
+    Args:
+        overrides: ``a.b=c`` assignments of what does not make it another run: topology, tracking, evaluation.
 
     Raises:
-        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined, no
-            picture of a term that learns descriptions has one, DeepSpeed cannot do what is asked, or what the
-            adapters need is not installed.
+        FinedeficsError: there is no such run, or the overrides, or data or a model that changed since, make
+            it another (exit code 2).
     """
-    from finedefics.adapters import quantization
-    from finedefics_platform.training.sharding import deepspeed_settings
-    from finedefics_platform.training.stream import SampleIndex, check_divides
-
-    quantization(experiment.adapters.as_settings(), experiment.model.dtype)
-    index = SampleIndex.of(dataset)
-    for stage in experiment.stages:
-        check_divides(stage, experiment.resources.workers)
-        for feed in stage.feeds:
-            index.require(feed)
-        _check_descriptions(stage, index)
-        deepspeed_settings(experiment, stage, experiment.resources.workers)
-        if _needs_mined_negatives(experiment, stage):
-            dataset.files("negatives")
-
-
-def _check_descriptions(stage: Stage, index: "SampleIndex") -> None:
-    for name in ("caption", "object_attribute", "attribute_category"):
-        asked = name in stage.terms and stage.terms[name].weight > 0
-        if not asked or set(stage.term_feeds(name)) & set(stage.feeds) != {"labelled"}:
-            continue  # the other feeds have descriptions by their definition
-        if index.companions.descriptions.keys().isdisjoint(index.feeds["labelled"].ids):
-            raise FinedeficsError(
-                f"term {name} learns from descriptions, and no labelled training picture has one",
-                place=f"dataset {index.dataset}",
-                cure="run `finedefics data describe`, or leave the term out",
-            )
-
-
-def _needs_mined_negatives(experiment: Experiment, stage: Stage) -> bool:
-    contrasted = {
-        feed
-        for name, setting in stage.terms.items()
-        if name in CONTRASTIVE_TERMS and setting.weight > 0
-        for feed in stage.term_feeds(name)
-        if feed in stage.feeds
-    }
-    return experiment.data.negatives > 0 and bool(contrasted & {"labelled", "captioned"})
-
-
-def _run(
-    workspace: Workspace,
-    experiment: Experiment,
-    dataset: Dataset,
-    folder: Path,
-    progress: Progress,
-    tracker: Tracker | None,
-    force: bool,
-    validate: Any,
-    callbacks: Sequence[Any],
-) -> None:
-    started = time.time()
-    ensure_ray()
-    _check_resources(experiment)
-    from finedefics_platform.training.launch import fit
-    from finedefics_platform.training.worker import Assignment
-
-    _write(folder / "experiment.json", experiment.model_dump(mode="json"))
-    channel = EventChannel.open()
-    task = Assignment(experiment, workspace, dataset.root, folder / "model", channel, validate)
-    with (
-        Recorder(experiment, dataset, folder, progress, tracker, fresh=force) as recorder,
-        drained(channel, recorder.handle),
-    ):
-        fit(task, folder, callbacks)
-    # Shards of a finished run have no further use, and with optimizer state they dwarf the model.
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    result = {
-        "key": folder.name,
-        "config_digest": experiment.digest(),
-        "dataset": dataset.reference,
-        "dataset_digest": dataset.digest,
-        "labelled": sorted(dataset.labelled_category_ids()),
-        "base": model_digest(Path(experiment.model.path)),
-        "parent_run_id": recorder.parent_run_id,
-        "metrics": recorder.last_metrics,
-        "seconds": time.time() - started,
-    }
-    _write(folder / "result.json", result)
-
-
-def _check_resources(experiment: Experiment) -> None:
-    """Refuse what a cluster of this machine will never have; another cluster may still grow."""
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    wanted, there = experiment.resources, ray.cluster_resources()
-    for kind, each in (("CPU", wanted.cpus_per_worker), ("GPU", wanted.gpus_per_worker)):
-        if wanted.workers * each > there.get(kind, 0):
+    place = find_run(workspace, key)
+    document = (place / EXPERIMENT).read_json()
+    stored = parse_experiment(document, place=place.name)
+    for assignment in overrides:
+        override_by_text(document, assignment)
+        changed = parse_experiment(document, place=f"--set {assignment}")
+        if (changed.name, changed.digest(), changed.data.dataset) != (
+            stored.name,
+            stored.digest(),
+            stored.data.dataset,
+        ):
             raise wrong_use(
-                f"{wanted.workers} workers ask for {wanted.workers * each:g} {kind}s, "
-                f"this machine has {there.get(kind, 0):g}",
-                place=f"resources.{kind.lower()}s_per_worker",
-                cure="lower resources.workers, or set RAY_ADDRESS to a larger cluster",
+                f"with this setting it would be another run than {place.name}",
+                place=f"--set {assignment}",
+                cure="leave it out (resources, deepspeed, evaluation and tracking may change), "
+                "or train an experiment file",
             )
+    experiment = parse_experiment(document, place=place.name)
+    dataset = open_dataset(workspace, experiment.data.dataset)
+    if run_key(workspace, experiment, dataset) != place.name:
+        raise wrong_use(
+            "its base model is not the one it was started from",
+            place=f"run {place.name}, {experiment.model.path}",
+            cure="put that model back, or train an experiment file",
+        )
+    return experiment
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time in a run's folder; a second one waits and finds the run finished."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+class _Work:
+    """One driver's attempt at one training of a run, under the run's lease."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        experiment: Experiment,
+        dataset: Dataset,
+        base: Base,
+        place: Location,
+        training: Location,
+        validate: Any,
+    ) -> None:
+        self.workspace, self.experiment, self.dataset, self.base = workspace, experiment, dataset, base
+        self.place, self.training, self.validate = place, training, validate
+
+    def do(
+        self,
+        held: Lease,
+        progress: Progress,
+        tracker: Tracker | None,
+        listen: Callable[[Event], None] | None,
+    ) -> None:
+        """Train to the end and write the result."""
+        from finedefics_platform.training.checkpoints import saved_position
+
+        started = time.time()
+        ensure_ray(progress=progress)
+        check_resources(self.experiment)
+        saved = saved_position(self.training)
+        check_layout(self.experiment, saved, self.place)
+        (self.place / EXPERIMENT).write_json(self.experiment.model_dump(mode="json"))
+        attempt = Attempt(self.training, self.experiment)
+        # What stands of earlier attempts is recorded again: some of it may have been lost with its driver.
+        done = saved.total_step(self.experiment) if saved else 0
+        earlier = up_to(read_events(self.training / "events"), done)
+        recorder = Recorder(
+            self.experiment,
+            self.dataset,
+            self.place.name,
+            progress,
+            tracker,
+            listen,
+            fresh=attempt.number == 1 and starts_over(self.training),
+        )
+        try:
+            with recorder:
+                recorder.replay(earlier)
+                self._fit(attempt.number, recorder)
+        except (KeyboardInterrupt, Terminated) as stop:
+            attempt.end("interrupted")
+            raise self._interrupted(stop) from stop
+        except Exception as error:
+            attempt.end(f"failed: {error}")
+            raise
+        held.check()
+        (self.place / RESULT).write_json(self._result(recorder, time.time() - started))
+        attempt.end("finished")
+
+    def _fit(self, attempt: int, recorder: Recorder) -> None:
+        from finedefics_platform.training.launch import fit
+        from finedefics_platform.training.worker import Assignment
+
+        token = secrets.token_hex(8)
+        (self.training / TOKEN).write_text(token)
+        task = Assignment(
+            self.experiment,
+            self.workspace,
+            Location.of(self.dataset.root),
+            self.training,
+            attempt,
+            token,
+            self.validate,
+        )
+        fit(task, recorder.handle)
+
+    def _result(self, recorder: Recorder, seconds: float) -> dict[str, Any]:
+        learns_labels = any("labelled" in stage.feeds for stage in self.experiment.stages)
+        return {
+            "key": self.place.name,
+            "training": self.training.name,
+            "model": f"{self.training.name}/model",
+            "dataset": self.dataset.reference,
+            "dataset_digest": self.dataset.digest,
+            "config_digest": self.experiment.digest(),
+            "base": self.base.identity,
+            "labelled": sorted(self.dataset.labelled_category_ids()) if learns_labels else [],
+            "parent_run_id": recorder.parent_run_id,
+            "metrics": recorder.last_metrics,
+            "seconds": seconds,
+            "experiment": self.experiment.model_dump(mode="json"),
+        }
+
+    def _interrupted(self, stop: BaseException) -> FinedeficsError:
+        from finedefics_platform.training.checkpoints import saved_position
+
+        saved = saved_position(self.training)
+        done = saved.total_step(self.experiment) if saved else 0
+        ended = isinstance(stop, Terminated)
+        return FinedeficsError(
+            "terminated" if ended else "interrupted",
+            place=f"run {self.place.name}",
+            cure=f"run again, or finedefics train --resume {self.place.name}: it goes on from step {done}",
+            exit_code=TERMINATED if ended else INTERRUPTED,
+        )
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
-
-
-def _write(path: Path, value: Any) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    aside.replace(path)
+def _say_skipped(run: TrainedRun, experiment: Experiment, progress: Progress, *, validating: bool) -> None:
+    """A finished run is reused as it is; where it was measured otherwise than asked now, that is said."""
+    then = run.experiment().evaluation
+    differing = {
+        name: getattr(then, name)
+        for name in ("every", "limit")
+        if validating and getattr(then, name) != getattr(experiment.evaluation, name)
+    }
+    trained_with = {f"evaluation.{name}": value for name, value in differing.items()}
+    more = {"trained_with": trained_with} if trained_with else {}
+    progress.event("skipped", run=run.key, reason="finished before", **more)
+    if trained_with:
+        was = ", ".join(f"{name}={value}" for name, value in trained_with.items())
+        progress.say(f"reused {run.key}, trained with {was}; --force trains it as asked now")

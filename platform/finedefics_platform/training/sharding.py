@@ -64,9 +64,8 @@ def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, wor
     The process group must exist already; under ZeRO 3 the objective's weights are partitioned from here on.
     """
     deepspeed = prepare_deepspeed()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(objective, stage.weight_decay), lr=stage.learning_rate, betas=(0.9, 0.95)
-    )
+    groups = parameter_groups(objective, stage.weight_decay, stage.temperatures.learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(stage, step))
     engine, *_ = deepspeed.initialize(
         model=objective,
@@ -75,7 +74,35 @@ def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, wor
         config=deepspeed_settings(experiment, stage, world_size),
         dist_init_required=False,
     )
+    _follow_temperatures(objective)
     return engine
+
+
+def _follow_temperatures(objective: Any) -> None:
+    """Let the objective compute with DeepSpeed's full-precision copy of the temperatures that it learns.
+
+    DeepSpeed casts every parameter to the model's dtype, and steps a copy of its own in float32. In bfloat16
+    the parameter shows that copy in jumps of several steps, so the copy itself is handed on: before a pass,
+    as a checkpoint may have been loaded, and after a step, as the temperatures are logged then.
+    """
+    if not _learns_rounded_temperatures(objective):
+        return
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    # the copy was taken from the rounded parameter
+    safe_set_full_fp32_param(objective.log_temperatures, objective.exact_log_temperatures)
+    objective.register_forward_pre_hook(lambda module, _: _refresh_temperatures(module))
+
+
+def _learns_rounded_temperatures(objective: Any) -> bool:
+    temperatures = getattr(objective, "log_temperatures", None)
+    return temperatures is not None and temperatures.requires_grad and temperatures.dtype != torch.float32
+
+
+def _refresh_temperatures(objective: Any) -> None:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    objective.exact_log_temperatures.copy_(safe_get_full_fp32_param(objective.log_temperatures))
 
 
 def rate_share(stage: Stage, step: int) -> float:
@@ -86,17 +113,29 @@ def rate_share(stage: Stage, step: int) -> float:
     return 1 - (1 - stage.final_learning_rate) * min(1.0, progress)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters: matrices decay; biases, norms and temperatures do not."""
+def parameter_groups(module: nn.Module, weight_decay: float, temperature_rate: float) -> list[dict[str, Any]]:
+    """Trainable parameters: matrices decay; biases, norms and temperatures do not.
+
+    Temperatures have a rate of their own: at that of the weights they would hardly leave their start within a
+    run. The stage's gradient clip holds for all gradients together; it does not keep temperatures back, for
+    Adam's step does not depend on the size that all gradients of a parameter are divided by.
+    """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
+    temperatures: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and name == "log_temperatures":
+            temperatures.append(parameter)
+        elif parameter.requires_grad:
             # Under ZeRO 3 a later stage meets weights that are partitioned, flat and empty already.
             shape = getattr(parameter, "ds_shape", parameter.shape)
             (decayed if len(shape) > 1 else others).append(parameter)
-    groups = [(decayed, weight_decay), (others, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+        {"params": temperatures, "weight_decay": 0.0, "lr": temperature_rate},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def backward_and_step(engine: Any, loss: Tensor) -> float:
@@ -105,6 +144,8 @@ def backward_and_step(engine: Any, loss: Tensor) -> float:
     # Plain data parallelism (stage 0) keeps no norm; its gradients are whole and averaged here.
     norm = None if engine.zero_optimization() else _gradient_norm(engine.module)
     engine.step()
+    if _learns_rounded_temperatures(engine.module):
+        _refresh_temperatures(engine.module)
     return float(engine.get_global_grad_norm() or 0.0) if norm is None else norm
 
 

@@ -7,10 +7,10 @@ order; only rank 0 speaks.
 import logging
 import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from finedefics.objective import Objective, ObjectiveOutput
 from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.events import EventChannel
+from finedefics_platform.base.events import EventWriter
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
@@ -37,9 +38,11 @@ from finedefics_platform.training.checkpoints import (
     save_and_report,
     save_model,
 )
+from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
 from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead
+from finedefics_platform.training.trained import TOKEN
 
 Validate = Callable[[Backbone, Dataset, Experiment, int, int], dict[str, float]]
 STEPS_AHEAD = 2
@@ -51,10 +54,21 @@ class Assignment:
 
     experiment: Experiment
     workspace: Workspace
-    dataset: Path  # folder of the dataset version
-    model: Path  # where the finished model goes
-    channel: EventChannel
+    dataset: Location  # of the dataset version
+    run: Location  # of this training: events, checkpoints and the finished model
+    attempt: int
+    token: str  # written beside by the driver: who reads it sees the driver's storage
     validate: Validate | None = None
+
+    @property
+    def events(self) -> Location:
+        """The run's log."""
+        return self.run / "events"
+
+    @property
+    def model(self) -> Location:
+        """Where the finished model goes."""
+        return self.run / "model"
 
 
 @dataclass
@@ -67,12 +81,18 @@ class Loop:
     device: torch.device
     dataset: Dataset
     index: SampleIndex
-    last_metrics: dict[str, float] = field(default_factory=dict)
+    events: EventWriter | None  # of rank 0
 
     def say(self, name: str, **fields: Any) -> None:
         """An event, from rank 0 only."""
-        if self.rank == 0:
-            self.task.channel.send(name, **fields)
+        if self.events is not None:
+            self.events.write(name, **fields)
+
+    def at(self, number: int, step: int) -> dict[str, Any]:
+        """What every event of a step carries: the stage, the step in it and the step of the run."""
+        stages = self.task.experiment.stages
+        total = sum(stage.steps for stage in stages[:number]) + step
+        return {"stage": stages[number].name, "step": step, "total_step": total}
 
     def position(self, stage: int, step: int) -> Position:
         """A place in this run."""
@@ -82,17 +102,34 @@ class Loop:
 
 def run_worker(task: Assignment) -> None:
     """Train every stage from the last checkpoint on, then write the model."""
-    loop = _start(task)
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    check_storage(task)
+    events = EventWriter(task.events, task.attempt) if rank == 0 else None
+    try:
+        _train(_start(task, events))
+    finally:
+        if events is not None:
+            events.close()
+
+
+def _train(loop: Loop) -> None:
+    task = loop.task
     stages = task.experiment.stages
     start = resume_point(loop.position(0, 0))
-    if start is not None:
-        loop.say("resumed", stage=stages[start.stage].name, step=start.step)
     first, done = (start.stage, start.step) if start else (0, 0)
+    _report_configuration(loop, first, done)
+    if start is not None:
+        loop.say("resumed", **loop.at(first, done))
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
     adapters = task.experiment.adapters.as_settings()
     backbone = load_backbone(
-        model.path, dtype=model.dtype, train=model.train, quantization=quantization(adapters, model.dtype)
+        base_folder(task.workspace, model),
+        dtype=model.dtype,
+        train=model.train,
+        quantization=quantization(adapters, model.dtype),
     ).to(loop.device)
     engine = None
     for number in range(first, len(stages)):
@@ -107,11 +144,25 @@ def run_worker(task: Assignment) -> None:
             merge(backbone, gather=partial(whole, written=True))
     templates = task.experiment.data.templates.as_templates()
     save_model(backbone, task.model, loop.rank, templates, model.object_readout)
-    loop.say("model", path=str(task.model))
+    loop.say("model", path=task.workspace.name_of(task.model))
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
 
-def _start(task: Assignment) -> Loop:
+def check_storage(task: Assignment) -> None:
+    """FinedeficsError where this node does not see what the driver wrote: its disk is another one."""
+    try:
+        seen = (task.run / TOKEN).read_text()
+    except FileNotFoundError:
+        seen = ""
+    if seen != task.token:
+        raise FinedeficsError(
+            f"the node {socket.gethostname()} does not see the workspace",
+            place=str(task.workspace.root),
+            cure="set FINEDEFICS_HOME to a folder that every node mounts, or to an object store (s3://…)",
+        )
+
+
+def _start(task: Assignment, events: EventWriter | None) -> Loop:
     import ray.train
     import ray.train.torch
 
@@ -120,9 +171,9 @@ def _start(task: Assignment) -> Loop:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
-    _report_configuration(task, rank)
-    dataset = open_dataset(task.workspace, task.dataset)
-    return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, SampleIndex.of(dataset))
+    dataset = open_dataset(task.workspace, task.dataset.uri)
+    index = SampleIndex.of(dataset)
+    return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 
 
 def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]]:
@@ -159,7 +210,7 @@ def _run_stage(
     engine = start_engine(objective, experiment, stage, loop.world_size)
     if resumed:
         load_shards(engine, loop.rank)
-    loop.say("stage", stage=stage.name, number=number, step=first, steps=stage.steps)
+    loop.say("stage", **loop.at(number, first), number=number, steps=stage.steps)
     collate = Collator(
         backbone.processor,
         loop.dataset.categories(),
@@ -179,11 +230,11 @@ def _run_stage(
         norm = backward_and_step(engine, output.loss)
         meter.step_done(output)
         if step == first:
-            _report_layout(loop, engine, stage)
+            _report_layout(loop, engine, loop.at(number, first))
         done = step + 1
         if done % experiment.tracking.log_every == 0 or done == stage.steps:
             total = sum(settings.terms[name].weight * value for name, value in terms.items())
-            loop.last_metrics = {
+            metrics = {
                 "loss": total,
                 **{f"loss_{name}": value for name, value in terms.items()},
                 **{f"left_out_{name}": float(count) for name, count in output.left_out.items()},
@@ -192,30 +243,25 @@ def _run_stage(
                 "gradient_norm": norm,
                 **meter.rates(sum(stage.feeds.values()), loop.device),
             }
-            loop.say("step", stage=stage.name, step=done, metrics=loop.last_metrics)
+            loop.say("step", **loop.at(number, done), metrics=metrics)
         _check_and_save(loop, engine, number, stage, done)
         meter.resume()
-    loop.say("stage_done", stage=stage.name, step=stage.steps)
+    loop.say("stage_done", **loop.at(number, stage.steps))
     return engine
 
 
 def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: int) -> None:
-    """Validation and checkpoints where they are due; each costs a report that all ranks make."""
-    import ray.train
-
+    """Validation and checkpoints where they are due."""
     experiment = loop.task.experiment
     every, saving = experiment.evaluation.every, experiment.tracking.checkpoint_every
     last = done == stage.steps
-    checked: dict[str, float] = {}
     if loop.task.validate is not None and every is not None and (done % every == 0 or last):
-        checked = _validated(loop, engine, loop.task.validate)
-        loop.say("validation", stage=stage.name, step=done, metrics=checked)
-    reported = {**loop.last_metrics, **checked, "stage": float(number), "step": float(done)}
+        loop.say("validation", **loop.at(number, done), metrics=_validated(loop, engine, loop.task.validate))
     if last or (saving is not None and done % saving == 0):
-        save_and_report(engine, loop.position(number, done), reported, loop.rank)
-        loop.say("checkpoint", stage=stage.name, step=done)
-    elif checked:
-        ray.train.report(reported)
+        if loop.events is not None:
+            loop.events.flush()  # what led to a checkpoint is as durable as it
+        save_and_report(engine, loop.position(number, done), loop.rank)
+        loop.say("checkpoint", **loop.at(number, done))
 
 
 def _validated(loop: Loop, engine: Any, validate: Validate) -> dict[str, float]:
@@ -280,25 +326,24 @@ def _seed(seed: int, rank: int) -> None:
     torch.manual_seed(seed + rank)
 
 
-def _report_configuration(task: Assignment, rank: int) -> None:
+def _report_configuration(loop: Loop, number: int, done: int) -> None:
     """Log the configuration as each worker has it; ranks that differ would train nonsense in silence."""
-    own = digest_of(task.experiment.model_dump(mode="json"))
-    digests: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, own)
+    configuration = loop.task.experiment.model_dump(mode="json")
+    digests: list[str] = [""] * loop.world_size
+    dist.all_gather_object(digests, digest_of(configuration))
     if len(set(digests)) > 1:
         raise FinedeficsError(
             f"workers have different configurations ({', '.join(digests)})",
             place="effective configuration",
             cure="use one version of the platform on every node",
         )
-    if rank == 0:
-        configuration = task.experiment.model_dump(mode="json")
-        task.channel.send(
-            "configuration", digest=task.experiment.digest(), digests=digests, configuration=configuration
-        )
+    # The first event of a group of workers: what earlier ones said of steps after this is superseded.
+    place = loop.at(number, done)
+    digest = loop.task.experiment.digest()
+    loop.say("configuration", **place, digest=digest, digests=digests, configuration=configuration)
 
 
-def _report_layout(loop: Loop, engine: Any, stage: Stage) -> None:
+def _report_layout(loop: Loop, engine: Any, place: dict[str, Any]) -> None:
     """Who trains, and how much optimizer state each holds: ZeRO's partition as a fact, not as a setting."""
     import ray
 
@@ -313,7 +358,7 @@ def _report_layout(loop: Loop, engine: Any, stage: Stage) -> None:
     dist.all_gather_object(workers, own)
     loop.say(
         "facts",
-        stage=stage.name,
+        **place,
         world_size=loop.world_size,
         zero_stage=engine.zero_optimization_stage(),
         workers=workers,

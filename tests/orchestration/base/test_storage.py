@@ -131,11 +131,13 @@ with commit(target, replace=True) as draft:
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-@pytest.mark.parametrize("moment", ["draft", "file"])
+@pytest.mark.parametrize(
+    ("root", "moment"),
+    [("disk", "draft"), ("s3", "draft"), ("s3", "file")],  # on a disk a rename is the only moment
+    indirect=["root"],
+)
 def test_a_killed_writer_leaves_no_half_made_thing(root: Location, moment: str, before: str | None) -> None:
     """SIGKILL while the folder is filled, and between the first file that is sent and the manifest."""
-    if moment == "file" and root.local:
-        pytest.skip("on a disk nothing is sent: a rename is the only moment")
     target = root / "thing"
     if before:
         with commit(target) as draft:
@@ -238,6 +240,26 @@ def test_a_lease_that_was_taken_over_is_noticed(root: Location) -> None:
             held.check()
 
 
+def test_a_holder_that_was_stopped_goes_on_unless_somebody_took_over(
+    root: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["finedefics_platform.base.storage.lease"]
+    for name, seconds in (("TTL_SECONDS", 0.5), ("BEAT_SECONDS", 1.0), ("_POLL_SECONDS", 0.2)):
+        monkeypatch.setattr(module, name, seconds)
+    with lease(root / "lease", "it") as held:
+        time.sleep(3)  # every beat comes late, as after a stop
+        held.check()
+        (root / "lease" / "another.json").write_json(
+            {**(root / "lease").children()[0].read_json(), "machine": "another"}
+        )
+        deadline = time.monotonic() + 20
+        while held._thread.is_alive() and time.monotonic() < deadline:
+            (root / "lease" / "another.json").write_json((root / "lease" / "another.json").read_json())
+            time.sleep(0.2)
+        with pytest.raises(FinedeficsError, match="cut off from the storage"):
+            held.check()
+
+
 def test_a_scheme_that_cannot_be_stored_to_is_refused() -> None:
     with pytest.raises(FinedeficsError, match="not a place that can be stored to") as caught:
         Location.of("http://user:secret@host/x")
@@ -245,6 +267,27 @@ def test_a_scheme_that_cannot_be_stored_to_is_refused() -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(FinedeficsError, match="not a place"):
         Location.of("s3://")
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "path"),
+    [
+        ("gs://bucket/a/b", "gcs", "bucket/a/b"),
+        ("abfs://box@account.dfs.core.windows.net/a/b", "abfs", "box/a/b"),
+        ("abfss://box@account.dfs.core.windows.net/a b", "abfs", "box/a b"),
+    ],
+)
+def test_other_object_stores_are_opened_by_their_own_file_systems(uri: str, kind: str, path: str) -> None:
+    place = Location.of(uri)
+    assert (place.filesystem.type_name, place.path) == (kind, path)
+    assert (place / "c").path == f"{path}/c"
+    assert (place / "c").relative_to(place) == "c"
+
+
+def test_an_address_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(FinedeficsError, match="cannot be used") as caught:
+        Location.of("abfs://account/box").exists()
+    assert caught.value.exit_code == 2
 
 
 def test_a_bucket_that_is_not_there_is_said_in_one_line(bucket: str) -> None:

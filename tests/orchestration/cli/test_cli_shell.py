@@ -1,9 +1,12 @@
 """How commands are found, and how they end: exit codes, one line of error, one JSON object a line."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +133,20 @@ def test_an_interrupt_ends_with_130(command: Any, capsys: pytest.CaptureFixture[
     command(failing(KeyboardInterrupt()))
     assert shell.main(["probe"]) == 130
     assert capsys.readouterr().err.startswith("error: finedefics probe: interrupted; run it again")
+
+
+def test_sigterm_ends_with_143(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def wait() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    command(wait)
+    assert shell.main(["probe"]) == 143
+    assert capsys.readouterr().err == (
+        "error: finedefics probe: terminated; run it again, finished steps are skipped\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

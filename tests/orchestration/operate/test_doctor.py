@@ -4,11 +4,13 @@ import json
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from object_store import object_store, variables
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import open_workspace
@@ -60,6 +62,7 @@ def test_this_environment_is_sound(
         name: check["found"] for name, check in checks.items() if check["status"] != "ok"
     }.keys() <= machine
     assert (code == 0) == (events[-1]["event"] == "done")
+    assert not (tmp_path / "home").exists()  # looking leaves nothing behind
 
 
 def test_a_failed_check_is_exit_code_1(
@@ -100,6 +103,50 @@ def test_a_workspace_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     assert doctor.check_workspace(open_workspace(tmp_path / "new")).status == "ok"
     assert not (tmp_path / "new").exists()  # looking leaves nothing behind
+
+
+def test_a_store_that_nobody_answers_for_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:  # takes connections, never answers
+        for name, value in variables(silent.getsockname()[1]).items():
+            monkeypatch.setenv(name, value)
+        assert doctor.STORE_SECONDS == 10
+        monkeypatch.setattr(doctor, "STORE_SECONDS", 2.0)
+        began = time.monotonic()
+        found = doctor.check_workspace(open_workspace("s3://bucket/w"))
+        assert time.monotonic() - began < 17, "two, and as long as Python takes to start on a busy machine"
+    assert (found.status, found.found) == ("fail", "s3://bucket/w: no answer within 2 s")
+    assert "AWS_ENDPOINT_URL" in found.cure
+
+
+def test_a_store_that_refuses_is_told_apart_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path))
+    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # moto checks the keys after the bucket is made
+    with object_store() as uri:
+        refused = doctor.check_workspace(open_workspace(f"{uri}/w"))
+    assert refused.status == "fail"
+    assert "ACCESS_DENIED" in refused.found
+    assert "AWS_SECRET_ACCESS_KEY" in refused.cure
+    assert "testing-" not in refused.found
+    monkeypatch.delenv("INITIAL_NO_AUTH_ACTION_COUNT")
+    with object_store() as uri:
+        workspace = open_workspace(f"{uri}/w")
+        assert doctor.check_workspace(workspace).status == "ok"
+        alone = doctor.check_tracking(workspace)
+        assert alone.status == "warn"
+        assert "on this machine alone" in alone.found
+        assert "set MLFLOW_TRACKING_URI" in alone.cure
+        assert "the cache" in doctor.check_disk(workspace).found
+        assert workspace.root.files() == [], "looking leaves nothing behind"
+        absent = doctor.check_workspace(open_workspace("s3://no-such-bucket/w"))
+    assert absent.status == "fail"
+    assert absent.cure == "make the bucket, or correct FINEDEFICS_HOME"
+    for name, value in variables(closed_port).items():
+        monkeypatch.setenv(name, value)
+    gone = doctor.check_workspace(open_workspace("s3://bucket/w"))
+    assert gone.status == "fail"
+    assert "AWS_ENDPOINT_URL" in gone.cure
 
 
 def test_a_database_that_opens_and_one_that_does_not(tmp_path: Path) -> None:

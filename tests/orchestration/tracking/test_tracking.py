@@ -20,7 +20,7 @@ from finedefics_platform.tracking.delivery import Delivery
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.runs import compare_runs, get_run, list_runs
 from finedefics_platform.tracking.spool import Spool
-from finedefics_platform.tracking.tracker import Tracker, server_run_id, sync
+from finedefics_platform.tracking.tracker import Tracker, destination, server_run_id, sync
 
 NOBODY_LISTENS = "http://127.0.0.1:9"  # the discard port: refused at once
 
@@ -78,7 +78,7 @@ def test_a_pipeline_is_read_back_as_it_was_written(
     assert stage.data.tags["mlflow.parentRunId"] == parent
     assert stage.data.tags["finedefics.restarts"] == "1"
     assert [file.path for file in client.list_artifacts(child, "tables")] == ["tables/table.txt"]
-    assert (recorded.artifacts / "pipelines" / child / "artifacts" / "tables" / "table.txt").is_file()
+    assert (recorded.artifacts / f"pipelines/{child}/artifacts/tables/table.txt").is_file()
     assert tracker.waiting() == 0
 
 
@@ -118,7 +118,7 @@ def test_secrets_reach_neither_database_nor_files(
     tracker = Tracker(recorded, "secrets")
     run = tracker.parent("secrets", key="secrets-1", params=params, tags={"token": "open-sesame-4"})
     tracker.finish(run)
-    stored = b"".join(path.read_bytes() for path in recorded.root.rglob("*") if path.is_file())
+    stored = b"".join(path.read_bytes() for path in Path(recorded.root.uri).rglob("*") if path.is_file())
     for secret in ("open-sesame", hub_token, "correct-horse"):
         assert secret.encode() not in stored
     record = get_run(recorded, run)
@@ -127,14 +127,16 @@ def test_secrets_reach_neither_database_nor_files(
     assert record.params["storage"] == "s3://[hidden]@host/bucket"
 
 
-def test_a_long_parameter_is_a_digest_and_an_artefact(recorded: Workspace, client: MlflowClient) -> None:
+def test_a_long_parameter_is_a_digest_and_an_artefact(
+    recorded: Workspace, client: MlflowClient, tmp_path: Path
+) -> None:
     tracker = Tracker(recorded, "long")
     text = "class " * 5000
     run = tracker.parent("long", key="long-1", params={"names": text, "short": "x" * 500})
     record = get_run(recorded, run)
     assert record.params["names"].startswith("sha256:")
     assert record.params["short"] == "x" * 500
-    file = client.download_artifacts(run, "parameters/names.txt", str(recorded.root))
+    file = client.download_artifacts(run, "parameters/names.txt", str(tmp_path))
     assert Path(file).read_text() == text
 
 
@@ -176,14 +178,12 @@ def away(recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - began < 30
     result = sync(workspace)
     assert (result.sent, result.waiting) == (0, tracker.waiting())
-    refused = CliRunner().invoke(app, ["sync"], env={"FINEDEFICS_HOME": str(workspace.local.root)})
+    refused = CliRunner().invoke(app, ["sync"], env={"FINEDEFICS_HOME": workspace.root.uri})
     assert isinstance(refused.exception, FinedeficsError)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     other = sync(workspace)
     assert other.other_servers == (NOBODY_LISTENS,), "entries go to the server they were meant for"
-    kept = [
-        entry for path in (workspace.local.root / "mlflow/spool").glob("*.jsonl") for entry in lines(path)[1:]
-    ]
+    kept = [entry for path in (workspace.state / "spool").glob("*.jsonl") for entry in lines(path)[1:]]
     return parent, child, kept
 
 
@@ -195,11 +195,11 @@ def test_what_an_absent_server_missed_is_sent_later_and_only_once(
     recorded: Workspace, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, child, kept = away(recorded, tmp_path, monkeypatch)
-    folder = recorded.artifacts.parent / "spool"
+    folder = recorded.state / "spool"
     for attempt in range(
         2
     ):  # a connection that breaks after the server has stored everything: all of it again
-        spool = Spool(folder, f"away-{attempt}", recorded.tracking_uri)
+        spool = Spool(folder, f"away-{attempt}", destination(recorded))
         spool.append(kept)
         assert spool.drain(Delivery(recorded, client, spool).send) == 0
         assert not spool.path.exists()
@@ -222,14 +222,14 @@ def test_a_refused_entry_does_not_take_its_neighbours_along(
     tracker.finish(run)
     assert history(client, run, "loss") == {0: 1.0, 2: 3.0}
     assert get_run(recorded, run).status == "finished"
-    refused = lines(recorded.artifacts.parent / "spool" / "refused.jsonl")
+    refused = lines(recorded.state / "spool" / "refused.jsonl")
     assert [entry["entry"] for entry in refused] == ["metrics", "artifact"]
     assert "what? no!" in refused[0]["reason"]
 
 
 def test_a_line_cut_short_by_a_kill_is_skipped(recorded: Workspace, client: MlflowClient) -> None:
     run = Tracker(recorded, "cut").parent("run", key="cut-1")
-    spool = Spool(recorded.artifacts.parent / "spool", "cut", recorded.tracking_uri)
+    spool = Spool(recorded.state / "spool", "cut", destination(recorded))
     spool.append([{"run": run, "entry": "metrics", "step": 0, "time": 1, "values": {"loss": 2.0}}])
     with spool.path.open("a") as file:
         file.write('{"run": "')

@@ -111,6 +111,31 @@ def test_a_server_killed_in_the_middle_costs_nothing(
 
 
 @pytest.mark.slow
+def test_a_log_told_again_and_an_equal_workspace_add_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    runs = []
+    for name in ("ours", "theirs"):
+        workspace = open_workspace(tmp_path / name)
+        for end in (30, 40):  # the second driver is told the first one's log, and goes on
+            tracker = Tracker(workspace, "shared")
+            parent = tracker.parent("birds", key="shared-1", time=1.7e9)
+            stage = tracker.child(parent, "stage1", time=1.7e9)
+            for step in range(end):
+                tracker.metrics(stage, step, {"loss": 1 / (step + 1)}, time=1.7e9 + step + end * (step >= 25))
+            tracker.finish(stage, time=1.7e9 + 100)
+            tracker.finish(parent, time=1.7e9 + 100)
+            runs.append((parent, stage))
+    assert runs[0] == runs[1] != runs[2] == runs[3]
+    for _, stage in (runs[0], runs[2]):
+        history = open_client(workspace).get_metric_history(stage, "loss")
+        assert sorted(metric.step for metric in history) == list(range(40))
+        assert get_run(workspace, stage).seconds == 100
+    assert get_run(workspace, "shared-1").run_id == runs[2][0]
+
+
+@pytest.mark.slow
 def test_a_registry_on_a_server_serves_models_to_other_machines(
     server: Server, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +166,7 @@ def test_a_registry_on_a_server_serves_models_to_other_machines(
     elsewhere = open_workspace(tmp_path / "elsewhere")
     assert get_version(elsewhere, "birds").version == 1
     folder = open_model(elsewhere, "birds@champion")
-    assert folder.is_relative_to(elsewhere.models)
+    assert folder.is_relative_to(elsewhere.models.uri)
     assert (folder / "model" / "config.json").read_text() == "[]"
     assert (folder / "index" / "categories.json").is_file()
     assert open_model(elsewhere, "birds/1") == folder

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.events import read_events
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
@@ -70,7 +70,10 @@ def test_a_run_with_adapters_leaves_an_ordinary_model(
     zero_stage: int,
 ) -> None:
     run = train(drawn_workspace, experiment_of(tiny_model, kind, zero_stage))
-    base, tuned = load_file(tiny_model / "model.safetensors"), load_file(run.model / "model.safetensors")
+    base, tuned = (
+        load_file(tiny_model / "model.safetensors"),
+        load_file(fetch(run.model) / "model.safetensors"),
+    )
     assert base.keys() == tuned.keys()
     moved = {name for name in base if not base[name].equal(tuned[name])}
     expected = {
@@ -83,7 +86,7 @@ def test_a_run_with_adapters_leaves_an_ordinary_model(
         assert expected <= moved
     else:
         assert moved == expected
-    events = read_events(run.folder / "events.jsonl")
+    events = run.events()
     losses = [event["metrics"]["loss_answer"] for event in events if event["event"] == "step"]
     assert len(losses) == 5
     # the second stage starts where the first one ended, not from the base
@@ -95,7 +98,7 @@ def test_a_run_with_adapters_leaves_an_ordinary_model(
         if event["event"] == "facts"
     ]
     assert max(elements) < sum(tensor.numel() for tensor in base.values()) / 2
-    assert run.model.joinpath("config.json").read_text().find("quantization") == -1
+    assert (run.model / "config.json").read_text().find("quantization") == -1
 
 
 class Killer:
@@ -135,7 +138,7 @@ def test_a_run_killed_in_its_second_stage_goes_on_from_its_own_weights(
         drawn_workspace, experiment_of(tiny_model, kind, 1, name=f"hit-{kind}", **changes), progress=killer
     )
     assert killer.killed
-    resumed = [e for e in read_events(hit.folder / "events.jsonl") if e["event"] == "resumed"]
+    resumed = [e for e in hit.events() if e["event"] == "resumed"]
     assert [event["stage"] for event in resumed] == ["name"]
     assert 0 < resumed[0]["step"] < 40
     assert losses_of(hit) == pytest.approx(losses_of(calm), abs=1e-5)
@@ -143,8 +146,7 @@ def test_a_run_killed_in_its_second_stage_goes_on_from_its_own_weights(
 
 def losses_of(run: TrainedRun) -> dict[tuple[str, int], float]:
     """Loss by stage and step; a step done twice counts as done last."""
-    events = read_events(run.folder / "events.jsonl")
-    return {(e["stage"], e["step"]): e["metrics"]["loss"] for e in events if e["event"] == "step"}
+    return {(e["stage"], e["step"]): e["metrics"]["loss"] for e in run.events() if e["event"] == "step"}
 
 
 def test_the_digest_follows_the_adapters(tiny_model: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from finedefics.backbones import load_backbone
 from finedefics.scoring import Recogniser
-from finedefics_platform.base.events import read_events
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
@@ -52,14 +52,14 @@ def test_a_family_is_trained_to_a_model_that_answers(
         ],
     }
     run = train(drawn_workspace, parse_experiment(document, place="test"))
-    steps = [e["metrics"] for e in read_events(run.folder / "events.jsonl") if e["event"] == "step"]
+    steps = [e["metrics"] for e in run.events() if e["event"] == "step"]
     assert len(steps) == 6
     assert all(math.isfinite(steps[-1][f"loss_{term}"]) for term in TERMS)
     assert steps[-1]["loss_answer"] < steps[0]["loss_answer"]
-    before, after = load_file(base / "model.safetensors"), load_file(run.model / "model.safetensors")
+    before, after = load_file(base / "model.safetensors"), load_file(fetch(run.model) / "model.safetensors")
     assert before.keys() == after.keys()
     assert any(not before[name].equal(after[name]) for name in before)
-    model = Recogniser(load_backbone(run.model), drawn_dataset.categories())
+    model = Recogniser(load_backbone(fetch(run.model)), drawn_dataset.categories())
     image = drawn_dataset.samples("val", limit=1)[0].image
     ((_, name, score), *_) = model.recognise([image])[0]
     assert name in {category.name for category in drawn_dataset.categories()}

@@ -12,6 +12,7 @@ from finedefics.errors import FinedeficsError
 from finedefics.evaluation.items import object_embeddings
 from finedefics.readout import Readout, load_readout
 from finedefics.scoring import CategoryIndex, Recogniser
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation, parse_experiment
 from finedefics_platform.data.store import Dataset
@@ -54,9 +55,9 @@ def test_evaluation_reads_objects_where_the_model_says(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.local.root))
-    folder = drawn_workspace.local.models / "within"
-    save_model(load_backbone(tiny_model), folder, 0, Templates(), "prompt")
-    check_evaluation(drawn_workspace, drawn_dataset, folder)
+    place = drawn_workspace.models / "within"
+    save_model(load_backbone(tiny_model), place, 0, Templates(), "prompt")
+    check_evaluation(drawn_workspace, drawn_dataset, fetch(place))
 
 
 @pytest.mark.slow
@@ -65,8 +66,8 @@ def test_a_run_trains_and_validates_within_the_prompt(
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.local.root))
     run = train(drawn_workspace, parse_experiment(document(tiny_model, "prompt"), place="test"))
-    assert load_readout(run.model) == "prompt"
-    check_evaluation(drawn_workspace, drawn_dataset, run.model)
+    assert load_readout(fetch(run.model)) == "prompt"
+    check_evaluation(drawn_workspace, drawn_dataset, fetch(run.model))
 
 
 def test_the_objective_is_told_and_a_third_place_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from finedefics.errors import FinedeficsError
@@ -62,11 +63,15 @@ def test_the_rate_rises_then_falls_to_its_final_share() -> None:
 def test_only_matrices_decay_and_only_trained_parts_are_optimised() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     network[2].requires_grad_(False)
-    decayed, others = parameter_groups(network, 0.01)
+    decayed, others = parameter_groups(network, 0.01, 5e-3)
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
     assert decayed["weight_decay"] == 0.01
     assert [tuple(p.shape) for p in others["params"]] == [(4,), (4,), (4,)]
     assert others["weight_decay"] == 0
+    network.log_temperatures = nn.Parameter(torch.zeros(2))
+    temperatures = parameter_groups(network, 0.01, 5e-3)[-1]
+    assert temperatures["params"] == [network.log_temperatures]
+    assert (temperatures["weight_decay"], temperatures["lr"]) == (0, 5e-3)
 
 
 @pytest.fixture(scope="module")

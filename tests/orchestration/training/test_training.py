@@ -1,24 +1,25 @@
 """Real runs: Ray Train starts two workers, DeepSpeed shards them, and the run folder tells what happened."""
 
 import contextlib
-import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.events import read_events
+from finedefics_platform.base.content import model_digest
+from finedefics_platform.base.events import EventReader
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.training.run import TrainedRun, check, pin, run_key, train
+from finedefics_platform.training.run import TrainedRun, check, train
+from finedefics_platform.training.worker import Assignment, check_storage
 
 STAGES = [
     {
@@ -82,26 +83,52 @@ def run(
 
 
 def events_of(run: TrainedRun, name: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(run.folder / "events.jsonl") if event["event"] == name]
+    return [event for event in run.events() if event["event"] == name]
 
 
 def test_a_run_leaves_a_plain_model_and_its_account(run: TrainedRun, tiny_model: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
 
-    AutoModelForImageTextToText.from_pretrained(run.model)
-    base, tuned = load_file(tiny_model / "model.safetensors"), load_file(run.model / "model.safetensors")
+    folder = fetch(run.model)
+    AutoModelForImageTextToText.from_pretrained(folder)
+    base, tuned = load_file(tiny_model / "model.safetensors"), load_file(folder / "model.safetensors")
     assert base.keys() == tuned.keys()
     moved = {name for name in base if not base[name].equal(tuned[name])}
     assert any("text_model" in name for name in moved)
     assert not any("vision_model" in name for name in moved)  # frozen by default
-    assert sorted(path.name for path in run.folder.iterdir()) == [
-        ".lock",
-        "events.jsonl",
+    assert [place.name for place in run.place.children()] == [
         "experiment.json",
-        "model",
+        "lease",
         "result.json",
+        "training-1",
     ]
+    assert [place.name for place in run.model.parent.children()] == ["attempts", "events", "model"]
+
+
+def test_a_run_says_what_it_was_made_of_and_nothing_where_it_lies(
+    run: TrainedRun, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
+) -> None:
+    assert run.dataset == drawn_dataset.reference
+    assert run.base == model_digest(tiny_model)
+    assert set(run.labelled) == drawn_dataset.labelled_category_ids()
+    assert run.experiment().model.path == "workspace:models/tiny"
+    (attempt,) = run.attempts()
+    assert attempt["outcome"] == "finished"
+    assert attempt["started"] < attempt["ended"]
+    assert attempt["topology"]["resources"]["workers"] == 2
+    assert "version.torch" in attempt["versions"]
+    for way in run.place.files():
+        if way.endswith((".json", ".jsonl")):
+            assert str(drawn_workspace.root) not in (run.place / way).read_text(), way
+
+
+def test_events_carry_the_time_at_which_they_happened_and_the_step_of_the_run(run: TrainedRun) -> None:
+    times = [event["time"] for event in run.events()]
+    assert times == sorted(times)
+    (attempt,) = run.attempts()
+    assert attempt["started"] < times[0] < times[-1] < attempt["ended"]
+    assert [event["total_step"] for event in events_of(run, "step")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_every_step_is_recorded_with_what_it_cost(run: TrainedRun, watcher: Watcher) -> None:
@@ -141,7 +168,7 @@ def test_two_processes_share_the_optimizer_state(run: TrainedRun) -> None:
         assert len({worker["pid"] for worker in event["workers"]} - {os.getpid()}) == 2
         elements = [worker["optimizer_elements"] for worker in event["workers"]]
         assert elements[0] == pytest.approx(elements[1], rel=0.01)
-        tuned = 2 * tuned_parameters(run.model)  # AdamW keeps two numbers a parameter
+        tuned = 2 * tuned_parameters(fetch(run.model))  # AdamW keeps two numbers a parameter
         assert sum(elements) == pytest.approx(tuned, rel=0.02)
 
 
@@ -156,7 +183,7 @@ def test_workers_log_the_configuration_they_have(run: TrainedRun, drawn_dataset:
     assert len(event["digests"]) == 2
     assert len(set(event["digests"])) == 1
     assert event["configuration"]["data"]["dataset"] == drawn_dataset.reference
-    assert event["configuration"] == json.loads((run.folder / "experiment.json").read_text())
+    assert event["configuration"] == run.experiment().model_dump(mode="json")
     assert event["digest"] == run.config_digest
 
 
@@ -167,7 +194,25 @@ def test_a_finished_run_is_not_run_again(
     started = time.monotonic()
     assert train(drawn_workspace, experiment_of(tiny_model, "real"), progress=again) == run
     assert time.monotonic() - started < 5
-    assert [name for name, _ in again.events] == ["skipped"]
+    assert again.events == [("skipped", {"run": run.key, "reason": "finished before"})]
+
+
+def test_whoever_listens_to_a_finished_run_hears_what_happened(
+    run: TrainedRun, drawn_workspace: Workspace, tiny_model: Path
+) -> None:
+    heard: list[dict[str, Any]] = []
+    train(drawn_workspace, experiment_of(tiny_model, "real"), listen=heard.append)
+    assert heard == run.events()
+
+
+def test_a_reused_run_says_that_it_was_validated_otherwise(
+    run: TrainedRun, drawn_workspace: Workspace, tiny_model: Path
+) -> None:
+    again = Watcher()
+    asked = experiment_of(tiny_model, "real", evaluation={"every": 2})
+    reused = train(drawn_workspace, asked, progress=again, validate=lambda *anything: {})
+    assert reused == run
+    assert again.events[-1][1]["trained_with"] == {"evaluation.every": None}
 
 
 def test_a_loss_that_is_not_finite_is_one_line_that_names_it(
@@ -178,10 +223,13 @@ def test_a_loss_that_is_not_finite_is_one_line_that_names_it(
         train(drawn_workspace, experiment_of(tiny_model, "diverges", stages=stages))
     assert str(caught.value).startswith("stage name: term answer is nan at step")
     assert "\n" not in str(caught.value)
-    failed = next(drawn_workspace.local.runs.glob("diverges-*"))
+    (failed,) = [place for place in drawn_workspace.runs.children() if place.name.startswith("diverges-")]
     assert not (failed / "result.json").exists()
     # The workers' own error ended the run: it was not started again, as after the loss of a worker.
-    assert [e["event"] for e in read_events(failed / "events.jsonl")].count("configuration") == 1
+    told = [event["event"] for event in EventReader(failed / "training-1" / "events").take()]
+    assert told.count("configuration") == 1
+    outcome = (failed / "training-1" / "attempts" / "0001.json").read_json()["outcome"]
+    assert outcome.startswith("failed: stage name: term answer is nan")
 
 
 def test_what_would_fail_in_the_workers_is_refused_before_they_start(
@@ -198,70 +246,36 @@ def test_what_would_fail_in_the_workers_is_refused_before_they_start(
     check(experiment_of(tiny_model, "bare", stages=[captions]), drawn_dataset)
 
 
+def test_more_negatives_than_were_mined_are_refused(drawn_dataset: Dataset, tiny_model: Path) -> None:
+    asked = {"data": {"dataset": "drawn", "negatives": 6}}
+    with pytest.raises(FinedeficsError, match="6 hard negatives are asked for, and 5 were mined") as caught:
+        check(experiment_of(tiny_model, "many", **asked), drawn_dataset)
+    assert caught.value.exit_code == 2
+    check(experiment_of(tiny_model, "many", data={"dataset": "drawn", "negatives": 5}), drawn_dataset)
+
+
+def test_a_missing_val_split_is_found_at_the_start(drawn_dataset: Dataset, tiny_model: Path) -> None:
+    counts = {**drawn_dataset.manifest["counts"], "val": {"": 3}}
+    bare = replace(drawn_dataset, manifest={**drawn_dataset.manifest, "counts": counts})
+    validated = experiment_of(tiny_model, "blind", evaluation={"every": 2})
+    with pytest.raises(FinedeficsError, match="no labelled picture in the split val"):
+        check(validated, bare, validating=True)
+    check(validated, bare)  # nobody validates
+    check(validated, drawn_dataset, validating=True)
+
+
 def without(dataset: Dataset, table: str) -> Dataset:
     kept = {name: value for name, value in dataset.manifest["tables"].items() if name != table}
     return Dataset(dataset.root, "drawn", dataset.digest, {**dataset.manifest, "tables": kept})
 
 
-def test_the_key_follows_content(drawn_dataset: Dataset, tiny_model: Path) -> None:
-    experiment = experiment_of(tiny_model, "key")
-    key = run_key(experiment, drawn_dataset)
-    assert run_key(pin(experiment, drawn_dataset), drawn_dataset) == key
-    other = Dataset(drawn_dataset.root, "drawn", "0" * 12, drawn_dataset.manifest)
-    changed = experiment_of(tiny_model, "key", seed=1)
-    assert len({key, run_key(experiment, other), run_key(changed, drawn_dataset)}) == 3
-
-
-@pytest.mark.slow
-def test_a_killed_worker_changes_nothing_but_the_time(
-    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
-) -> None:
-    """SIGKILL of one worker between two checkpoints: every loss is that of the undisturbed run."""
-    killed: list[int] = []
-
-    def kill_once(name: str, fields: dict[str, Any]) -> None:
-        if name == "facts":
-            pids.extend(worker["pid"] for worker in fields["workers"])
-        if name == "step" and fields["stage"] == "bridge" and fields["step"] == 3 and not killed:
-            killed.append(pids[1])
-            os.kill(pids[1], signal.SIGKILL)
-
-    pids: list[int] = []
-    longer = [{**STAGES[0], "steps": 40}, STAGES[1]]
-    tracking = {"checkpoint_every": 2}
-    calm = train(drawn_workspace, experiment_of(tiny_model, "calm", stages=longer, tracking=tracking))
-    hit = train(
-        drawn_workspace,
-        experiment_of(tiny_model, "hit", stages=longer, tracking=tracking),
-        progress=Watcher(kill_once),
-    )
-    assert killed
-    (resumed,) = events_of(hit, "resumed")
-    assert resumed["stage"] == "bridge"
-    assert 0 < resumed["step"] < 40
-    assert losses(hit) == pytest.approx(losses(calm), abs=1e-6)
-
-
-def losses(run: TrainedRun) -> dict[tuple[str, int], float]:
-    """Loss by stage and step; a step done twice counts as done last."""
-    return {(event["stage"], event["step"]): event["metrics"]["loss"] for event in events_of(run, "step")}
-
-
-def test_a_second_process_waits_for_the_first(drawn_workspace: Workspace) -> None:
-    from finedefics_platform.training.run import _alone
-
-    folder = drawn_workspace.local.runs / "locked"
-    folder.mkdir()
-    order: list[str] = []
-
-    def second() -> None:
-        with _alone(folder):
-            order.append("second")
-
-    with _alone(folder):
-        thread = threading.Thread(target=second)
-        thread.start()
-        time.sleep(0.2)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
+def test_a_node_that_does_not_see_the_workspace_is_named(workspace: Workspace, tiny_model: Path) -> None:
+    run = workspace.runs / "one" / "training-1"
+    task = Assignment(experiment_of(tiny_model, "far"), workspace, run, run, 1, "token-of-the-driver")
+    for there in (None, "token of another disk"):
+        if there is not None:
+            (run / "token").write_text(there)
+        with pytest.raises(FinedeficsError, match=r"workspace: the node .* does not see the workspace"):
+            check_storage(task)
+    (run / "token").write_text("token-of-the-driver")
+    check_storage(task)

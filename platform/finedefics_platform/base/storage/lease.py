@@ -3,8 +3,8 @@
 A claim is a small file. Whoever wants the lease writes one and looks at what is there: alone, it has the
 lease; otherwise it takes its claim back and tries again later. Both of two that ask at once see each other,
 so no two ever hold it; this asks of a store no more than that a file which was written is seen. A holder
-renews its claim; one that is not renewed for `TTL_SECONDS`, by the store's own clock, is dead, and so is one
-of a process of this machine that has ended.
+renews its claim; one that is not renewed for `TTL_SECONDS`, by the store's own clock, is dead. Whether a
+process of this machine lives is known, however long it was stopped.
 """
 
 import os
@@ -54,7 +54,7 @@ class Lease:
 
     def check(self) -> None:
         """Before something is made final: FinedeficsError where the lease ran out and may be another's."""
-        if self._lost or time.monotonic() - self._renewed > TTL_SECONDS or not self._claim.exists():
+        if self._lost or not self._claim.exists():
             raise FinedeficsError(
                 "this process was cut off from the storage for too long, and its work may be another's now",
                 place=str(self._claim.parent),
@@ -64,15 +64,24 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             try:
-                # Whoever finds a claim this old takes over: to renew it now would be to hold it twice.
-                if time.monotonic() - self._renewed > TTL_SECONDS or not self._claim.exists():
+                late = time.monotonic() - self._renewed > TTL_SECONDS
+                if not self._claim.exists():
                     self._lost = True
                     return
                 self._content["beats"] += 1
                 self._claim.write_json(self._content)
+                # Whoever found the claim that old may have taken over while it was renewed.
+                if late and self._is_taken_over():
+                    self._lost = True
+                    self._claim.delete()
+                    return
                 self._renewed = time.monotonic()
             except FinedeficsError:  # away for a moment, perhaps: `check` counts the seconds
                 continue
+
+    def _is_taken_over(self) -> bool:
+        self._stop.wait(_POLL_SECONDS)
+        return any(content["holds"] for _, content in _others(self._claim.parent, self._claim))
 
     def _end(self) -> None:
         self._stop.set()
@@ -143,8 +152,12 @@ def _others(place: Location, own: Location | None) -> list[tuple[Location, dict[
             content, renewed = claim.read_json(), claim.modified()
         except (FileNotFoundError, ValueError):
             continue
-        now = own.modified() if own is not None else datetime.now(UTC)
-        if _has_ended(content) or (now - renewed).total_seconds() > TTL_SECONDS:
+        if content["machine"] == _machine():
+            dead = _started(content["pid"]) != content["started"]
+        else:
+            now = own.modified() if own is not None else datetime.now(UTC)
+            dead = (now - renewed).total_seconds() > TTL_SECONDS
+        if dead:
             claim.delete()
         else:
             found.append((claim, content))
@@ -165,11 +178,6 @@ def _self() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _started(os.getpid()),
     }
-
-
-def _has_ended(content: dict[str, Any]) -> bool:
-    """Whether the claim is of a process of this machine that is gone; of another machine it is not known."""
-    return content["machine"] == _machine() and _started(content["pid"]) != content["started"]
 
 
 def _started(pid: int) -> float | None:

@@ -37,7 +37,7 @@ class Location:
         """The place that a path or URI names; a relative path counts from the current folder.
 
         Raises:
-            FinedeficsError: the URI's scheme is none that can be stored to (exit code 2).
+            FinedeficsError: the URI is none that can be stored to, or has keys in it (exit code 2).
         """
         if isinstance(place, Location):
             return place
@@ -52,6 +52,13 @@ class Location:
                 "not a place that can be stored to",
                 place=_without_user(text),
                 cure=f"give a path, or {'://…, '.join(SCHEMES)}://… with a bucket",
+            )
+        user = rest.partition("/")[0].rpartition("@")[0]
+        if ":" in user or (user and not scheme.startswith("abfs")):  # there it is the container
+            raise wrong_use(
+                "keys do not belong into an address: they would be written down with it",
+                place=_without_user(text),
+                cure="set them as variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)",
             )
         return Location(f"{scheme}://{rest.strip('/')}")
 
@@ -73,12 +80,15 @@ class Location:
     @property
     def filesystem(self) -> fs.FileSystem:
         """The Arrow file system, as Parquet readers and Ray take it; `path` names the place within."""
-        return _filesystem(self._root)
+        return _filesystem(self._root)[0]
 
     @property
     def path(self) -> str:
         """The place within `filesystem`."""
-        return self.uri if self.local else self.uri.partition("://")[2]
+        if self.local:
+            return self.uri
+        below = self.uri[len(self._root) :].strip("/")
+        return "/".join(part for part in (_filesystem(self._root)[1].strip("/"), below) if part)
 
     def __truediv__(self, name: str) -> "Location":
         return Location(f"{self.uri.rstrip('/')}/{name.strip('/')}")
@@ -211,6 +221,7 @@ class Location:
 
     @property
     def _root(self) -> str:
+        """What a connection is made to: a bucket, or a container of an account."""
         if self.local:
             return "file:///"
         scheme, _, rest = self.uri.partition("://")
@@ -235,12 +246,21 @@ class Location:
 
 
 @lru_cache(maxsize=64)
-def _filesystem(root: str) -> fs.FileSystem:
+def _filesystem(root: str) -> tuple[fs.FileSystem, str]:
     # one connection pool a bucket and process; the endpoint and the credentials come from the environment
-    return fs.FileSystem.from_uri(root)[0]
+    try:
+        return fs.FileSystem.from_uri(root)
+    except ValueError as error:
+        raise wrong_use(
+            f"this address cannot be used ({str(error).splitlines()[0][:160]})",
+            place=_without_user(root),
+            cure="write s3://bucket/…, gs://bucket/…, or abfs://container@account.dfs.core.windows.net/…",
+        ) from error
 
 
 def _without_user(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    user, at, host = host.rpartition("@")
+    shown = f"{user}@" if at and scheme.startswith("abfs") and ":" not in user else ""  # its container
+    return f"{scheme}://{shown}{host}{slash}{path}"

@@ -1,0 +1,150 @@
+"""What a run is: its key follows what determines the trained weights, and nothing else.
+
+That is the content of the data and of the base model, and the settings of `Experiment.digest`. Where the
+model lies, how many workers train, with which ZeRO stage or micro-batch, what is measured meanwhile: none of
+it makes another run, so an interrupted one is found again under other circumstances.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.content import model_digest
+from finedefics_platform.base.digest import digest_of
+from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.base.workspace import INSIDE, Workspace
+from finedefics_platform.config.experiment import Experiment
+from finedefics_platform.config.model import Model
+from finedefics_platform.data.store import Dataset
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a model is loaded from; the same weights in other frameworks' formats are left where they are.
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that is tuned.
+
+    Attributes:
+        path: as it is written down: a name in the workspace, a path, a URI or a hub name.
+        revision: the commit of a model on the hub, None of a folder.
+        identity: digest of a folder's content, or ``hub name@commit``.
+    """
+
+    path: str
+    revision: str | None
+    identity: str
+
+
+def base_of(workspace: Workspace, model: Model) -> Base:
+    """Find out which model an experiment means.
+
+    Raises:
+        FinedeficsError: no model is there, or the hub does not know it (or does not answer, and no copy of it
+            is on this machine).
+    """
+    place = _folder(workspace, model.path)
+    if place is None:
+        commit = _commit(model.path, model.revision)
+        return Base(model.path, commit, f"{model.path}@{commit}")
+    if model.revision is not None:
+        raise wrong_use(
+            "a folder has no revision", place="model.revision", cure="leave it out, or give a hub name"
+        )
+    return Base(workspace.name_of(place), None, model_digest(_fetched(place)))
+
+
+def base_folder(workspace: Workspace, model: Model) -> Path:
+    """The local folder of a model whose revision is pinned; brought to this node where it is elsewhere.
+
+    Raises:
+        FinedeficsError: it cannot be had on this node.
+    """
+    place = _folder(workspace, model.path)
+    if place is not None:
+        return _fetched(place)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=[*_FILES]))
+    except (OSError, ValueError) as error:
+        raise _not_had(model.path, model.revision, error) from error
+
+
+def run_key(workspace: Workspace, experiment: Experiment, dataset: Dataset, base: Base | None = None) -> str:
+    """``<experiment>-<digest>``: equal data, model and determining settings give an equal key.
+
+    Args:
+        base: the experiment's model, where it was looked up already.
+
+    Raises:
+        FinedeficsError: as `base_of`.
+    """
+    base = base or base_of(workspace, experiment.model)
+    return f"{experiment.name}-{digest_of([experiment.digest(), dataset.digest, base.identity])}"
+
+
+def pin(
+    workspace: Workspace, experiment: Experiment, dataset: Dataset, base: Base | None = None
+) -> Experiment:
+    """The experiment with its dataset named by digest, and its model by commit and by a name that moves
+    with the workspace; arguments and errors as of `run_key`."""
+    base = base or base_of(workspace, experiment.model)
+    data = experiment.data.model_copy(update={"dataset": dataset.reference})
+    model = experiment.model.model_copy(update={"path": base.path, "revision": base.revision})
+    return experiment.model_copy(update={"data": data, "model": model})
+
+
+def _folder(workspace: Workspace, path: str) -> Location | None:
+    """The place of a model folder; None where the text is a hub name."""
+    if path.startswith(INSIDE) or "://" in path:
+        return workspace.place_of(path)
+    local = Path(path).expanduser()
+    is_path = local.is_dir() or path.startswith(("/", ".", "~")) or path.count("/") > 1
+    return Location.of(local) if is_path else None
+
+
+def _fetched(place: Location) -> Path:
+    try:
+        return fetch(place)
+    except FileNotFoundError as error:
+        raise FinedeficsError(
+            "there is no model here",
+            place=str(place),
+            cure="give a folder with config.json and safetensors that every node sees, or a hub name",
+        ) from error
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that a revision of a hub model is now; offline, what the copy on this machine is."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        commit = None if constants.is_offline_mode() else HfApi().model_info(name, revision=revision).sha
+        failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise _not_had(name, revision, error) from error
+    except (OSError, ValueError) as error:  # no network, or a server that is ill: a copy may be here
+        commit, failure = None, error
+    if commit:
+        return commit
+    copies = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    noted = copies / "refs" / (revision or "main")
+    if noted.is_file():
+        return noted.read_text().strip()
+    raise _not_had(name, revision, failure) from failure
+
+
+def _not_had(name: str, revision: str | None, error: Exception) -> FinedeficsError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return FinedeficsError(
+        f"no such model can be had ({reason})",
+        place=f"{name}@{revision}" if revision else name,
+        cure="give a folder with config.json and safetensors, or the name of a model on the hub",
+    )
