@@ -11,7 +11,7 @@ from finedefics_platform.data.store import Dataset
 from finedefics_platform.search.run import Search, SearchResult, run_search
 from finedefics_platform.tracking.tracker import Tracker
 
-STEPS = (2, 30)  # of the two stages
+STEPS = (2, 18)  # of the two stages
 # The rate is so low that figures are those of the untrained model, which depend on the pictures looked at:
 # of labelled species, two pictures have one and it is named, three have two and none is, one has none.
 STAGE: dict[str, Any] = {
