@@ -9,6 +9,7 @@ from rich.markup import escape
 from .console import Reporter, reporter
 
 if TYPE_CHECKING:
+    from finedefics_platform.models.decisions import Entry, Standing
     from finedefics_platform.models.promotion import Change
     from finedefics_platform.models.registry import ModelVersion
 
@@ -26,27 +27,33 @@ def list_command(json: Json = False) -> None:
     Example: `finedefics models list`
     """
     from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.decisions import champions, standing
     from finedefics_platform.models.registry import versions
 
-    out = reporter(json)
-    found = versions(open_workspace())
+    out, workspace = reporter(json), open_workspace()
+    found = versions(workspace)
+    names = sorted({version.name for version in found})
+    decided = {name: champions(workspace, name) for name in names}
+    moved = [now for now in (standing(workspace, name) for name in names) if now.moved]
     for version in found:
-        out.event("model", **_fields(version))
+        out.event("model", **_fields(version), champion_since=_since(decided, version))
     rows = [
         (
             version.reference,
             ", ".join(version.aliases),
             "\n".join(_figures(version)),
-            version.tags.get("dataset_digest"),
-            version.run_id[:12],
-            _promoted(version),
+            version.tags.get("dataset"),
+            version.tags.get("run"),
+            _since(decided, version),
         )
         for version in found
     ]
     if found:
-        out.table("Models", ("version", "alias", "accuracy", "dataset", "run", "promoted"), rows)
+        out.table("Models", ("version", "alias", "accuracy", "trained on", "run", "promoted"), rows)
     else:
         out.say("No registered models yet: `finedefics evaluate RUN --register NAME` makes one.")
+    for now in moved:
+        _warn(out, now)
     out.done(versions=len(found))
 
 
@@ -55,27 +62,48 @@ def show(
     reference: Annotated[str, typer.Argument(help="name@alias, name/version, or name (its champion).")],
     json: Json = False,
 ) -> None:
-    """Show one version and the history of its model.
+    """Show one version, all that it showed, and the history of its model.
 
     Example: `finedefics models show birds@candidate`
     """
     from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.models.decisions import standing
+    from finedefics_platform.models.evidence import evidence_of
     from finedefics_platform.models.promotion import history
-    from finedefics_platform.models.registry import get_version
+    from finedefics_platform.models.registry import get_version, parse
 
     out, workspace = reporter(json), open_workspace()
+    now = standing(workspace, parse(reference)[0])
     version = get_version(workspace, reference)
     events = history(workspace, version.name)
     out.event("model", **_fields(version))
     for entry in events:
         out.event("history", **entry)
     out.say(f"[bold]{version.reference}[/] {' '.join(f'@{alias}' for alias in version.aliases)}")
-    facts = {key: value for key, value in version.tags.items() if key != "evaluation"}
-    rows = [("run", version.run_id), *sorted(facts.items()), *(("accuracy", f) for f in _figures(version))]
+    facts = {key: value for key, value in version.tags.items() if not key.startswith("evidence.")}
+    rows = [("MLflow run", version.run_id), *sorted(facts.items())]
     out.table("", ("what", "value"), [(escape(key), escape(value)) for key, value in rows])
+    for one in evidence_of(version):
+        asked = f"at most {one.limit} pictures" if one.limit else "all pictures"
+        out.table(
+            f"On {one.ground}, {asked}",
+            ("answer", "accuracy", "95 % interval", "pictures"),
+            [
+                (
+                    f"{answer}/{group}",
+                    f"{cell['accuracy']:.3f}",
+                    f"{cell['low']:.3f} to {cell['high']:.3f}",
+                    cell["n"],
+                )
+                for answer, cells in one.figures.items()
+                for group, cell in cells.items()
+            ],
+        )
     if events:
-        columns = ("when", "what", "version", "before", "who", "why")
+        columns = ("number", "when", "what", "version", "before", "who", "why")
         out.table("History", columns, [_history_row(entry) for entry in events])
+    if now.moved:
+        _warn(out, now)
     out.done(reference=version.reference)
 
 
@@ -146,26 +174,39 @@ def _tell(out: Reporter, change: "Change") -> None:
     out.done(name=change.name, version=change.version, changed=change.changed)
 
 
+def _warn(out: Reporter, now: "Standing") -> None:
+    from finedefics_platform.models.decisions import cure_of
+
+    out.event("moved_by_hand", model=now.name, alias=now.alias, champion=now.champion, cure=cure_of(now))
+    out.say(f"[yellow]{now.name}: {now.moved}[/]; {cure_of(now)}")
+
+
 def _fields(version: "ModelVersion") -> dict[str, Any]:
-    fields = {**asdict(version), "reference": version.reference, "evaluation": version.evaluation}
-    fields["tags"] = {key: value for key, value in version.tags.items() if key != "evaluation"}
+    from finedefics_platform.models.evidence import evidence_of
+
+    fields = {**asdict(version), "reference": version.reference}
+    fields["tags"] = {key: value for key, value in version.tags.items() if not key.startswith("evidence.")}
+    fields["evidence"] = [asdict(one) for one in evidence_of(version)]
     return fields
 
 
 def _figures(version: "ModelVersion") -> list[str]:
-    from finedefics_platform.models.gate import Figures
+    from finedefics_platform.models.evidence import figures
 
-    slices = Figures.from_evaluation(version.evaluation).slices
-    return [f"{name} {part.accuracy:.3f} (n = {part.n})" for name, part in sorted(slices.items())]
+    return [
+        f"{answer}/{group} {cell['accuracy']:.3f} (n = {cell['n']})"
+        for answer, cells in figures(version).items()
+        for group, cell in cells.items()
+    ]
 
 
-def _promoted(version: "ModelVersion") -> str:
-    if "promoted_by" not in version.tags:
-        return ""
-    return f"{version.tags['promoted_by']}, {version.tags['promoted_at'][:16].replace('T', ' ')}"
+def _since(decided: "dict[str, dict[int, Entry]]", version: "ModelVersion") -> str:
+    entry = decided[version.name].get(version.version)
+    return f"{entry.by}, {entry.at[:16].replace('T', ' ')}" if entry else ""
 
 
 def _history_row(entry: dict[str, Any]) -> tuple[object, ...]:
     why = entry["reason"] + (f" (gate overruled: {entry['forced']})" if entry["forced"] else "")
+    what = entry["action"] + (" (void: another was faster)" if entry["void"] else "")
     when = entry["at"][:16].replace("T", " ")
-    return when, entry["action"], entry["version"], entry["before"], escape(entry["by"]), escape(why)
+    return entry["number"], when, what, entry["version"], entry["before"], escape(entry["by"]), escape(why)

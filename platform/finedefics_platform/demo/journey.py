@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
@@ -19,8 +19,11 @@ from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_
 from finedefics_platform.demo.summary import Summary, summarise
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
+from finedefics_platform.models.gate import GatePolicy
 from finedefics_platform.models.promotion import Change, promote
-from finedefics_platform.models.registry import ModelVersion, register
+from finedefics_platform.models.references import index_of, open_model
+from finedefics_platform.models.registration import register_run
+from finedefics_platform.models.registry import ModelVersion
 from finedefics_platform.search.run import SearchResult, load_search, run_search
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import TrainedRun, train
@@ -92,9 +95,7 @@ def run_demo(
     leg("search the number of hard negatives and the temperature (Ray Tune, ASHA)")
     search = demo_search(workspace, dataset, base, scale, seed, tracker, progress)
     leg("register the joint arm and let the gate decide on `champion` (MLflow)")
-    version, promotion = register_and_promote(
-        workspace, runs[SERVED], evaluations[SERVED], dataset, base, seed
-    )
+    version, promotion = register_and_promote(workspace, f"birds-{seed}", runs[SERVED], evaluations[SERVED])
     progress.event("promoted", model=version.reference, reasons=list(promotion.decision.reasons))
     progress.say(f"  {version.reference} is champion: {promotion.decision.reasons[0]}")
     leg("predict held-out pictures with the champion")
@@ -199,27 +200,13 @@ def demo_search(
 
 
 def register_and_promote(
-    workspace: Workspace, run: TrainedRun, evaluated: Evaluated, dataset: Dataset, base: Location, seed: int
+    workspace: Workspace, name: str, run: TrainedRun, evaluated: Evaluated
 ) -> tuple[ModelVersion, Change]:
-    """Register a run's model with the figures of the answer it will serve, and ask the gate."""
-    from finedefics.evaluation.tables import accuracy_table
-
-    if run.parent_run_id is None:
-        raise ValueError(f"run {run.key} was not tracked, so it cannot be registered")
-    table = accuracy_table({run.key: evaluated.items()}, {run.key: evaluated.summary["pictures_per_second"]})
-    version = register(
-        workspace,
-        name=f"birds-{seed}",
-        model_folder=fetch(run.model),
-        index_folder=evaluated.index,
-        run_id=run.parent_run_id,
-        evaluation={SERVED_ANSWER: table[run.key][SERVED_ANSWER]},
-        dataset_digest=dataset.digest,
-        base=base.name,
-        items=evaluated.items_file,
-    )
-    change = promote(workspace, version.name, version.version, reason="the demo's joint arm, by its own gate")
-    return version, change
+    """Register a run's model, and ask the gate about the answer it will serve."""
+    version = register_run(workspace, name, run, evaluated)
+    policy = GatePolicy(slices=(SERVED_ANSWER,))
+    reason = "the demo's joint arm, by its own gate"
+    return version, promote(workspace, version.name, version.version, reason=reason, policy=policy)
 
 
 def predict_some(
@@ -227,10 +214,9 @@ def predict_some(
 ) -> Sequence[dict[str, Any]]:
     """Name a few held-out pictures with a registered model, and show them beside the truth."""
     from finedefics.scoring import Recogniser
-    from finedefics_platform.models.registry import open_model
 
-    folder = open_model(workspace, reference)
-    recogniser = Recogniser.load(folder / "model", folder / "index")
+    opened = open_model(workspace, reference)
+    recogniser = Recogniser.load(opened.model, index_of(opened))
     names = {category.category_id: category.name for category in recogniser.categories}
     new = [s for s in dataset.samples("test") if s.category_id not in dataset.labelled_category_ids()]
     chosen = new[:: max(1, len(new) // count)][:count]

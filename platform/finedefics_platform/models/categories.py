@@ -7,17 +7,16 @@ are the workspace's own: the model served by MLflow, or opened from another work
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock
 
 from finedefics.data.readers import category_id
 from finedefics.errors import wrong_use
 from finedefics.records import Category
+from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.models.registry import get_version, open_model
+from finedefics_platform.models.references import OpenedModel, index_of, open_model
 
 if TYPE_CHECKING:
     from finedefics.scoring import Recogniser
@@ -40,8 +39,9 @@ def known(workspace: Workspace, reference: str) -> Known:
     """
     from finedefics.scoring import CategoryIndex
 
-    index = CategoryIndex.load(open_model(workspace, reference) / "index").categories
-    return Known(reference, index, _missing(index, _added(workspace, reference)))
+    opened = open_model(workspace, reference)
+    index = CategoryIndex.load(index_of(opened)).categories
+    return Known(reference, index, _missing(index, _added(workspace, opened)))
 
 
 def add(workspace: Workspace, reference: str, name: str, description: str | None = None) -> Category:
@@ -57,8 +57,8 @@ def add(workspace: Workspace, reference: str, name: str, description: str | None
     if not category_id(name):
         raise wrong_use(f"{name!r} is no name for a category", place="--name", cure="use letters or digits")
     category = Category(category_id(name), name, description=text)
-    file = _file(workspace, _registered_name(workspace, reference))
-    with FileLock(file.with_suffix(".lock")):
+    file = _file(workspace, _registered_name(open_model(workspace, reference)))
+    with _alone(workspace, file):
         present = known(workspace, reference)
         check_distinct([*present.index, *present.added, category])
         _write(file, [*_read(file), category])
@@ -71,8 +71,8 @@ def remove(workspace: Workspace, reference: str, name: str) -> Category:
     Raises:
         FinedeficsError: no category of this name was added to the model.
     """
-    file = _file(workspace, _registered_name(workspace, reference))
-    with FileLock(file.with_suffix(".lock")):
+    file = _file(workspace, _registered_name(open_model(workspace, reference)))
+    with _alone(workspace, file):
         present = _read(file)
         found = [category for category in present if category.category_id == category_id(name)]
         if not found:
@@ -86,15 +86,14 @@ def open_recogniser(workspace: Workspace, reference: str) -> "Recogniser":
     """The model of ``reference`` with its index and the categories added to it in this workspace."""
     from finedefics.scoring import Recogniser
 
-    folder = open_model(workspace, reference)
-    recogniser = Recogniser.load(folder / "model", folder / "index")
-    missing = _missing(recogniser.categories, _added(workspace, reference))
+    opened = open_model(workspace, reference)
+    recogniser = Recogniser.load(opened.model, index_of(opened))
+    missing = _missing(recogniser.categories, _added(workspace, opened))
     return recogniser.add(missing) if missing else recogniser
 
 
-def _added(workspace: Workspace, reference: str) -> list[Category]:
-    name = _registered_name(workspace, reference, required=False)
-    return _read(_file(workspace, name)) if name else []
+def _added(workspace: Workspace, opened: OpenedModel) -> list[Category]:
+    return _read(_file(workspace, opened.version.name)) if opened.version else []
 
 
 def _missing(index: Sequence[Category], added: Sequence[Category]) -> tuple[Category, ...]:
@@ -104,32 +103,34 @@ def _missing(index: Sequence[Category], added: Sequence[Category]) -> tuple[Cate
     return tuple(c for c in added if c.category_id not in ids and c.name.casefold() not in names)
 
 
-def _registered_name(workspace: Workspace, reference: str, required: bool = True) -> str:
-    """Name of the registered model; "" for a folder, unless that is an error."""
-    if Path(open_model(workspace, reference)) != Path(reference).expanduser().resolve():
-        return get_version(workspace, reference).name
-    if required:
+def _registered_name(opened: OpenedModel) -> str:
+    if opened.version is None:
         raise wrong_use(
-            "categories are added to a registered model, not to a folder",
-            place=reference,
+            "categories are added to a registered model, not to a folder or run",
+            place=opened.reference,
             cure="register it with `finedefics evaluate RUN --register NAME`",
         )
-    return ""
+    return opened.version.name
 
 
-def _file(workspace: Workspace, name: str) -> Path:
-    return workspace.local.categories / f"{name}.jsonl"
+def _file(workspace: Workspace, name: str) -> Location:
+    return workspace.categories / f"{name}.jsonl"
 
 
-def _read(file: Path) -> list[Category]:
-    if not file.is_file():
+def _alone(workspace: Workspace, file: Location) -> AbstractContextManager[object]:
+    """One at a time reads the file, adds to it and writes it."""
+    return lease(workspace.categories / f".{file.name}.lease", f"changing {file.name}")
+
+
+def _read(file: Location) -> list[Category]:
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in lines]
     return [Category(category_id(row["name"]), row["name"], description=row["description"]) for row in rows]
 
 
-def _write(file: Path, categories: Sequence[Category]) -> None:
+def _write(file: Location, categories: Sequence[Category]) -> None:
     rows = [{"name": c.name, "description": c.description} for c in categories]
-    aside = file.with_suffix(".tmp")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    aside.replace(file)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

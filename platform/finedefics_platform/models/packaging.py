@@ -1,5 +1,10 @@
-"""Packs a trained model as an MLflow model that loads anywhere: weights, index, and the method's code."""
+"""Packs a trained model as an MLflow model that loads anywhere: weights, index, and the method's code.
 
+With a tracking server a package goes to the server, where other machines find it. With a database it lies in
+the workspace, under ``models/registered/``, and goes where the workspace goes.
+"""
+
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -7,16 +12,23 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import finedefics
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import Location, commit, committed, fetch
+from finedefics_platform.base.storage.location import SCHEMES
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.models.registry import ModelVersion
+from finedefics_platform.tracking.mlflow_client import answered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
 # What the stored method package imports; the versions are those that made the model.
@@ -25,52 +37,67 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "safetensors",
 _saving = threading.Lock()
 
 
-def log_recogniser(
+@dataclass(frozen=True)
+class Package:
+    """Where a package is: as MLflow finds it, and, inside the workspace, by its name there."""
+
+    source: str
+    place: str | None = None  # as `Workspace.name_of` writes it down
+    model_id: str | None = None  # MLflow's logged model that holds it
+
+
+def is_served(workspace: Workspace) -> bool:
+    """Whether the registry is a server, which other machines ask, and not a database."""
+    return urlsplit(workspace.tracking_uri).scheme in ("http", "https", "databricks")
+
+
+def store(
+    workspace: Workspace,
     client: "MlflowClient",
     *,
     name: str,
-    run_id: str,
-    experiment_id: str,
+    run: "Run",
     files: Mapping[str, Path],
-    tags: Mapping[str, str],
-) -> "LoggedModel":
-    """Store a recogniser with its run.
+) -> Package:
+    """Store a recogniser; a reader finds the whole package or none.
 
     Args:
-        client: where to store it.
-        name: shown with the run.
-        run_id: the run that made the model.
-        experiment_id: of that run.
-        files: artefact name (``model``, ``index``, ``items``) -> folder or file.
-        tags: set on the stored model.
+        client: the registry's.
+        name: of the package; one that is there by this name is taken as it is.
+        run: the run that made the model.
+        files: artefact name (``model``, ``index``, ``training``) -> folder or file.
 
     Raises:
         MlflowException: the server is away or refuses the model.
+        FinedeficsError: the workspace cannot be written to.
     """
-    logged = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="recogniser"
-    )
-    try:
-        folder = local_folder(logged.artifact_location)
-        if folder is not None:
-            # Written where it stays: an upload would copy gigabytes a second time.
-            _save(folder, files, logged, run_id)
-        else:
-            with tempfile.TemporaryDirectory() as temporary:
-                _save(Path(temporary) / "package", files, logged, run_id)
-                client.log_model_artifacts(logged.model_id, str(Path(temporary) / "package"))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    return client.finalize_logged_model(logged.model_id, "READY")
+    if is_served(workspace):
+        return _upload(client, name, run, files)
+    target = workspace.models / "registered" / name
+    if committed(target) is None:
+        with commit(target) as draft:
+            _save(draft, files, run.info.run_id)
+    there = committed(target)
+    assert there is not None
+    # a URI, as everything else in MLflow's database
+    source = there.local.as_uri() if there.local else there.uri
+    return Package(source, workspace.name_of(target))
 
 
-def local_folder(uri: str) -> Path | None:
-    """The folder a ``file:`` URI or plain path names, None for anything that is reached over a network."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(url2pathname(parts.path))
-    return Path(uri) if parts.scheme == "" else None
+def open_package(workspace: Workspace, version: ModelVersion) -> Path:
+    """A local folder with the artefacts of a version: ``model/``, ``training.json`` and mostly ``index/``.
+
+    Raises:
+        FinedeficsError: the package cannot be reached from here, or holds no recogniser.
+    """
+    package = _own(workspace, version) or _elsewhere(workspace, version)
+    if not (package / "artifacts" / "model").is_dir():
+        raise FinedeficsError(
+            f"there is no recogniser in {package}",
+            place=version.reference,
+            cure="open a version that the platform registered, on a machine that can reach its folder",
+        )
+    return package / "artifacts"
 
 
 def requirements() -> list[str]:
@@ -79,12 +106,72 @@ def requirements() -> list[str]:
     return [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in REQUIREMENTS]
 
 
-def _save(folder: Path, files: Mapping[str, Path], logged: "LoggedModel", run_id: str) -> None:
+def _own(workspace: Workspace, version: ModelVersion) -> Path | None:
+    """The package in this workspace: a copy of a workspace opens its own, not the original's."""
+    if "package" not in version.tags:
+        return None
+    try:
+        return fetch(workspace.place_of(version.tags["package"]))
+    except FileNotFoundError:
+        return None
+
+
+def _elsewhere(workspace: Workspace, version: ModelVersion) -> Path:
+    parts = urlsplit(version.source)
+    if parts.scheme in ("file", ""):
+        return Path(url2pathname(parts.path))
+    if parts.scheme in SCHEMES and "package" in version.tags:
+        try:  # another workspace's, registered in the same database
+            return fetch(Location.of(version.source).parent)
+        except FileNotFoundError as error:
+            raise FinedeficsError(
+                f"its package is not at {version.source}",
+                place=version.reference,
+                cure="bring the workspace back in which it was registered, or register its run again",
+            ) from error
+    # A version's files never change, and `birds/3` of another server is another one.
+    address = hashlib.sha256(f"{workspace.tracking_uri} {version.source}".encode()).hexdigest()[:12]
+    target = workspace.models / "registered" / f"{version.name}-{version.version}-{address}"
+    if committed(target) is None:
+        with commit(target) as draft:
+            _download(workspace, version.source, draft)
+    return fetch(target)
+
+
+def _download(workspace: Workspace, source: str, draft: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    with _aside(draft) as aside:
+        with answered(workspace):
+            download_artifacts(artifact_uri=source, dst_path=aside, tracking_uri=workspace.tracking_uri)
+        root = next(Path(aside).rglob("MLmodel")).parent
+        for entry in root.iterdir():
+            entry.rename(draft / entry.name)
+
+
+def _upload(client: "MlflowClient", name: str, run: "Run", files: Mapping[str, Path]) -> Package:
+    logged = client.create_logged_model(
+        run.info.experiment_id, name=name, source_run_id=run.info.run_id, model_type="recogniser"
+    )
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            package = Path(temporary) / "package"
+            _save(package, files, run.info.run_id, logged.model_id)
+            client.log_model_artifacts(logged.model_id, str(package))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    # Not `models:/<id>`: MLflow would look that up at its global tracking URI instead of the client's.
+    return Package(logged.artifact_location, model_id=logged.model_id)
+
+
+def _save(folder: Path, files: Mapping[str, Path], run_id: str, model_id: str | None = None) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _saving, tempfile.TemporaryDirectory(dir=folder.parent) as stage, warnings.catch_warnings():
+    with _saving, _aside(folder) as stage, warnings.catch_warnings():
         # An example would be stored with every version; the signature below says the same.
         warnings.filterwarnings("ignore", message=".*input example was not provided.*")
         # MLflow keeps an artefact's own file name, and a version's layout must not depend on the caller's.
@@ -100,8 +187,13 @@ def _save(folder: Path, files: Mapping[str, Path], logged: "LoggedModel", run_id
             code_paths=[str(Path(finedefics.__file__).parent)],
             pip_requirements=requirements(),
             signature=_signature(),
-            mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
+
+
+def _aside(folder: Path) -> "tempfile.TemporaryDirectory[str]":
+    """Beside the folder, so that files can be linked; named as storage names what it sweeps away."""
+    return tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.")
 
 
 def _link(source: str, target: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from registered import answers, evaluation_of, trained_run
 
 from finedefics.base_model import untrained_backbone
 from finedefics.data.generated import random_birds
@@ -15,8 +16,8 @@ from finedefics.scoring import Recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.models.categories import add, known, open_recogniser
-from finedefics_platform.models.registry import open_model, register
-from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.models.references import open_model
+from finedefics_platform.models.registration import register_run
 
 CATEGORIES = [Category("tern", "Tern", description="white belly and black crown"), Category("auk", "Auk")]
 
@@ -36,27 +37,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def registered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = open_workspace(tmp_path_factory.mktemp("workspace"))
-    tracker = Tracker(workspace, "models")
-    run = tracker.parent("train", key="one")
-    tracker.finish(run)
-    register(
-        workspace,
-        name="birds",
-        model_folder=folder / "model",
-        index_folder=folder / "index",
-        run_id=run,
-        evaluation={},
-        dataset_digest="d",
-        base="tiny",
-    )
+    run = trained_run(workspace, "one", model=folder / "model")
+    evaluated = evaluation_of(workspace, run, answers(3, 12), index=folder / "index")
+    register_run(workspace, "birds", run, evaluated)
     return workspace
 
 
 @pytest.fixture(autouse=True)
 def _workspace(registered: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(registered.root))
-    for file in registered.categories.glob("*.jsonl"):
-        file.unlink()
+    (registered.categories / "birds.jsonl").delete()
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -67,7 +57,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_an_added_category_is_named_and_the_version_stays_as_it_was(
     registered: Workspace, tmp_path: Path, capfd: Any
 ) -> None:
-    before = digests(open_model(registered, "birds/1"))
+    before = digests(open_model(registered, "birds/1").model.parent)
     ((image, _),) = random_birds(1, seed=2)
     image.save(tmp_path / "bird.png")
     words = ["--name", "Pine  Grosbeak", "--description", "red belly and stout beak"]
@@ -79,7 +69,7 @@ def test_an_added_category_is_named_and_the_version_stays_as_it_was(
         if line["event"] == "prediction"
     ]
     assert {c["name"] for c in prediction["candidates"]} == {"Tern", "Auk", "Pine Grosbeak"}
-    assert digests(open_model(registered, "birds/1")) == before
+    assert digests(open_model(registered, "birds/1").model.parent) == before
 
 
 def test_an_added_category_scores_as_if_it_had_always_been_there(registered: Workspace) -> None:
@@ -134,4 +124,4 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], message: 
 def test_a_folder_has_its_index_and_takes_no_more(folder: Path, registered: Workspace, capfd: Any) -> None:
     assert known(registered, str(folder)).added == ()
     assert main(["categories", "add", str(folder), "--name", "Gull"]) == 2
-    assert "not to a folder; register it" in capfd.readouterr().err
+    assert "not to a folder or run; register it" in capfd.readouterr().err
