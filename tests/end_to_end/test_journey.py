@@ -15,7 +15,7 @@ from finedefics.scoring import Recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, Demo, run_demo
-from finedefics_platform.models.registry import open_model
+from finedefics_platform.models.references import index_of, open_model
 from finedefics_platform.tracking.tracker import server_run_id
 
 ANSWERS = ("names", "alignment", "describe")
@@ -87,8 +87,8 @@ def test_two_workers_took_part_and_zero_shared_the_optimizer_state(demo: Demo) -
 
 
 def test_the_champion_answers_as_the_evaluated_model_did(home: Workspace, demo: Demo) -> None:
-    folder = open_model(home, f"{demo.version.name}@champion")
-    recogniser = Recogniser.load(folder / "model", folder / "index")
+    opened = open_model(home, f"{demo.version.name}@champion")
+    recogniser = Recogniser.load(opened.model, index_of(opened))
     samples = demo.dataset.samples("test", limit=48)
     served = [best[0][0] for best in recogniser.recognise([s.image for s in samples], "alignment", top=1)]
     items = demo.evaluations["joint"].items()
