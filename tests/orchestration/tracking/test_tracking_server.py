@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from registered import registered
 
+from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.models.decisions import Entry, write
 from finedefics_platform.models.promotion import history, promote
-from finedefics_platform.models.registry import get_version, open_model, register
+from finedefics_platform.models.references import open_model
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.runs import get_run
 from finedefics_platform.tracking.tracker import Tracker, server_run_id, sync
@@ -140,33 +143,24 @@ def test_a_registry_on_a_server_serves_models_to_other_machines(
     server: Server, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    for name in ("final/config.json", "names/categories.json"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("[]")
-    tracker = Tracker(workspace, "served")
-    run = tracker.parent("train", key="served-1", params={"long": "x" * 5000})
-    tracker.finish(run)
-    made = [
-        register(
-            workspace,
-            name="birds",
-            model_folder=tmp_path / "final",
-            index_folder=tmp_path / "names",
-            run_id=run,
-            evaluation={"accuracy": 0.9, "n": 50},
-            dataset_digest="d1",
-            base="tiny",
-        )
-        for _ in range(2)
-    ]
-    assert made[0] == made[1]
+    registered(workspace, "birds", 300)
     assert promote(workspace, "birds", 1, reason="the first").changed
-    assert [entry["version"] for entry in history(workspace, "birds")] == [1]
+    registered(workspace, "birds", 320)
 
     elsewhere = open_workspace(tmp_path / "elsewhere")
-    assert get_version(elsewhere, "birds").version == 1
-    folder = open_model(elsewhere, "birds@champion")
-    assert folder.is_relative_to(elsewhere.models.uri)
-    assert (folder / "model" / "config.json").read_text() == "[]"
-    assert (folder / "index" / "categories.json").is_file()
-    assert open_model(elsewhere, "birds/1") == folder
+    # the other machine gets the answers of both from the server, to compare them picture by picture
+    why = "better on every slice; " * 1000  # longer than any tag
+    assert "over 400 pictures" in promote(elsewhere, "birds", 2, reason=why).decision.reasons[0]
+    entries = history(workspace, "birds")
+    assert [(entry["version"], entry["reason"]) for entry in entries] == [(1, "the first"), (2, why)]
+    late = Entry("promote", 1, None, "bob", "2026-01-01T00:00:00+00:00", "me too", based_on=1)
+    with pytest.raises(FinedeficsError, match="made birds/2 champion while this was decided"):
+        write(workspace, "birds", late)
+    opened = open_model(elsewhere, "birds@champion")
+    assert opened.model.is_relative_to(elsewhere.models.uri)
+    assert (opened.model / "w.safetensors").read_text() == "birds-1"
+    assert opened.index is not None
+    assert open_model(elsewhere, "birds/2").model == opened.model
+    open_client(workspace).set_registered_model_alias("birds", "champion", "1")
+    with pytest.raises(FinedeficsError, match="moved by hand to birds/1"):
+        open_model(elsewhere, "birds")
