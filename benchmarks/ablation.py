@@ -81,7 +81,7 @@ OTHERS = {
     "the object is read in the prompt": Mode(16, 3, False, readout="prompt"),
 }
 MODES = GRID | OTHERS
-# with what a mode is compared: shuffled batches of as many rows, no hard negatives; the others with the usual way
+# the mode that a mode is compared with: shuffled batches of as many rows without hard negatives, or the usual
 AGAINST = {name: f"{mode.rows} rows, shuffled, 0 negatives" for name, mode in GRID.items()}
 AGAINST |= dict.fromkeys(OTHERS, USUAL)
 
@@ -190,7 +190,7 @@ def _taken_for(row: Row) -> str:
 
 
 def summary(worlds: Sequence[Mapping[str, Figures]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean of every figure over worlds, and its paired difference to the mode in `AGAINST` (95 % t-interval)."""
+    """Figures' means over worlds, and paired differences to the mode in `AGAINST` with 95 % t-intervals."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for mode, other in AGAINST.items():
         found[mode] = {}

@@ -1,4 +1,4 @@
-"""The ablation of negatives and ways of a step: what differs between its arms, how worlds are put together."""
+"""The ablation of negatives and ways of a step: what its arms differ in, how worlds are put together."""
 
 import json
 from pathlib import Path
