@@ -66,9 +66,9 @@ class Objective(nn.Module):
             [settings.object_attribute_temperature, settings.attribute_category_temperature]
         ).log()
         self.log_temperatures = nn.Parameter(start, requires_grad=settings.learnable_temperatures)
-        # the parameter in full precision, used where parameters were cast to half precision (as DeepSpeed does,
-        # which leaves buffers): a step is less than the distance of two numbers there. Whoever casts and steps
-        # a master copy writes it here.
+        # the parameter in full precision, read where parameters alone were cast to half precision, as
+        # DeepSpeed does: there a step is less than the distance of two numbers. Who casts and steps a master
+        # copy writes it here.
         self.exact_log_temperatures: Tensor
         self.register_buffer("exact_log_temperatures", start.clone(), persistent=False)
 
