@@ -1,12 +1,14 @@
 """The ablation of negatives and ways of a step: what its arms differ in, how worlds are put together."""
 
+import io
 import json
-from pathlib import Path
+from contextlib import redirect_stdout
+from typing import Any
 
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import AGAINST, GRID, MODES, Plan, run_world, summary
+from benchmarks.ablation import AGAINST, GRID, MODES, Plan, summary
 from benchmarks.coverage import Coverage
 from benchmarks.drawn import CAPTIONED, LABELLED, TEXT, category_of, draw_samples, joint
 from finedefics.base_model import BaseRecipe, untrained_backbone
@@ -18,8 +20,18 @@ FIGURES = {"coverage", "alignment", "names", "ensemble", "tokens a step"}
 
 
 @pytest.fixture(scope="module")
-def world() -> dict[str, dict[str, float]]:
-    return run_world(0, TINY)
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """What the command wrote and printed of one world."""
+    results = tmp_path_factory.mktemp("ablation") / "ablation.json"
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as shown:
+        patch.setattr(ablation, "RESULTS", results)
+        assert ablation.main(["--worlds", "1", "--processes", "1"], TINY) == 0
+    return json.loads(results.read_text()), shown.getvalue()
+
+
+@pytest.fixture(scope="module")
+def world(done: tuple[dict[str, Any], str]) -> dict[str, dict[str, float]]:
+    return done[0]["worlds"][0]
 
 
 def test_a_world_has_figures_of_every_mode_and_the_modes_differ_in_their_work(
@@ -74,18 +86,14 @@ def test_differences_are_paired_within_worlds() -> None:
     assert found[first]["alignment"]["half_width"] == 0
 
 
-def test_the_command_writes_every_world_and_the_means(
-    world: dict[str, dict[str, float]],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "ablation.json")
-    assert ablation.main(["--worlds", "1", "--processes", "1"], TINY) == 0
-    stored = json.loads((tmp_path / "ablation.json").read_text())
-    assert stored["worlds"] == [world]  # of the seed alone
+def test_the_command_writes_every_world_and_the_means(done: tuple[dict[str, Any], str]) -> None:
+    stored, shown = done
+    assert len(stored["worlds"]) == 1
     assert list(stored["modes"]) == list(MODES)
-    assert "texts begin with nothing" in capsys.readouterr().out
-    for wrong in (["--worlds", "0"], ["few"]):
-        with pytest.raises(SystemExit, match="2"):
-            ablation.main(wrong)
+    assert "texts begin with nothing" in shown
+
+
+@pytest.mark.parametrize("wrong", [["--worlds", "0"], ["few"]])
+def test_a_wrong_command_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ablation.main(wrong)
