@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from finedefics.backbones import load_backbone
-from finedefics.batch import Collator
+from finedefics.batch import Batch, Collator
+from finedefics.conversation import Templates
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, picture
 from finedefics.negatives import AttributeMiner, Confusable
@@ -19,6 +20,7 @@ from finedefics.terms import ObjectiveSettings, TermSettings
 LABELLED, CAPTIONED, TEXT = "labelled", "captioned", "text"
 Row = Sample | Category
 Orders = Mapping[str, Callable[[], Sequence[int]]]  # of each feed: an epoch's order, drawn anew
+Watch = Callable[[Mapping[str, Sequence[Row]], Batch], object]
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,23 @@ class Taught:
     forwarded_tokens: float
 
 
-def joint(*, captioned: bool, **changes: object) -> ObjectiveSettings:
-    """The joint recipe: every feed in every step, contrast kept alive beside instruction tuning."""
+def joint(*, captioned: bool, shared: bool = True, **changes: object) -> ObjectiveSettings:
+    """The joint recipe: every feed in every step, contrast kept alive beside instruction tuning.
+
+    Args:
+        captioned: there is that feed.
+        shared: labelled rows take part in the contrast; without them captioned pictures alone feed that of
+            objects and texts alone that of names.
+    """
     shown = (LABELLED, CAPTIONED) if captioned else (LABELLED,)
+    objects, names = (shown, (LABELLED, TEXT)) if shared else ((CAPTIONED,), (TEXT,))
     terms = {
         "answer": TermSettings(1.0, (LABELLED,)),
         "caption": TermSettings(1.0, shown),
         "text": TermSettings(1.0, (TEXT,)),
-        "object_attribute": TermSettings(1.0, shown),
-        "attribute_category": TermSettings(1.0, (LABELLED, TEXT)),
-        "category_category": TermSettings(0.5, (LABELLED, TEXT)),
+        "object_attribute": TermSettings(1.0, objects),
+        "attribute_category": TermSettings(1.0, names),
+        "category_category": TermSettings(0.5, names),
     }
     return ObjectiveSettings(terms, **changes)  # type: ignore[arg-type]
 
@@ -63,7 +72,7 @@ def draw_samples(
         for i in range(each):
             image, seen = picture(one.attributes, np.random.default_rng([world.seed, 11, split, number, i]))
             found.append(
-                (Confusable(f"{split}-{number}-{i}", one.name if labelled else None, seen), image, seen)
+                (Confusable(f"{one.name}/{split}-{i}", one.name if labelled else None, seen), image, seen)
             )
     rankings = AttributeMiner([category_of(one) for one in world.species])([f[0] for f in found])
     return [
@@ -72,6 +81,11 @@ def draw_samples(
         )
         for (asked, image, seen), best in zip(found, rankings, strict=True)
     ]
+
+
+def true_category(row: Row) -> str:
+    """The category of a row, of one without a label too."""
+    return row.category_id if isinstance(row, Category) else row.sample_id.partition("/")[0]
 
 
 def teach(
@@ -84,6 +98,8 @@ def teach(
     steps: int,
     negatives: int,
     orders: Orders,
+    templates: Templates | None = None,
+    watch: Watch | None = None,
 ) -> Taught:
     """Train a base model for some steps, as the demo's arms are trained: AdamW, warm-up, linear decay.
 
@@ -93,12 +109,14 @@ def teach(
         batch: rows of each feed in a step.
         negatives: hard negatives a row.
         orders: of each feed, how an epoch is ordered.
+        templates: what is said to the model.
+        watch: is shown the rows and the batch of every step.
     """
     torch.manual_seed(0)
     categories = [category_of(species) for species in world.species]
     backbone = load_backbone(base)
     objective = Objective(backbone, settings)
-    collate = Collator(backbone.processor, categories, settings, negatives=negatives)
+    collate = Collator(backbone.processor, categories, settings, negatives=negatives, templates=templates)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=5e-4, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -108,14 +126,17 @@ def teach(
     forwarded = 0
     for step in range(steps):
         chosen = {feed: [rows[feed][next(endless[feed])] for _ in range(batch)] for feed in rows}
-        out = objective(collate(chosen, step=step))  # type: ignore[arg-type]
+        collated = collate(chosen, step=step)  # type: ignore[arg-type]
+        if watch:
+            watch(chosen, collated)
+        out = objective(collated)
         optimizer.zero_grad()
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         rate.step()
         forwarded += out.forwarded_tokens
-    model = Recogniser(backbone, categories, object_readout=settings.object_readout)
+    model = Recogniser(backbone, categories, templates=templates, object_readout=settings.object_readout)
     return Taught(model, forwarded / steps)
 
 

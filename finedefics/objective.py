@@ -66,8 +66,9 @@ class Objective(nn.Module):
             [settings.object_attribute_temperature, settings.attribute_category_temperature]
         ).log()
         self.log_temperatures = nn.Parameter(start, requires_grad=settings.learnable_temperatures)
-        # the parameter in full precision, used where the parameter was cast to half precision with the model:
-        # there a step is less than the distance of two numbers. Whoever holds the master copy writes it here.
+        # the parameter in full precision, read where parameters alone were cast to half precision, as
+        # DeepSpeed does: there a step is less than the distance of two numbers. Who casts and steps a master
+        # copy writes it here.
         self.exact_log_temperatures: Tensor
         self.register_buffer("exact_log_temperatures", start.clone(), persistent=False)
 
@@ -207,7 +208,7 @@ class Objective(nn.Module):
 
     def _exact(self) -> Tensor:
         """Logarithms of both temperatures in full precision; the gradient is the parameter's."""
-        own = self.log_temperatures
-        if own.dtype not in (torch.float16, torch.bfloat16):
+        own, exact = self.log_temperatures, self.exact_log_temperatures
+        if own.dtype == exact.dtype:  # not cast apart from it
             return own
-        return own.float() + (self.exact_log_temperatures - own.float()).detach()
+        return own.to(exact.dtype) + (exact - own.to(exact.dtype)).detach()

@@ -243,23 +243,6 @@ def test_full_tuning_adds_nothing(base: Path) -> None:
         save_adapters(backbone, base)
 
 
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        ({"kind": "prefix"}, "adapters.kind"),
-        ({"init": "zeros"}, "adapters.init"),
-        ({"targets": ("text", "head")}, "adapters.targets"),
-        ({"rank": 0}, "adapters"),
-        ({"dropout": 1.0}, "adapters"),
-    ],
-)
-def test_wrong_settings_are_refused(change: dict[str, Any], place: str) -> None:
-    with pytest.raises(FinedeficsError) as caught:
-        AdapterSettings(**change)
-    assert caught.value.place == place
-    assert caught.value.exit_code == 2
-
-
 def test_what_cannot_be_adapted_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone(base)
     with pytest.raises(FinedeficsError, match="not quantized"):

@@ -41,6 +41,16 @@ class Temperatures(Section):
         5e-3, gt=0, description="Peak rate of learnable ones, on the stage's schedule; they do not decay."
     )
 
+    @model_validator(mode="after")
+    def _a_rate_has_effect(self) -> "Temperatures":
+        # by value: a stored experiment spells the default out
+        usual = type(self).model_fields["learning_rate"].default
+        if not self.learnable and self.learning_rate != usual:
+            raise ValueError(
+                "temperatures.learning_rate has no effect on fixed temperatures; set temperatures.learnable"
+            )
+        return self
+
 
 class Stage(Section):
     """One stretch of training: an optimizer, a schedule, feeds and an objective of its own."""

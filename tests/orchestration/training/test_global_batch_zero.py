@@ -53,7 +53,8 @@ def test_the_loss_is_that_of_one_process(found: Found) -> None:
         assert mean == pytest.approx(plain["loss"], rel=TOLERANCE), case
         for rank in seen["ranks"]:
             assert rank["terms"] == seen["ranks"][0]["terms"], case
-            assert rank["terms"] == pytest.approx(plain["terms"], rel=TOLERANCE), case
+            # a term that is nearly 0 has only rounding left
+            assert rank["terms"] == pytest.approx(plain["terms"], rel=TOLERANCE, abs=1e-7), case
 
 
 def test_every_gradient_is_that_of_one_process(found: Found) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from finedefics_platform.experiment import Temperatures
+
 GROUP = Path(__file__).with_name("temperatures_group.py")
 CASES = [f"float32:{stage}:1" for stage in (0, 1, 2, 3)] + [f"bfloat16:{stage}:1" for stage in (1, 2, 3)]
 CLIPPED = "bfloat16:1:1e-4"  # far below any gradient's norm
@@ -51,3 +53,10 @@ def test_temperatures_are_learned_alike_everywhere(learned: dict[str, Any], case
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_brings_the_exact_temperatures_back(learned: dict[str, Any], case: str) -> None:
     assert learned[case][0]["resumed"] == pytest.approx(learned[case][0]["seen"][-1], rel=1e-6)
+
+
+def test_a_rate_of_fixed_temperatures_is_refused() -> None:
+    assert Temperatures(learnable=True, learning_rate=1e-3).learning_rate == 1e-3
+    assert Temperatures(**Temperatures().model_dump()) == Temperatures()
+    with pytest.raises(ValueError, match="has no effect on fixed temperatures"):
+        Temperatures(learning_rate=1e-3)
