@@ -67,6 +67,10 @@ def test_a_committed_folder_is_seen_whole_or_not_at_all(root: Location) -> None:
     place = committed(target)
     assert place is not None
     assert (place / "sub/one").read_text() == "1"
+    assert (fetch(place / "sub") / "one").read_text() == "1"
+    for nothing in (place / "none", root / "none" / "sub"):
+        with pytest.raises(FileNotFoundError):
+            fetch(nothing)
 
 
 def test_what_fails_leaves_nothing(root: Location) -> None:

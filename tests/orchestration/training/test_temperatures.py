@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finedefics_platform.config.experiment import Temperatures
+from finedefics_platform.config.stage import Temperatures
 
 GROUP = Path(__file__).with_name("temperatures_group.py")
 CASES = [f"float32:{stage}:1" for stage in (0, 1, 2, 3)] + [f"bfloat16:{stage}:1" for stage in (1, 2, 3)]

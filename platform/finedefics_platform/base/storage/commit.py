@@ -19,6 +19,7 @@ from finedefics_platform.base.storage.location import Location
 MANIFEST = "committed.json"  # of a folder in an object store: where its data is, and each file's digest
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _BLOCK = 1 << 20
+_DEEPEST = 5  # folders between a place and the manifest of what it is inside of
 
 
 @contextmanager
@@ -61,6 +62,9 @@ def committed(target: Location) -> Location | None:
 def fetch(target: Location) -> Path:
     """A local folder with the whole content of a committed one: itself on a disk, else the node's copy.
 
+    Args:
+        target: a committed folder, or a place inside the files of one (as `committed` names them).
+
     Raises:
         FileNotFoundError: nothing complete is there.
         FinedeficsError: the store does not answer, or a file differs from what was committed.
@@ -69,19 +73,32 @@ def fetch(target: Location) -> Path:
         if not target.local.is_dir():
             raise FileNotFoundError(target.uri)
         return target.local
-    for last in (False, True):
-        manifest = _manifest(target)
-        if manifest is None:
-            raise FileNotFoundError(target.uri)
-        files: dict[str, str] = manifest["files"]
-        content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
-        source = target / manifest["data"]
-        try:
-            return keep(f"folders/{content}/{target.name}", partial(_receive, source, files))
-        except FileNotFoundError:  # replaced while it was read: the manifest names the new data by now
-            if last:
-                raise
-    raise AssertionError("the loop returns or raises")
+    try:
+        return _copy(target)
+    except FileNotFoundError:
+        # Replaced while it was read, perhaps: the manifest names the new data by now.
+        return _copy(target)
+
+
+def _copy(target: Location) -> Path:
+    """The node's copy of a committed folder in an object store, or of what is inside of one."""
+    place = target
+    for _ in range(_DEEPEST):
+        if (manifest := _manifest(place)) is not None:
+            files: dict[str, str] = manifest["files"]
+            content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
+            source = place / manifest["data"]
+            way = "" if place == target or target == source else target.relative_to(source)
+            if way is None:  # data of before it was replaced
+                break
+            folder = keep(f"folders/{content}/{place.name}", partial(_receive, source, files)) / way
+            if not folder.is_dir():
+                break
+            return folder
+        if "/" not in place.uri.partition("://")[2]:
+            break
+        place = place.parent
+    raise FileNotFoundError(target.uri)
 
 
 def discard(target: Location) -> None:
