@@ -11,8 +11,9 @@ from finedefics.data.birds import describe
 from finedefics.data.generated import Species, make_world, picture
 from finedefics.records import SAMPLES, TABLES, attributes_to_arrow
 from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.data.parquet import row_groups, write_parquet
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.data.versions import new_version, write_parquet
+from finedefics_platform.data.versions import Draft, new_version
 
 
 @pytest.fixture(scope="session")
@@ -60,26 +61,24 @@ def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
         for species in world.species
     ]
     small = {"categories": categories, "descriptions": descriptions, "negatives": negatives}
-    with new_version(drawn_workspace, "drawn") as draft:
-        write_samples(draft, samples)
-        for name, rows in small.items():
-            draft.write(name, pa.Table.from_pylist(rows, TABLES[name]), {})
-        return draft.publish("drawn")
+    draft = new_version(drawn_workspace, "drawn")
+    write_samples(draft, samples)
+    for name, rows in small.items():
+        draft.write(name, pa.Table.from_pylist(rows, TABLES[name]), {})
+    return draft.publish("drawn")
 
 
-def write_samples(draft, samples: list[dict]) -> None:  # type: ignore[no-untyped-def]
+def write_samples(draft: Draft, samples: list[dict]) -> None:
     """One file a (split, labelled) pair, because a row group mixes neither."""
-    folder: Path = draft.folder / "samples"
-    folder.mkdir()
-    files, parts = [], []
+    parts = []
     for split in ("train", "val"):
         for labelled in (True, False):
             rows = [r for r in samples if r["split"] == split and (r["category_id"] is not None) == labelled]
-            if rows:
-                files.append(f"part-{len(files):05}.parquet")
-                parts.append(pa.Table.from_pylist(rows, SAMPLES))
-                write_parquet(parts[-1], folder / files[-1], row_group_rows=8)
-    draft.adopt("samples", files, pa.concat_tables(parts), {})
+            parts += [pa.Table.from_pylist(rows, SAMPLES)] if rows else []
+    names = [f"part-{number:05}.parquet" for number in range(len(parts))]
+    folder = draft.declare("samples", pa.concat_tables(parts), {}, names)
+    for name, part in zip(names, parts, strict=True):
+        write_parquet(folder / name, SAMPLES, row_groups(part, 8))
 
 
 def sample_row(sample_id: str, image: bytes, category_id: str | None, split: str) -> dict:
@@ -107,6 +106,7 @@ def tiny_model(drawn_workspace: Workspace) -> Path:
     from finedefics.base_model import untrained_backbone
 
     torch.manual_seed(0)
-    folder = drawn_workspace.local.models / "tiny"
+    assert drawn_workspace.models.local is not None
+    folder = drawn_workspace.models.local / "tiny"
     untrained_backbone().save_pretrained(folder)
     return folder

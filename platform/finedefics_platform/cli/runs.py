@@ -132,9 +132,9 @@ def sync(json: Json = False) -> None:
     result = send(workspace)
     if result.other_servers:
         raise FinedeficsError(
-            f"{result.waiting} entries wait for another tracking server ({', '.join(result.other_servers)})",
+            f"{result.waiting} entries wait for another place ({', '.join(result.other_servers)})",
             place="finedefics runs sync",
-            cure="set MLFLOW_TRACKING_URI to it and run this again",
+            cure="set MLFLOW_TRACKING_URI to it (unset it for the workspace's own) and run this again",
         )
     if result.waiting:
         raise FinedeficsError(

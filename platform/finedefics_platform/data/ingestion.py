@@ -8,7 +8,7 @@ more of them than one file.
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from finedefics.data.readers import Entry, category_id
 from finedefics.errors import FinedeficsError
 from finedefics.records import SAMPLES, SPLITS
 from finedefics_platform.base.progress import Progress
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.tasks import run_tasks
-from finedefics_platform.data.versions import write_parquet
+from finedefics_platform.data.parquet import write_parquet
 
 FORMATS = ("JPEG", "PNG")
 ROW_GROUP_ROWS = 64
-_GROUPS_PER_FILE = 16
+GROUPS_PER_FILE = 16
 _CHECKED_AT_ONCE = 256
 
 
@@ -164,28 +165,39 @@ def sample_rows(kept: Sequence[tuple[Entry, Checked]]) -> tuple[list[dict[str, A
     return rows, by_id
 
 
+def sample_files(
+    rows: Sequence[Mapping[str, Any]], row_group_rows: int
+) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Which rows each file of the samples table holds, in order: no file mixes sections."""
+    files: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for section in sorted({_section(row) for row in rows}):
+        members = [row for row in rows if _section(row) == section]
+        for start in range(0, len(members), step := row_group_rows * GROUPS_PER_FILE):
+            files[f"part-{len(files):05d}.parquet"] = members[start : start + step]
+    return files
+
+
 def write_samples(
-    rows: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Sequence[Mapping[str, Any]]],
     by_id: Mapping[str, Entry],
-    folder: Path,
+    folder: Location,
     *,
     row_group_rows: int,
     progress: Progress,
-) -> list[str]:
-    """Write the pictures into Parquet files under ``folder`` in Ray tasks; returns the files' names in order.
+) -> None:
+    """Write the pictures into Parquet files in ``folder`` in Ray tasks; files that are there stay.
 
     Raises:
         FinedeficsError: a picture changed since it was checked, or a file cannot be written.
     """
-    folder.mkdir()
-    parts: list[tuple[str, list[tuple[str, Mapping[str, Any]]]]] = []
-    for section in sorted({_section(row) for row in rows}):
-        members = [(by_id[row["sample_id"]].path, row) for row in rows if _section(row) == section]
-        for start in range(0, len(members), step := row_group_rows * _GROUPS_PER_FILE):
-            parts.append((str(folder / f"part-{len(parts):05d}.parquet"), members[start : start + step]))
+    there = set(folder.files())
+    parts = [
+        (folder / name, [(by_id[row["sample_id"]].path, row) for row in rows])
+        for name, rows in files.items()
+        if name not in there
+    ]
     write = partial(_write_parts, row_group_rows=row_group_rows)
     run_tasks(parts, write, chunk=1, label="writing samples", progress=progress)
-    return [Path(file).name for file, _ in parts]
 
 
 def _section(row: Mapping[str, Any]) -> tuple[int, bool]:
@@ -193,19 +205,22 @@ def _section(row: Mapping[str, Any]) -> tuple[int, bool]:
 
 
 def _write_parts(
-    parts: Sequence[tuple[str, Sequence[tuple[str, Mapping[str, Any]]]]], *, row_group_rows: int
+    parts: Sequence[tuple[Location, Sequence[tuple[str, Mapping[str, Any]]]]], *, row_group_rows: int
 ) -> list[int]:
     for file, members in parts:
-        rows = [{**row, "image": _read_again(path, row["content_hash"])} for path, row in members]
-        try:
-            write_parquet(pa.Table.from_pylist(rows, schema=SAMPLES), Path(file), row_group_rows)
-        except OSError as error:
-            raise FinedeficsError(
-                f"cannot write the samples ({error.strerror or error})",
-                place=file,
-                cure="free space; on a cluster, put FINEDEFICS_HOME on storage that every node shares",
-            ) from error
+        write_parquet(file, SAMPLES, _with_pictures(members, row_group_rows))
     return [len(members) for _, members in parts]
+
+
+def _with_pictures(
+    members: Sequence[tuple[str, Mapping[str, Any]]], row_group_rows: int
+) -> Iterator[pa.Table]:
+    for start in range(0, len(members), row_group_rows):
+        rows = [
+            {**row, "image": _read_again(path, row["content_hash"])}
+            for path, row in members[start : start + row_group_rows]
+        ]
+        yield pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
 def _read_again(path: str, content_hash: str) -> bytes:

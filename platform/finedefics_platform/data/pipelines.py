@@ -1,10 +1,11 @@
 """Ingest, describe, mine: each makes a new dataset version from what went before.
 
 A step is addressed by the digest of all that goes into it. Done once, it is not done again; done again
-elsewhere, on whatever cluster, it gives the same version.
+elsewhere, on whatever cluster, it gives the same version. Of several drivers one does it and the others wait.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from finedefics import __version__
 from finedefics.attributes import DESCRIBERS, Description, Subject, write_description
-from finedefics.data.readers import READERS, Listing
+from finedefics.data.readers import READERS, Entry, Listing
 from finedefics.errors import FinedeficsError
 from finedefics.negatives import KEEP, MINERS, Confusable, Ranking
 from finedefics.records import (
@@ -29,18 +30,21 @@ from finedefics.records import (
 )
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import lease
 from finedefics_platform.base.tasks import run_tasks
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.ingestion import (
+    GROUPS_PER_FILE,
     ROW_GROUP_ROWS,
     Rejected,
     admit,
     check_pictures,
+    sample_files,
     sample_rows,
     write_samples,
 )
 from finedefics_platform.data.store import ANNOTATIONS, Dataset, RowGroup, open_dataset, read_row_group
-from finedefics_platform.data.versions import finished_step, new_version
+from finedefics_platform.data.versions import finished_step, lease_of, new_version
 
 _DESCRIBED_AT_ONCE = 4  # row groups
 _MINED_AT_ONCE = 2048  # samples
@@ -69,37 +73,28 @@ def ingest(
     """
     listing = READERS[reader](folder, seed=seed)
     step = _ingest_digest(listing, reader, seed, row_group_rows)
-    if done := _finished(workspace, name, step, "ingest", progress):
-        return done
-    kept, rejected = admit(listing.entries, check_pictures(listing.entries, progress))
-    rejected += [Rejected(source, None, reason) for source, reason in listing.rejected]
-    if not kept:
-        raise FinedeficsError(
-            f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
-            place=str(Path(folder) / rejected[0].source),
-            cure="give JPEG or PNG pictures that open",
-        )
     provenance = {"step": "ingest", "reader": reader, "folder": str(Path(folder).absolute()), "seed": seed}
-    rows, by_id = sample_rows(kept)
-    with new_version(workspace, name) as draft:
-        files = write_samples(
-            rows, by_id, draft.folder / "samples", row_group_rows=row_group_rows, progress=progress
-        )
+    with _step(workspace, name, step, "ingest", progress) as done:
+        if done:
+            return done
+        kept, rejected = admit(listing.entries, check_pictures(listing.entries, progress))
+        rejected += [Rejected(source, None, reason) for source, reason in listing.rejected]
+        if not kept:
+            raise FinedeficsError(
+                f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
+                place=str(Path(folder) / rejected[0].source),
+                cure="give JPEG or PNG pictures that open",
+            )
+        rows, by_id = sample_rows(kept)
+        files = sample_files(rows, row_group_rows)
+        draft = new_version(workspace, name)
         stored = pa.Table.from_pylist(rows, schema=SAMPLES.remove(SAMPLES.get_field_index("image")))
-        layout = {"row_group_rows": row_group_rows}
-        draft.adopt("samples", files, stored, {**provenance, "pictures": len(kept), "layout": layout})
+        layout = {"row_group_rows": row_group_rows, "row_groups_per_file": GROUPS_PER_FILE}
+        pictures = {**provenance, "pictures": len(kept), "layout": layout}
+        place = draft.declare("samples", stored, pictures, list(files))
+        write_samples(files, by_id, place, row_group_rows=row_group_rows, progress=progress)
         draft.write("categories", _category_rows(listing.categories), provenance)
-        notes = [
-            {
-                "sample_id": row["sample_id"],
-                "description": entry.description,
-                "attributes": None if entry.attributes is None else attributes_to_arrow(entry.attributes),
-                "negatives": list(entry.negatives) or None,
-            }
-            for row in rows
-            if (entry := by_id[row["sample_id"]]).description or entry.attributes or entry.negatives
-        ]
-        draft.write("annotations", pa.Table.from_pylist(notes, schema=ANNOTATIONS), provenance)
+        draft.write("annotations", _annotation_rows(rows, by_id), provenance)
         quarantine = sorted((asdict(row) for row in rejected), key=lambda row: row["source"])
         draft.write("quarantine", pa.Table.from_pylist(quarantine, schema=QUARANTINE), provenance)
         return draft.publish(step)
@@ -121,31 +116,32 @@ def describe(
     dataset = open_dataset(workspace, reference)
     describer_id = make().describer_id
     step = _step_digest("describe", dataset, ("samples", "annotations"), describer_id)
-    if done := _finished(workspace, dataset.name, step, "describe", progress):
-        return done
-    notes = {row["sample_id"]: row for row in dataset.table("annotations").to_pylist()}
-    subjects = []
-    for group in dataset.row_groups():
-        ids = read_row_group(group, ["sample_id"])["sample_id"].to_pylist()
-        subjects.append((group, [_subject(sample_id, notes.get(sample_id)) for sample_id in ids]))
-    work = partial(_describe_groups, describer=describer)
-    found = run_tasks(
-        subjects, work, chunk=_DESCRIBED_AT_ONCE, label="describing pictures", progress=progress
-    )
-    rows = [
-        {
-            "sample_id": subject.sample_id,
-            "attributes": attributes_to_arrow(description.attributes),
-            "description": description.text,
-            "describer_id": describer_id,
-        }
-        for (_, group), descriptions in zip(subjects, found, strict=True)
-        for subject, description in zip(group, descriptions, strict=True)
-        if description is not None
-    ]
-    total = dataset.manifest["tables"]["samples"]["rows"]
-    provenance = {"step": "describe", "describer": describer_id, "without_description": total - len(rows)}
-    with new_version(workspace, dataset.name) as draft:
+    with _step(workspace, dataset.name, step, "describe", progress) as done:
+        if done:
+            return done
+        notes = {row["sample_id"]: row for row in dataset.table("annotations").to_pylist()}
+        subjects = []
+        for group in dataset.row_groups():
+            ids = read_row_group(group, ["sample_id"])["sample_id"].to_pylist()
+            subjects.append((group, [_subject(sample_id, notes.get(sample_id)) for sample_id in ids]))
+        work = partial(_describe_groups, describer=describer)
+        found = run_tasks(
+            subjects, work, chunk=_DESCRIBED_AT_ONCE, label="describing pictures", progress=progress
+        )
+        rows = [
+            {
+                "sample_id": subject.sample_id,
+                "attributes": attributes_to_arrow(description.attributes),
+                "description": description.text,
+                "describer_id": describer_id,
+            }
+            for (_, group), descriptions in zip(subjects, found, strict=True)
+            for subject, description in zip(group, descriptions, strict=True)
+            if description is not None
+        ]
+        total = dataset.manifest["tables"]["samples"]["rows"]
+        provenance = {"step": "describe", "describer": describer_id, "without_description": total - len(rows)}
+        draft = new_version(workspace, dataset.name)
         # Negatives mined before were mined from other descriptions: they are left out, and mined again.
         draft.keep(dataset, [t for t in dataset.manifest["tables"] if t not in ("descriptions", "negatives")])
         draft.write("descriptions", pa.Table.from_pylist(rows, schema=DESCRIPTIONS), provenance)
@@ -170,35 +166,38 @@ def mine(
     made = MINERS[miner](categories)
     tables = ("samples", "categories", "descriptions", "annotations")
     step = _step_digest("mine", dataset, tables, [made.miner_id, keep])
-    if done := _finished(workspace, dataset.name, step, "mine", progress):
-        return done
-    described: dict[str, dict[str, str]] = {}
-    if dataset.has("descriptions"):
-        for row in dataset.table("descriptions", ["sample_id", "attributes"]).to_pylist():
-            described[row["sample_id"]] = attributes_from_arrow(row["attributes"])
-    provided = _provided(dataset) if miner == "provided" else {}
-    pictures = [
-        Confusable(
-            row["sample_id"],
-            row["category_id"],
-            described.get(row["sample_id"], {}),
-            provided.get(row["sample_id"], ()),
+    with _step(workspace, dataset.name, step, "mine", progress) as done:
+        if done:
+            return done
+        described: dict[str, dict[str, str]] = {}
+        if dataset.has("descriptions"):
+            for row in dataset.table("descriptions", ["sample_id", "attributes"]).to_pylist():
+                described[row["sample_id"]] = attributes_from_arrow(row["attributes"])
+        provided = _provided(dataset) if miner == "provided" else {}
+        pictures = [
+            Confusable(
+                row["sample_id"],
+                row["category_id"],
+                described.get(row["sample_id"], {}),
+                provided.get(row["sample_id"], ()),
+            )
+            for row in dataset.table("samples", ["sample_id", "category_id"]).to_pylist()
+        ]
+        work = partial(_mine_some, miner=miner, categories=categories, keep=keep)
+        rankings = run_tasks(
+            pictures, work, chunk=_MINED_AT_ONCE, label="mining negatives", progress=progress
         )
-        for row in dataset.table("samples", ["sample_id", "category_id"]).to_pylist()
-    ]
-    work = partial(_mine_some, miner=miner, categories=categories, keep=keep)
-    rankings = run_tasks(pictures, work, chunk=_MINED_AT_ONCE, label="mining negatives", progress=progress)
-    rows = [
-        {
-            "sample_id": picture.sample_id,
-            "candidates": [{"category_id": name, "similarity": value} for name, value in ranking],
-            "miner_id": made.miner_id,
-        }
-        for picture, ranking in zip(pictures, rankings, strict=True)
-    ]
-    without = sum(not ranking for ranking in rankings)
-    provenance = {"step": "mine", "miner": made.miner_id, "keep": keep, "without_candidates": without}
-    with new_version(workspace, dataset.name) as draft:
+        rows = [
+            {
+                "sample_id": picture.sample_id,
+                "candidates": [{"category_id": name, "similarity": value} for name, value in ranking],
+                "miner_id": made.miner_id,
+            }
+            for picture, ranking in zip(pictures, rankings, strict=True)
+        ]
+        without = sum(not ranking for ranking in rankings)
+        provenance = {"step": "mine", "miner": made.miner_id, "keep": keep, "without_candidates": without}
+        draft = new_version(workspace, dataset.name)
         draft.keep(dataset, [t for t in dataset.manifest["tables"] if t != "negatives"])
         draft.write("negatives", pa.Table.from_pylist(rows, schema=NEGATIVES), provenance)
         return draft.publish(step)
@@ -234,6 +233,20 @@ def _subject(sample_id: str, note: Mapping[str, Any] | None) -> Subject:
     return Subject(sample_id, None, note["description"], attributes_from_arrow(note["attributes"]))
 
 
+def _annotation_rows(rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Entry]) -> pa.Table:
+    notes = [
+        {
+            "sample_id": row["sample_id"],
+            "description": entry.description,
+            "attributes": None if entry.attributes is None else attributes_to_arrow(entry.attributes),
+            "negatives": list(entry.negatives) or None,
+        }
+        for row in rows
+        if (entry := by_id[row["sample_id"]]).description or entry.attributes or entry.negatives
+    ]
+    return pa.Table.from_pylist(notes, schema=ANNOTATIONS)
+
+
 def _category_rows(categories: Sequence[Category]) -> pa.Table:
     rows = [
         {
@@ -245,6 +258,21 @@ def _category_rows(categories: Sequence[Category]) -> pa.Table:
         for category in categories
     ]
     return pa.Table.from_pylist(rows, schema=CATEGORIES)
+
+
+@contextmanager
+def _step(
+    workspace: Workspace, name: str, step: str, verb: str, progress: Progress
+) -> Iterator[Dataset | None]:
+    """What the step made before, else None: then the block makes it, and nobody else does meanwhile.
+
+    Whoever is cut off and goes on without its lease does no harm: content decides what is written where.
+    """
+    if done := _finished(workspace, name, step, verb, progress):
+        yield done
+        return
+    with lease(lease_of(workspace, name, step), f"{verb} of {name}", progress=progress):
+        yield _finished(workspace, name, step, verb, progress)  # whoever was waited for has made it
 
 
 def _finished(workspace: Workspace, name: str, step: str, verb: str, progress: Progress) -> Dataset | None:

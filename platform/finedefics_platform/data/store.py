@@ -1,24 +1,32 @@
-"""Dataset versions: immutable folders of Parquet tables named by the digest of their content.
+"""Dataset versions: immutable, named by the digest of their content, on a disk or in an object store.
 
-``datasets/<name>/<digest>/`` holds one folder a table and a ``manifest.json``; ``datasets/<name>/latest``
-names the newest version and ``datasets/<name>/steps/<input digest>`` the version that a finished step made.
+Under ``datasets/<name>/``:
+
+- ``tables/<table>-<digest>/part-*.parquet``: tables, each under the digest of its rows; versions share them.
+- ``<digest>/manifest.json``: a version; written when its tables are there, so what has one is whole. Files
+  are named from ``datasets/<name>/`` on, so that a dataset can be moved and copied.
+- ``latest``: the newest version; ``steps/<input digest>``: the version that a finished step made.
+
 Writing is `finedefics_platform.data.versions`; this module only reads.
 """
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import ATTRIBUTES, TABLES, Category, Sample, attributes_from_arrow
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.parquet import open_parquet
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MANIFEST = "manifest.json"
 
 # What the source itself said of a picture; the describer "annotations" turns it into descriptions.
 ANNOTATIONS = pa.schema(
@@ -38,7 +46,7 @@ _MADE_BY = {"descriptions": "describe", "negatives": "mine"}
 class RowGroup:
     """A row group of a samples file; all its rows have one split, and either all or none have a label."""
 
-    path: str  # absolute
+    path: str  # URI of the file
     index: int
     rows: int
     split: str
@@ -67,9 +75,9 @@ class Companions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset version opened for reading."""
+    """A dataset version opened for reading; travels pickled to tasks and workers."""
 
-    root: Path
+    root: Location
     name: str
     digest: str
     manifest: dict[str, Any]
@@ -83,14 +91,14 @@ class Dataset:
         """Whether this version holds the table."""
         return table in self.manifest["tables"]
 
-    def files(self, table: str) -> list[Path]:
+    def files(self, table: str) -> list[Location]:
         """The table's Parquet files in order; FinedeficsError naming the command that makes it if absent."""
         if not self.has(table):
             command = f"finedefics data {_MADE_BY.get(table, 'ingest')}"
             raise FinedeficsError(
                 f"this dataset has no {table} yet", place=self.reference, cure=f"run `{command} {self.name}`"
             )
-        return [self.root / table / file for file in self.manifest["tables"][table]["files"]]
+        return [self.root.parent / way for way in self.manifest["tables"][table]["files"]]
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, or some of its columns, in file order.
@@ -111,6 +119,17 @@ class Dataset:
     def labelled_category_ids(self) -> set[str]:
         """Categories with at least one labelled picture in the train split."""
         return {category for category in self.manifest["counts"].get("train", {}) if category}
+
+    def mined_negatives(self) -> int:
+        """The most hard negatives that any picture has, 0 where none are mined: more cannot be asked for.
+
+        A picture with fewer has all there are: the miner kept so many, or no more categories conflict with
+        it, or its source names no more.
+        """
+        if not self.has("negatives"):
+            return 0
+        candidates = self.table("negatives", ["candidates"])["candidates"]
+        return int(pc.max(pc.list_value_length(candidates)).as_py() or 0)
 
     def row_groups(self, split: str | None = None) -> list[RowGroup]:
         """Row groups of the samples in file order: of all splits, or of one."""
@@ -149,10 +168,10 @@ class Dataset:
                 break
         return samples[:limit]
 
-    def _read(self, file: Path, schema: pa.Schema) -> pa.Table:
+    def _read(self, file: Location, schema: pa.Schema) -> pa.Table:
         """The schema's columns; one that came after the version was made is empty, where it may be."""
         try:
-            stored = pq.ParquetFile(file)
+            stored = open_parquet(file)
             there = set(stored.schema_arrow.names)
             later = [f for f in schema if f.nullable and f.name not in there]
             table = stored.read(columns=[f.name for f in schema if f not in later])
@@ -162,33 +181,33 @@ class Dataset:
         except (KeyError, OSError, pa.ArrowException) as error:
             raise self._damaged(file) from error
 
-    def _footer(self, file: Path) -> pq.FileMetaData:
+    def _footer(self, file: Location) -> pq.FileMetaData:
         try:
-            return pq.read_metadata(file)
+            return open_parquet(file).metadata
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(file) from error
 
-    def _damaged(self, file: Path) -> FinedeficsError:
+    def _damaged(self, file: Location) -> FinedeficsError:
         return FinedeficsError(
             "this file of the dataset is missing or damaged",
             place=str(file),
-            cure=f"remove {self.root} and make the version again",
+            cure="remove it and run the same `finedefics data` commands again: what is missing is made again",
         )
 
 
 def read_row_group(group: RowGroup, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one row group; picture bytes stay encoded."""
-    return pq.ParquetFile(group.path).read_row_group(group.index, columns=columns)
+    return open_parquet(Location(group.path)).read_row_group(group.index, columns=columns)
 
 
-def _row_group(file: Path, footer: pq.FileMetaData, index: int) -> RowGroup:
+def _row_group(file: Location, footer: pq.FileMetaData, index: int) -> RowGroup:
     # A group never mixes splits or labelled and unlabelled rows, so one statistic a column says it all.
     group = footer.row_group(index)
     statistics = {
         group.column(c).path_in_schema: group.column(c).statistics for c in range(group.num_columns)
     }
     return RowGroup(
-        path=str(file.resolve()),
+        path=file.uri,
         index=index,
         rows=group.num_rows,
         split=statistics["split"].min,
@@ -196,59 +215,37 @@ def _row_group(file: Path, footer: pq.FileMetaData, index: int) -> RowGroup:
     )
 
 
-def open_dataset(workspace: Workspace, reference: str | Path) -> Dataset:
-    """Open ``birds`` (its newest version), ``birds@<digest prefix>`` or the path of a version.
+def open_dataset(workspace: Workspace, reference: str | os.PathLike[str] | Location) -> Dataset:
+    """Open ``birds`` (its newest version), ``birds@<digest prefix>``, or a version by its path or URI.
 
     Raises:
         FinedeficsError: there is no such dataset or version (the message lists the known ones), the prefix
             is ambiguous, or the version is damaged or of another schema.
     """
     text = str(reference)
-    path = Path(text).expanduser()
-    if (path / "manifest.json").is_file():
-        return _open_version(path.resolve())
+    place = workspace.place_of(text)
+    if (place / MANIFEST).is_file():
+        return open_version(place)
     name, _, prefix = text.partition("@")
-    if not name or "/" in name or not (workspace.local.datasets / name).is_dir():
+    home = workspace.datasets / name
+    if not name or "/" in name or not home.is_folder():
         known = ", ".join(dataset_names(workspace))
         cure = f"choose one of: {known}" if known else "make one with `finedefics data ingest`"
         raise wrong_use("there is no such dataset", place=text, cure=cure)
-    home = workspace.local.datasets / name
-    return _open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
+    return open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
 
 
-def dataset_names(workspace: Workspace) -> list[str]:
-    """Names of the datasets that have a finished version."""
-    return sorted(home.name for home in workspace.local.datasets.iterdir() if (home / "latest").is_file())
+def open_version(root: Location) -> Dataset:
+    """Open the version at ``root``, in a task or worker as well: no workspace is needed.
 
-
-def latest_digest(home: Path) -> str:
-    """Digest of the newest version under ``datasets/<name>``; FinedeficsError where none was finished."""
+    Raises:
+        FinedeficsError: nothing whole is there, or it is of another schema.
+    """
+    file = root / MANIFEST
     try:
-        return (home / "latest").read_text().strip()
-    except OSError as error:
-        raise FinedeficsError(
-            "this dataset has no finished version",
-            place=str(home),
-            cure="make one with `finedefics data ingest`",
-        ) from error
-
-
-def _match(home: Path, prefix: str, reference: str) -> str:
-    versions = sorted(folder.parent.name for folder in home.glob("*/manifest.json"))
-    matches = [version for version in versions if version.startswith(prefix)]
-    if len(matches) != 1:
-        thing = "more than one version matches" if matches else "there is no such version"
-        known = ", ".join(matches or versions)
-        raise wrong_use(thing, place=reference, cure=f"choose one of: {known}")
-    return matches[0]
-
-
-def _open_version(root: Path) -> Dataset:
-    file = root / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text())
+        manifest = file.read_json()
         version, name, digest = manifest["schema_version"], manifest["name"], manifest["digest"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise FinedeficsError(
             "the dataset's manifest is missing or damaged", place=str(file), cure="make the version again"
         ) from error
@@ -259,3 +256,34 @@ def _open_version(root: Path) -> Dataset:
             cure="ingest the source again",
         )
     return Dataset(root, name, digest, manifest)
+
+
+def dataset_names(workspace: Workspace) -> list[str]:
+    """Names of the datasets that have a finished version."""
+    return [home.name for home in workspace.datasets.children() if (home / "latest").is_file()]
+
+
+def latest_digest(home: Location) -> str:
+    """Digest of the newest version under ``datasets/<name>``; FinedeficsError where none was finished."""
+    try:
+        return (home / "latest").read_text().strip()
+    except FileNotFoundError as error:
+        raise FinedeficsError(
+            "this dataset has no finished version",
+            place=str(home),
+            cure="make one with `finedefics data ingest`",
+        ) from error
+
+
+def versions(home: Location) -> list[str]:
+    """Digests of the versions under ``datasets/<name>``."""
+    return [place.name for place in home.children() if (place / MANIFEST).is_file()]
+
+
+def _match(home: Location, prefix: str, reference: str) -> str:
+    known = versions(home)
+    matches = [version for version in known if version.startswith(prefix)]
+    if len(matches) != 1:
+        thing = "more than one version matches" if matches else "there is no such version"
+        raise wrong_use(thing, place=reference, cure=f"choose one of: {', '.join(matches or known)}")
+    return matches[0]

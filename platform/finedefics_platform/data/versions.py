@@ -1,157 +1,164 @@
-"""Writing dataset versions: aside in a draft folder, renamed into place when complete, never changed after.
+"""Writing dataset versions: tables first, each under the digest of its rows; the manifest last.
 
-A step makes a new version from an older one; tables it does not touch are hard-linked, so a version costs
-only what is new in it.
+A writer that is killed leaves tables and no manifest: nobody takes them for a version, and the next run goes
+on with them. A step makes a new version from an older one; tables it does not touch are named again, so a
+version costs only what is new in it.
 """
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.digest import digest_of
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.data.store import SCHEMA_VERSION, STORED_TABLES, Dataset, latest_digest, open_dataset
+from finedefics_platform.data.parquet import write_parquet
+from finedefics_platform.data.store import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    STORED_TABLES,
+    Dataset,
+    latest_digest,
+    open_version,
+    versions,
+)
 
-_ABANDONED_AFTER_SECONDS = 24 * 3600
+_FOLDER = "tables"
+_ONE_FILE = ("part-00000.parquet",)
+_ABANDONED_AFTER = timedelta(days=1)
 
 
 class Draft:
-    """A version being written; `publish` makes it visible in one rename."""
+    """A version being made; `publish` makes it visible in one step."""
 
-    def __init__(self, workspace: Workspace, name: str, folder: Path) -> None:
-        self.workspace, self.name, self.folder = workspace, name, folder
+    def __init__(self, home: Location) -> None:
+        self.home = home
         self._tables: dict[str, dict[str, Any]] = {}
         self._provenance: dict[str, dict[str, Any]] = {}
         self._counts: dict[str, dict[str, int]] = {}
         self._parent: Dataset | None = None
 
     def write(self, name: str, rows: pa.Table, provenance: Mapping[str, Any]) -> None:
-        """Write a small table as one file."""
-        (self.folder / name).mkdir()
-        write_parquet(rows.cast(STORED_TABLES[name]), self.folder / name / "part-00000.parquet")
-        self.adopt(name, ["part-00000.parquet"], rows, provenance)
+        """Write a small table as one file; FinedeficsError where the place cannot be written to."""
+        file = self.declare(name, rows, provenance) / _ONE_FILE[0]
+        if not file.is_file():
+            schema = STORED_TABLES[name]
+            write_parquet(file, schema, [rows.cast(schema)])
 
-    def adopt(self, name: str, files: Sequence[str], rows: pa.Table, provenance: Mapping[str, Any]) -> None:
-        """Take up files that tasks wrote under ``folder/name``.
+    def declare(
+        self,
+        name: str,
+        rows: pa.Table,
+        provenance: Mapping[str, Any],
+        files: Sequence[str] = _ONE_FILE,
+    ) -> Location:
+        """Say what a table holds; the folder in which its files have to be when the version is published.
+
+        What is there already, from another version or a run that was killed, is the same: it may stay.
 
         Args:
-            files: their names, in order.
             rows: the table's rows in file order; of the samples, everything but the pictures' bytes.
+            provenance: its ``layout``, how the rows are cut into files and row groups, is part of the digest.
+            files: the files' names, in order.
         """
         digest = rows_digest(rows, provenance.get("layout"))
-        self._tables[name] = {"digest": digest, "rows": rows.num_rows, "files": list(files)}
+        folder = f"{_FOLDER}/{name}-{digest[:16]}"
+        ways = [f"{folder}/{file}" for file in files]
+        self._tables[name] = {"digest": digest, "rows": rows.num_rows, "files": ways}
         self._provenance[name] = dict(provenance)
         if name == "samples":
             self._counts = _count(rows)
+        return self.home / folder
 
     def keep(self, parent: Dataset, tables: Sequence[str]) -> None:
-        """Carry tables of an older version over, by hard link where the file system allows it."""
+        """Carry tables of an older version over: they are shared, not copied."""
         self._parent = parent
         for name in tables:
-            (self.folder / name).mkdir()
-            for file in parent.files(name):
-                _link(file, self.folder / name / file.name)
             self._tables[name] = parent.manifest["tables"][name]
             self._provenance[name] = parent.manifest["provenance"][name]
         if "samples" in tables:
             self._counts = parent.manifest["counts"]
 
     def publish(self, step: str) -> Dataset:
-        """Finish the version, record it as the result of ``step`` (an input digest) and as the newest."""
-        digest = digest_of({name: table["digest"] for name, table in self._tables.items()})
+        """Finish the version, record it as the result of ``step`` (an input digest) and as the newest.
+
+        Raises:
+            FinedeficsError: a file that a task has written is not where this process looks for it.
+        """
+        for way in sorted(_missing(self.home, self._tables)):
+            raise FinedeficsError(
+                "a file that was written is not here",
+                place=str(self.home / way),
+                cure="run it again; on a cluster, put FINEDEFICS_HOME on storage that every node shares",
+            )
+        contents = {name: table["digest"] for name, table in self._tables.items()}
+        digest = digest_of([SCHEMA_VERSION, contents])
         manifest = {
             "schema_version": SCHEMA_VERSION,
-            "name": self.name,
+            "name": self.home.name,
             "digest": digest,
             "parent": self._parent.digest if self._parent else None,
             "tables": self._tables,
             "counts": self._counts,
             "provenance": self._provenance,
         }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        home = self.folder.parent
-        target = home / digest
-        if not (target / "manifest.json").is_file():
-            try:
-                self.folder.rename(target)
-            except OSError:  # another process published the same content between the check and the rename
-                if not (target / "manifest.json").is_file():
-                    raise
-        _write_atomically(home / "steps" / step, digest)
-        _write_atomically(home / "latest", digest)
-        return open_dataset(self.workspace, target)
+        if _opened(self.home / digest) is None:
+            (self.home / digest / MANIFEST).write_json(manifest, indent=2)
+        (self.home / "steps" / step).write_text(f"{digest}\n")
+        (self.home / "latest").write_text(f"{digest}\n")
+        _sweep(self.home)
+        return open_version(self.home / digest)
 
 
-@contextmanager
-def new_version(workspace: Workspace, name: str) -> Iterator[Draft]:
-    """A draft of a version of dataset ``name``; what is not published is removed.
+def new_version(workspace: Workspace, name: str) -> Draft:
+    """A draft of a version of dataset ``name``.
 
     Raises:
-        FinedeficsError: the name cannot be that of a folder and a reference (exit code 2), or the disk is
-            full or read-only.
+        FinedeficsError: the name cannot be that of a folder and a reference (exit code 2).
     """
-    home = _home(workspace, name)
-    folder = home / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        (home / "steps").mkdir(parents=True, exist_ok=True)
-        _sweep(home)
-        folder.mkdir()
-        yield Draft(workspace, name, folder)
-    except OSError as error:
-        raise FinedeficsError(
-            f"cannot write the dataset ({error.strerror or error})",
-            place=str(error.filename or home),
-            cure="free space or set FINEDEFICS_HOME to a folder you may write to",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return Draft(_home(workspace, name))
 
 
 def finished_step(workspace: Workspace, name: str, step: str) -> Dataset | None:
     """The version that a step with this input digest made before, made the newest again; else None.
 
-    Where the newest version was itself built on that one (described, mined), it stays the newest.
+    Where the newest version was itself built on that one (described, mined), it stays the newest. A version
+    of which something is missing is none: the step makes it whole again.
+
+    Raises:
+        FinedeficsError: the name cannot be that of a dataset (exit code 2), or the store does not answer.
     """
     home = _home(workspace, name)
     try:
         digest = (home / "steps" / step).read_text().strip()
-    except OSError:
+    except FileNotFoundError:
         return None
-    if not (home / digest / "manifest.json").is_file():  # removed by hand: make it again
+    made = _opened(home / digest)
+    if made is None or _missing(home, made.manifest["tables"]):
         return None
-    made = open_dataset(workspace, home / digest)
-    if not _descends(workspace, home, latest_digest(home), digest):
-        _write_atomically(home / "latest", digest)
+    if not _descends(home, latest_digest(home), digest):
+        (home / "latest").write_text(f"{digest}\n")
     return made
 
 
-def write_parquet(rows: pa.Table, path: Path, row_group_rows: int | None = None) -> None:
-    """Write a file aside and rename it, so that a half-written one is never found under its name."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    # Pictures are compressed already, and dictionary pages of them would only be tried and thrown away.
-    dictionary = [column for column in rows.column_names if column in ("category_id", "split")]
-    pq.write_table(rows, aside, row_group_size=row_group_rows, use_dictionary=dictionary, compression="zstd")
-    aside.replace(path)
+def lease_of(workspace: Workspace, name: str, step: str) -> Location:
+    """Where whoever makes this step holds its lease: apart from the dataset, which need not come to be."""
+    return workspace.datasets / ".leases" / name / step
 
 
 def rows_digest(rows: pa.Table, layout: Any = None) -> str:
     """Digest of a table's content and row order; a picture counts by its content hash.
 
     Args:
-        layout: how rows are cut into row groups, where that matters to who reads them.
+        layout: how rows are cut into files and row groups, where that matters to who reads them.
     """
     if "image" in rows.column_names:
         rows = rows.drop_columns(["image"])
@@ -162,14 +169,14 @@ def rows_digest(rows: pa.Table, layout: Any = None) -> str:
     return sha.hexdigest()
 
 
-def _home(workspace: Workspace, name: str) -> Path:
+def _home(workspace: Workspace, name: str) -> Location:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise wrong_use(
             "not a name for a dataset",
             place=repr(name),
             cure="use letters, digits and . - _",
         )
-    return workspace.local.datasets / name
+    return workspace.datasets / name
 
 
 def _count(rows: pa.Table) -> dict[str, dict[str, int]]:
@@ -180,34 +187,50 @@ def _count(rows: pa.Table) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _descends(workspace: Workspace, home: Path, digest: str | None, ancestor: str) -> bool:
+def _opened(root: Location) -> Dataset | None:
+    """The version, or None where there is none that can be used: removed by hand, damaged, or too old."""
+    try:
+        return open_version(root)
+    except FinedeficsError:
+        return None
+
+
+def _missing(home: Location, tables: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Ways of the tables' files that are not there."""
+    ways = {way for table in tables.values() for way in table["files"]}
+    folders = {str(PurePosixPath(way).parent) for way in ways}
+    return ways - {f"{folder}/{file}" for folder in folders for file in (home / folder).files()}
+
+
+def _descends(home: Location, digest: str | None, ancestor: str) -> bool:
     while digest:
         if digest == ancestor:
             return True
-        if not (home / digest / "manifest.json").is_file():
-            return False
-        digest = open_dataset(workspace, home / digest).manifest["parent"]
+        version = _opened(home / digest)
+        digest = version.manifest["parent"] if version else None
     return False
 
 
-def _link(source: Path, target: Path) -> None:
+def _sweep(home: Location) -> None:
+    """Remove tables that no version names: of runs that were killed, or of versions that were removed.
+
+    A run that is under way writes a file more often than once a day; what it has so far stays.
+    """
+    named: set[str] = set()
+    for version in versions(home):
+        manifest = _opened(home / version)
+        if manifest is None:  # what it names is not known
+            return
+        ways = (way for table in manifest.manifest["tables"].values() for way in table["files"])
+        named |= {PurePosixPath(way).parent.name for way in ways}
+    for folder in (home / _FOLDER).children():
+        if folder.name not in named and _is_abandoned(folder):
+            folder.delete()
+
+
+def _is_abandoned(folder: Location) -> bool:
     try:
-        target.hardlink_to(source)
-    except OSError:  # another device, or a file system without hard links
-        shutil.copyfile(source, target)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    aside.write_text(text + "\n")
-    aside.replace(path)
-
-
-def _sweep(home: Path) -> None:
-    # A draft whose writer was killed is never taken up again; one a day old has no living writer.
-    for draft in home.glob(".draft-*"):
-        try:
-            if time.time() - draft.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(draft, ignore_errors=True)
-        except FileNotFoundError:
-            continue
+        written = ((folder / way).modified() for way in reversed(folder.files()))
+        return all(datetime.now(UTC) - at > _ABANDONED_AFTER for at in written)
+    except FileNotFoundError:  # somebody else sweeps
+        return False

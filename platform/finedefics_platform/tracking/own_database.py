@@ -65,7 +65,7 @@ def has_records(workspace: Workspace) -> bool:
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:
     """The error of a question about runs or models where nothing was recorded (exit code 2)."""
     return wrong_use(
-        "no run was recorded here",
+        "nothing was recorded here",
         place=workspace.root.uri,
         cure="go to the folder that you worked in, or set FINEDEFICS_HOME (or MLFLOW_TRACKING_URI)",
     )

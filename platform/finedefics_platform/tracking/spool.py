@@ -27,7 +27,7 @@ class Spool:
     Args:
         folder: the workspace's spool folder.
         writer: name of the file, unique to one `Tracker`.
-        server: the tracking URI without credentials, or "workspace"; entries are only ever sent there.
+        server: the tracking URI without credentials, or `OWN_DATABASE`; entries are only ever sent there.
     """
 
     def __init__(self, folder: Path, writer: str, server: str) -> None:

@@ -25,6 +25,7 @@ from finedefics_platform.tracking.own_database import is_own_database, is_worksp
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+OWN_DATABASE = "the workspace's own database"
 BUFFERED_ENTRIES = 200
 SECONDS_BETWEEN_SENDS = 2.0
 # An unreachable host can cost a whole timeout, so it is not asked again at every batch.
@@ -41,7 +42,8 @@ class Tracker:
         experiment_name: the MLflow experiment (`Tracking.experiment`), made if it does not exist.
 
     Raises:
-        FinedeficsError: MLFLOW_TRACKING_URI is not the address of a server or database.
+        FinedeficsError: MLFLOW_TRACKING_URI is not the address of a server or database, the experiment was
+            deleted, the workspace's storage does not answer, or a package to reach it is missing.
     """
 
     def __init__(self, workspace: Workspace, experiment_name: str) -> None:
@@ -241,7 +243,7 @@ def server_run_id(workspace: Workspace, run_id: str) -> str:
 
 def destination(workspace: Workspace) -> str:
     """Where entries are bound for, as the spool writes it down: its own database moves with a workspace."""
-    return "workspace" if is_own_database(workspace) else shown(workspace.tracking_uri)
+    return OWN_DATABASE if is_own_database(workspace) else shown(workspace.tracking_uri)
 
 
 def _spool_folder(workspace: Workspace) -> Path:

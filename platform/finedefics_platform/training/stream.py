@@ -22,8 +22,10 @@ import pyarrow as pa
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category, Sample
 from finedefics.sampler import confusable_order, similar_categories
+from finedefics_platform.base.storage import Location
 from finedefics_platform.config.data import Sampler
 from finedefics_platform.config.stage import Stage
+from finedefics_platform.data.parquet import open_parquet
 from finedefics_platform.data.store import Companions, Dataset, RowGroup, read_row_group
 
 T = TypeVar("T")
@@ -313,12 +315,10 @@ def _descriptor(chunk: list[tuple[int, int]], groups: tuple[RowGroup, ...]) -> d
 
 def _read_chunk(batch: dict[str, Any]) -> pa.Table:
     """Ray Data task: fetch one descriptor's rows, in the order of their slots."""
-    import pyarrow.parquet as pq
-
     tables, order = [], []
     for path, group, rows, slots in json.loads(batch["reads"][0]):
-        table = pq.ParquetFile(path).read_row_group(group, columns=["sample_id", "image", "category_id"])
-        tables.append(table.take(rows))
+        file = open_parquet(Location(path))
+        tables.append(file.read_row_group(group, columns=["sample_id", "image", "category_id"]).take(rows))
         order.extend(slots)
     return pa.concat_tables(tables).take(np.argsort(order))
 

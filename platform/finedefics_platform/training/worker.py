@@ -30,7 +30,7 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
-from finedefics_platform.data.store import Dataset, open_dataset
+from finedefics_platform.data.store import Dataset, open_version
 from finedefics_platform.training.checkpoints import (
     Position,
     load_shards,
@@ -171,7 +171,7 @@ def _start(task: Assignment, events: EventWriter | None) -> Loop:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
-    dataset = open_dataset(task.workspace, task.dataset.uri)
+    dataset = open_version(task.dataset)
     index = SampleIndex.of(dataset)
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 

@@ -1,9 +1,7 @@
 """Ingest, describe and mine on a real Ray cluster, and the commands around them."""
 
-import io
 import json
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from bird_folder import encoded, put
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import SILENT
@@ -24,54 +22,6 @@ from finedefics_platform.data.inspection import inspect
 from finedefics_platform.data.store import Dataset, open_dataset
 
 ROOT = Path(__file__).parents[3]
-SPECIES = {"wren": "brown", "lark": "brown", "crow": "black"}
-
-
-def encoded(number: int, kind: str = "PNG") -> bytes:
-    noise = random.Random(number).randbytes(16 * 16 * 3)
-    file = io.BytesIO()
-    Image.frombytes("RGB", (16, 16), noise).save(file, format=kind)
-    return file.getvalue()
-
-
-def put(root: Path, source: str, content: bytes) -> None:
-    (root / source).parent.mkdir(parents=True, exist_ok=True)
-    (root / source).write_bytes(content)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three species in three splits, two captioned pictures without a label, a species without a picture."""
-    root, number = tmp_path / "birds", 0
-    notes: list[dict[str, Any]] = []
-    for species, crown in SPECIES.items():
-        for split, count in (("train", 4), ("val", 1), ("test", 2)):
-            for index in range(count):
-                kind = "JPEG" if index % 2 else "PNG"
-                source = f"images/{split}/{number:03}.{kind.lower()}"
-                put(root, source, encoded(number, kind))
-                attributes = {"crown": crown, "tail": species}
-                note = {"image": source, "split": split, "category": species, "attributes": attributes}
-                notes.append(note)
-                number += 1
-    for index in range(2):
-        put(root, f"images/train/caption{index}.png", encoded(900 + index))
-        notes.append(
-            {
-                "image": f"images/train/caption{index}.png",
-                "split": "train",
-                "category": None,
-                "description": "a black bird",
-                "attributes": {"crown": "black"},
-            }
-        )
-    known: list[dict[str, Any]] = [
-        {"name": s, "attributes": {"crown": c, "tail": s}} for s, c in SPECIES.items()
-    ]
-    known.append({"name": "dodo", "description": "grey and gone"})
-    (root / "annotations.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
-    (root / "categories.jsonl").write_text("".join(json.dumps(one) + "\n" for one in known))
-    return root
 
 
 def quarantine(dataset: Dataset) -> dict[str, str]:
@@ -108,6 +58,7 @@ def test_from_folder_to_negatives(ray_cluster: Any, workspace: Workspace, folder
         (2, "train", False),
     ]
     assert inspect(dataset).without_pictures == ("dodo",)
+    assert dataset.mined_negatives() == 3, "there are no more categories"
 
 
 def test_what_cannot_be_used_is_quarantined_with_its_reason(
@@ -162,7 +113,7 @@ def test_nothing_usable_is_an_error(ray_cluster: Any, workspace: Workspace, tmp_
         FinedeficsError, match=r"none of the 1 pictures can be used \(the first: empty file\)"
     ):
         pipelines.ingest(workspace, "birds", tmp_path / "all")
-    assert list(workspace.local.datasets.iterdir()) == []
+    assert workspace.datasets.files() == []
 
 
 def test_finished_steps_are_reused_and_a_change_is_seen(
@@ -199,6 +150,7 @@ def test_describing_anew_drops_the_negatives_it_outdates(
     ingested = pipelines.ingest(workspace, "birds", folder)
     mined = pipelines.mine(workspace, ingested.reference, keep=1)
     assert all(len(row["candidates"]) <= 1 for row in mined.table("negatives").to_pylist())
+    assert (ingested.mined_negatives(), mined.mined_negatives()) == (0, 1)
     described = pipelines.describe(workspace, mined.reference)
     assert (described.has("descriptions"), described.has("negatives")) == (True, False)
 
@@ -232,7 +184,7 @@ def test_results_keep_the_order_of_the_items_and_errors_arrive_whole(ray_cluster
 def test_commands(
     ray_cluster: Any, workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.local.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
     assert main(["data", "ingest", str(folder), "--name", "birds", "--json"]) == 0
     last = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (last["event"], last["rows"]["samples"]) == ("done", 23)
@@ -269,7 +221,7 @@ def test_wrong_commands_say_so_in_one_line(
     code: int,
     message: str,
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.local.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
     assert main(["data", *arguments]) == code
     error = capfd.readouterr().err
     assert message in error

@@ -17,7 +17,7 @@ from finedefics_platform.data.store import open_dataset
 def test_a_released_file_is_ingested_described_and_mined(
     ray_cluster: Any, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.local.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
     names, noise = ["Wren", "Lark", "Crow"], np.random.default_rng(0)
     (tmp_path / "train").mkdir()
     with (tmp_path / "pretrain.csv").open("w", newline="") as stream:

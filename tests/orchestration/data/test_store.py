@@ -1,8 +1,12 @@
 """Dataset versions: what is written is read back, versions never change, and a broken one is named."""
 
 import json
+import multiprocessing
 import os
+import pickle
+import resource
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +14,20 @@ import pytest
 
 from finedefics.errors import FinedeficsError
 from finedefics.records import CATEGORIES, DESCRIPTIONS, NEGATIVES, SAMPLES
-from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.data.versions import finished_step, new_version, rows_digest, write_parquet
+from finedefics_platform.base.storage import Location, cached
+from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.data.parquet import row_groups, write_parquet
+from finedefics_platform.data.store import Dataset, dataset_names, open_dataset, open_version, versions
+from finedefics_platform.data.versions import finished_step, new_version, rows_digest
+
+
+@pytest.fixture(params=["disk", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A place of the test's own in each kind of store."""
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
+    if request.param == "disk":
+        return Location.of(tmp_path / "store")
+    return Location.of(request.getfixturevalue("bucket")) / tmp_path.name
 
 
 def sample(number: int, split: str = "train", category: str | None = "wren") -> dict[str, object]:
@@ -30,13 +45,12 @@ def sample(number: int, split: str = "train", category: str | None = "wren") -> 
 
 def publish(workspace: Workspace, *, name: str = "birds", samples: int = 5, step: str = "made") -> Dataset:
     wren = {"category_id": "wren", "name": "Wren", "super_category": None, "description": "small"}
-    with new_version(workspace, name) as draft:
-        rows = pa.Table.from_pylist([sample(i) for i in range(samples)], SAMPLES)
-        (draft.folder / "samples").mkdir()
-        write_parquet(rows, draft.folder / "samples/part-00000.parquet", row_group_rows=2)
-        draft.adopt("samples", ["part-00000.parquet"], rows, {"step": "test"})
-        draft.write("categories", pa.Table.from_pylist([wren], CATEGORIES), {"step": "test"})
-        return draft.publish(step)
+    draft = new_version(workspace, name)
+    rows = pa.Table.from_pylist([sample(i) for i in range(samples)], SAMPLES)
+    folder = draft.declare("samples", rows, {"step": "test"})
+    write_parquet(folder / "part-00000.parquet", SAMPLES, row_groups(rows, 2))
+    draft.write("categories", pa.Table.from_pylist([wren], CATEGORIES), {"step": "test"})
+    return draft.publish(step)
 
 
 def add_descriptions(dataset: Dataset, workspace: Workspace, step: str = "described") -> Dataset:
@@ -49,11 +63,11 @@ def add_descriptions(dataset: Dataset, workspace: Workspace, step: str = "descri
         "sample_id": "s1",
         "candidates": [{"category_id": c, "similarity": 0.5} for c in ("lark", "crow")],
     }
-    with new_version(workspace, dataset.name) as draft:
-        draft.keep(dataset, ["samples", "categories"])
-        draft.write("descriptions", pa.Table.from_pylist([{**told, "describer_id": "d"}], DESCRIPTIONS), {})
-        draft.write("negatives", pa.Table.from_pylist([{**ranked, "miner_id": "m"}], NEGATIVES), {})
-        return draft.publish(step)
+    draft = new_version(workspace, dataset.name)
+    draft.keep(dataset, ["samples", "categories"])
+    draft.write("descriptions", pa.Table.from_pylist([{**told, "describer_id": "d"}], DESCRIPTIONS), {})
+    draft.write("negatives", pa.Table.from_pylist([{**ranked, "miner_id": "m"}], NEGATIVES), {})
+    return draft.publish(step)
 
 
 def test_samples_come_back_joined(workspace: Workspace) -> None:
@@ -67,6 +81,8 @@ def test_samples_come_back_joined(workspace: Workspace) -> None:
     assert described.samples("test") == []
     assert described.labelled_category_ids() == {"wren"}
     assert [c.name for c in described.categories()] == ["Wren"]
+    assert described.mined_negatives() == 2
+    assert publish(workspace).mined_negatives() == 0
 
 
 def test_row_groups_tell_split_and_label(workspace: Workspace) -> None:
@@ -79,10 +95,10 @@ def test_row_groups_tell_split_and_label(workspace: Workspace) -> None:
     assert Path(groups[0].path).is_absolute()
 
 
-def test_unchanged_tables_are_linked_and_equal_content_is_one_version(workspace: Workspace) -> None:
+def test_unchanged_tables_are_shared_and_equal_content_is_one_version(workspace: Workspace) -> None:
     first = publish(workspace)
     described = add_descriptions(first, workspace)
-    assert described.files("samples")[0].samefile(first.files("samples")[0])
+    assert described.files("samples") == first.files("samples")
     assert described.manifest["parent"] == first.digest
     assert add_descriptions(first, workspace, step="again").root == described.root
     assert publish(workspace, name="other").digest == first.digest
@@ -127,13 +143,12 @@ def test_an_absent_table_names_the_command_that_makes_it(workspace: Workspace) -
 
 def test_a_column_that_came_later_is_empty_in_an_older_version(workspace: Workspace) -> None:
     older = publish(workspace)
-    with new_version(workspace, "birds") as draft:
-        draft.keep(older, list(older.manifest["tables"]))
-        rows = pa.Table.from_pylist([{"sample_id": "s0", "description": "a brown bird"}])
-        (draft.folder / "annotations").mkdir()
-        write_parquet(rows, draft.folder / "annotations/part-00000.parquet")
-        draft.adopt("annotations", ["part-00000.parquet"], rows, {})
-        dataset = draft.publish("annotated")
+    draft = new_version(workspace, "birds")
+    draft.keep(older, list(older.manifest["tables"]))
+    rows = pa.Table.from_pylist([{"sample_id": "s0", "description": "a brown bird"}])
+    folder = draft.declare("annotations", rows, {})
+    write_parquet(folder / "part-00000.parquet", rows.schema, [rows])
+    dataset = draft.publish("annotated")
     (row,) = dataset.table("annotations").to_pylist()
     assert row == {
         "sample_id": "s0",
@@ -144,28 +159,126 @@ def test_a_column_that_came_later_is_empty_in_an_older_version(workspace: Worksp
     assert dataset.table("annotations", ["negatives"]).to_pylist() == [{"negatives": None}]
 
 
-def test_a_failed_draft_leaves_nothing_and_an_abandoned_one_is_swept(workspace: Workspace) -> None:
-    home = workspace.local.datasets / "birds"
-    with pytest.raises(ZeroDivisionError), new_version(workspace, "birds"):
-        raise ZeroDivisionError
+def test_what_was_not_published_is_no_version_and_is_swept_when_it_is_old(workspace: Workspace) -> None:
+    tables = workspace.datasets / "birds" / "tables"
+    row = {"sample_id": "s9", "attributes": [], "description": "long ago", "describer_id": "d"}
+    rows = pa.Table.from_pylist([row], DESCRIPTIONS)
+    new_version(workspace, "birds").write("descriptions", rows, {})
     with pytest.raises(FinedeficsError, match="no finished version"):
         open_dataset(workspace, "birds")
-    abandoned = home / ".draft-1-dead"
-    abandoned.mkdir()
-    long_ago = time.time() - 3 * 24 * 3600
-    os.utime(abandoned, (long_ago, long_ago))
+    assert dataset_names(workspace) == []
+    (left,) = tables.children()
     made = publish(workspace)
-    assert sorted(path.name for path in home.iterdir()) == sorted([made.digest, "latest", "steps"])
+    assert left in tables.children(), "somebody may be at work on it"
+    (file,) = left.children()
+    assert file.local is not None
+    long_ago = time.time() - 3 * 24 * 3600
+    os.utime(file.local, (long_ago, long_ago))
+    for kept in (*made.files("samples"), *made.files("categories")):
+        assert kept.local is not None
+        os.utime(kept.local, (long_ago, long_ago))
+    again = add_descriptions(made, workspace)
+    assert left not in tables.children()
+    assert len(again.samples("train")) == len(made.samples("train")) == 5
+
+
+def _stop_after(root: str, moment: str, told: Connection) -> None:
+    write = Location.write_bytes
+
+    def write_and_stop(self: Location, content: bytes) -> None:
+        write(self, content)
+        if moment in self.uri:
+            told.send("written")
+            time.sleep(60)
+
+    Location.write_bytes = write_and_stop  # type: ignore[method-assign]
+    workspace = open_workspace(root)
+    add_descriptions(open_dataset(workspace, "birds"), workspace)
+
+
+@pytest.mark.parametrize(("moment", "whole"), [("/negatives-", 1), ("/manifest.json", 2)])
+def test_a_killed_writer_leaves_whole_versions_only(store: Location, moment: str, whole: int) -> None:
+    """SIGKILL when the last table is written and no manifest, and before the new version is the newest."""
+    workspace = open_workspace(store)
+    first = publish(workspace)
+    context = multiprocessing.get_context("spawn")
+    told, tells = context.Pipe()
+    writer = context.Process(target=_stop_after, args=(store.uri, moment, tells))
+    writer.start()
+    assert told.recv() == "written"
+    writer.kill()
+    writer.join()
+    assert open_dataset(workspace, "birds") == first
+    assert finished_step(workspace, "birds", "described") is None
+    found = [open_dataset(workspace, f"birds@{digest}") for digest in versions(first.root.parent)]
+    assert len(found) == whole
+    assert all(dataset.table(table) for dataset in found for table in dataset.manifest["tables"])
+    assert add_descriptions(first, workspace) == open_dataset(workspace, "birds") != first
+
+
+def test_a_file_that_a_task_wrote_elsewhere_is_missed_before_anybody_sees_the_version(
+    workspace: Workspace,
+) -> None:
+    draft = new_version(workspace, "birds")
+    rows = pa.Table.from_pylist([sample(0)], SAMPLES)
+    draft.declare("samples", rows, {})
+    with pytest.raises(FinedeficsError, match=r"part-00000\.parquet: .* is not here; .* every node shares"):
+        draft.publish("made")
+    assert dataset_names(workspace) == []
+
+
+def test_a_dataset_moves_and_is_copied_with_its_workspace(workspace: Workspace, store: Location) -> None:
+    described = add_descriptions(publish(workspace), workspace)
+    there = store / "moved"
+    for way in workspace.root.files():
+        (there / way).write_bytes((workspace.root / way).read_bytes())
+    assert str(workspace.root) not in (described.root / "manifest.json").read_text()
+    workspace.root.delete()
+    moved = open_dataset(open_workspace(there), described.reference)
+    assert [s.negatives for s in moved.samples("train")][:2] == [(), ("lark", "crow")]
+    assert open_dataset(workspace, moved.root.uri).samples("train") == moved.samples("train")
+    travelled = open_version(pickle.loads(pickle.dumps(moved)).root)
+    assert travelled.row_groups()[0].path.startswith(str(there))
+    assert travelled.samples("train") == moved.samples("train")
+
+
+def test_a_node_whose_copy_is_damaged_fetches_the_file_again(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
+    dataset = publish(open_workspace(f"{bucket}/{tmp_path.name}"))
+    copy = cached(dataset.files("samples")[0])
+    copy.write_bytes(copy.read_bytes()[:-20])
+    assert len(dataset.samples("train")) == 5
+
+
+def test_a_disk_that_is_full_is_said_in_one_line(workspace: Workspace) -> None:
+    """The system refuses to write more than 4 KiB, as it would without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rows = pa.Table.from_pylist([{**sample(0), "image": os.urandom(20_000)}], SAMPLES)
+    draft = new_version(workspace, "birds")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(FinedeficsError, match=r"birds/.*parquet: the storage did not .*; free space"):
+            draft.write("samples", rows, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert workspace.root.files() == []
 
 
 def test_damage_is_named_by_file(workspace: Workspace) -> None:
     dataset = publish(workspace)
     file = dataset.files("samples")[0]
-    file.write_bytes(file.read_bytes()[:-20])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
     with pytest.raises(FinedeficsError, match=r"part-00000\.parquet: .* damaged"):
         dataset.table("samples")
     with pytest.raises(FinedeficsError, match="damaged"):
         dataset.row_groups()
+    file.delete()
+    assert finished_step(workspace, "birds", "made") is None, "the step makes it whole again"
+    file.write_bytes(whole)
+    assert finished_step(workspace, "birds", "made") == dataset
     manifest = dataset.root / "manifest.json"
     manifest.write_text(json.dumps({**dataset.manifest, "schema_version": 99}))
     with pytest.raises(FinedeficsError, match="schema version 99"):
@@ -173,12 +286,14 @@ def test_damage_is_named_by_file(workspace: Workspace) -> None:
     manifest.write_text("{")
     with pytest.raises(FinedeficsError, match="manifest is missing or damaged"):
         open_dataset(workspace, "birds")
+    assert publish(workspace).digest == dataset.digest
+    assert open_dataset(workspace, "birds").digest == dataset.digest
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a@b", ".hidden"])
 def test_a_name_must_be_a_plain_one(workspace: Workspace, name: str) -> None:
-    with pytest.raises(FinedeficsError, match="not a name") as caught, new_version(workspace, name):
-        pass
+    with pytest.raises(FinedeficsError, match="not a name") as caught:
+        new_version(workspace, name)
     assert caught.value.exit_code == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.runs import app
 from finedefics_platform.tracking.delivery import Delivery
 from finedefics_platform.tracking.mlflow_client import open_client
+from finedefics_platform.tracking.own_database import own_file
 from finedefics_platform.tracking.runs import compare_runs, get_run, list_runs
 from finedefics_platform.tracking.spool import Spool
 from finedefics_platform.tracking.tracker import Tracker, destination, server_run_id, sync
@@ -26,9 +28,11 @@ NOBODY_LISTENS = "http://127.0.0.1:9"  # the discard port: refused at once
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """One workspace for the file, its path with a space in it: making the tables takes seconds."""
-    return open_workspace(tmp_path_factory.mktemp("a workspace"))
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Workspace:
+    """One workspace for the file, its path with a space in it."""
+    workspace = open_workspace(tmp_path_factory.mktemp("a workspace"))
+    shutil.copyfile(empty_database, own_file(workspace))
+    return workspace
 
 
 @pytest.fixture(scope="module")

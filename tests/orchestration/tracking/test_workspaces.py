@@ -187,5 +187,5 @@ def test_asking_where_nothing_was_recorded_makes_nothing(
         refused = CliRunner().invoke(app, command).exception
         assert isinstance(refused, FinedeficsError)
         assert refused.exit_code == 2
-        assert str(refused).startswith(f"{tmp_path / '.finedefics'}: no run was recorded here; ")
+        assert str(refused).startswith(f"{tmp_path / '.finedefics'}: nothing was recorded here; ")
     assert list(tmp_path.iterdir()) == []

@@ -1,18 +1,28 @@
 """The stream's promises: order is a function of (seed, feed, position) and of nothing else."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from object_store import object_store
 
 from finedefics.errors import FinedeficsError
 from finedefics.records import Category
+from finedefics_platform.base.storage import Location
 from finedefics_platform.config.data import Sampler
 from finedefics_platform.config.stage import Stage
-from finedefics_platform.data.store import Dataset, RowGroup
-from finedefics_platform.training.stream import FeedIndex, SampleIndex, TrainingStream, plan_stage
+from finedefics_platform.data.store import Dataset, RowGroup, open_version
+from finedefics_platform.training.stream import (
+    FeedIndex,
+    SampleIndex,
+    TrainingStream,
+    _descriptor,
+    _read_chunk,
+    plan_stage,
+)
 
 
 def index_of(group_sizes: list[int]) -> SampleIndex:
@@ -151,3 +161,22 @@ def test_the_index_counts_what_the_store_holds(drawn_dataset: Dataset) -> None:
     samples = drawn_dataset.samples("train")
     counted = Counter("labelled" if sample.category_id else "captioned" for sample in samples)
     assert {feed: len(index.feeds[feed]) for feed in counted} == dict(counted)
+
+
+def test_a_task_reads_from_an_object_store_and_each_file_once_a_node(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
+    home = drawn_dataset.root.parent
+    with object_store() as uri:
+        there = Location.of(uri) / "drawn"
+        for way in home.files():
+            (there / way).write_bytes((home / way).read_bytes())
+        index = SampleIndex.of(open_version(there / drawn_dataset.digest))
+        assert all(group.path.startswith(uri) for group in index.groups)
+    labelled = index.feeds["labelled"]  # the store is gone, and what was read of it is at hand
+    wanted = [(int(labelled.group[i]), int(labelled.row[i])) for i in (5, 0, 3)]
+    found = _read_chunk({"reads": [_descriptor(wanted, index.groups)["reads"]]})
+    assert found["sample_id"].to_pylist() == [labelled.ids[i] for i in (5, 0, 3)]
+    pictures = {sample.sample_id: sample.image for sample in drawn_dataset.samples("train")}
+    assert found["image"].to_pylist() == [pictures[labelled.ids[i]] for i in (5, 0, 3)]
