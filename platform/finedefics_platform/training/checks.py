@@ -39,7 +39,7 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         _check_descriptions(stage, index)
         deepspeed_settings(experiment, stage, experiment.resources.workers)
         if _needs_mined_negatives(experiment, stage):
-            _check_negatives(experiment.data.negatives, dataset, index)
+            _check_negatives(experiment.data.negatives, dataset)
     if validating and experiment.evaluation.every is not None:
         _check_validation(dataset)
 
@@ -103,9 +103,9 @@ def _needs_mined_negatives(experiment: Experiment, stage: Stage) -> bool:
     return experiment.data.negatives > 0 and bool(contrasted & {"labelled", "captioned"})
 
 
-def _check_negatives(asked: int, dataset: Dataset, index: "SampleIndex") -> None:
+def _check_negatives(asked: int, dataset: Dataset) -> None:
     dataset.files("negatives")
-    mined = max(map(len, index.companions.negatives.values()), default=0)
+    mined = dataset.mined_negatives()
     if asked > mined:
         # They would be made up to the number with empty rows, and a search would see a plateau.
         raise wrong_use(

@@ -191,7 +191,7 @@ class _Work:
         task = Assignment(
             self.experiment,
             self.workspace,
-            Location.of(self.dataset.root),
+            self.dataset.root,
             self.training,
             attempt,
             token,
