@@ -30,7 +30,7 @@ from finedefics.records import (
 )
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import lease
+from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.tasks import run_tasks
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.ingestion import (
@@ -73,7 +73,8 @@ def ingest(
     """
     listing = READERS[reader](folder, seed=seed)
     step = _ingest_digest(listing, reader, seed, row_group_rows)
-    provenance = {"step": "ingest", "reader": reader, "folder": str(Path(folder).absolute()), "seed": seed}
+    named = workspace.name_of(Location.of(folder))
+    provenance = {"step": "ingest", "reader": reader, "folder": named, "seed": seed}
     with _step(workspace, name, step, "ingest", progress) as done:
         if done:
             return done

@@ -36,7 +36,7 @@ class Scale:
 FULL = Scale()
 SMALL = Scale(
     plan=WorldPlan(labelled=4, captioned=8, val=2, test=6),
-    recipe=BaseRecipe(birds=1600, vision_steps=320, language_steps=240),
+    recipe=BaseRecipe(birds=2000, vision_steps=400, language_steps=300),
     steps=48,
     trials=2,
     search_steps=12,
