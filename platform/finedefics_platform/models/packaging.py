@@ -100,6 +100,16 @@ def open_package(workspace: Workspace, version: ModelVersion) -> Path:
     return package / "artifacts"
 
 
+def model_place(workspace: Workspace, version: ModelVersion) -> Location:
+    """Where processes of other machines find the model's folder: in the workspace, where the package lies
+    there, else where this machine opened it."""
+    if "package" in version.tags:
+        package = committed(workspace.place_of(version.tags["package"]))
+        if package is not None:
+            return package / "artifacts" / "model"
+    return Location.of(open_package(workspace, version) / "model")
+
+
 def requirements() -> list[str]:
     """Pinned requirements of a stored model."""
     # A local build tag (2.13.0+cpu) names a wheel that the index does not have.

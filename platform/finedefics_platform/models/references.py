@@ -8,7 +8,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.storage import Location, fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.decisions import named_version
-from finedefics_platform.models.packaging import open_package
+from finedefics_platform.models.packaging import model_place, open_package
 from finedefics_platform.models.registry import ModelVersion, is_registered
 from finedefics_platform.training.trained import TrainedRun, open_run
 
@@ -70,7 +70,8 @@ def _registered(workspace: Workspace, reference: str) -> OpenedModel:
     package = open_package(workspace, version)
     labelled = tuple(json.loads((package / "training.json").read_text())["labelled"])
     model = package / "model"
-    return OpenedModel(reference, model, Location.of(model), _index(package), version, labelled=labelled)
+    place = model_place(workspace, version)
+    return OpenedModel(reference, model, place, _index(package), version, labelled=labelled)
 
 
 def _in_folder(reference: str, folder: Path) -> OpenedModel:

@@ -14,6 +14,7 @@ from PIL import Image
 from registered import answers, evaluation_of, registered, trained_run
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.models.evidence import measured
 from finedefics_platform.models.promotion import promote
@@ -97,6 +98,8 @@ def test_a_workspace_in_an_object_store_has_a_registry(
         opened = open_model(open_workspace(f"{uri}/home"), "birds@champion")
         assert (opened.model / "w.safetensors").read_text() == "birds-1"
         assert opened.index is not None
+        assert str(opened.place).startswith(f"{uri}/home/models/registered/"), "as other machines find it"
+        assert (fetch(opened.place) / "w.safetensors").read_text() == "birds-1"
 
 
 def test_the_champion_answers_through_mlflow_alone(recorded: Workspace, tmp_path: Path) -> None:
