@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import yaml
+
 import finedefics
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.storage import Location, commit, committed, fetch
@@ -199,6 +201,17 @@ def _save(folder: Path, files: Mapping[str, Path], run_id: str, model_id: str | 
             signature=_signature(),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
+    _forget_where_it_was_made(folder / "MLmodel")
+
+
+def _forget_where_it_was_made(description: Path) -> None:
+    """MLflow notes where an artefact and the code came from; what is loaded lies in the package itself."""
+    document = yaml.safe_load(description.read_text())
+    flavor = document["flavors"]["python_function"]
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    description.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 def _aside(folder: Path) -> "tempfile.TemporaryDirectory[str]":

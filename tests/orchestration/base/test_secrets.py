@@ -36,7 +36,7 @@ def test_a_name_that_only_looks_like_one(name: str) -> None:
 
 TEXTS = [
     # variable, its value, a text, the text as it is recorded
-    ("PWD", "/work", "/work/models/x", "/work/models/x"),
+    ("PWD", "/home/ann", "/home/ann/models/x", "/home/ann/models/x"),
     ("SOME_TOKEN", "/tmp/models", "/tmp/models/x", "/tmp/models/x"),
     ("DB_PASSWORD", "finedefics", "/srv/finedefics/x", "/srv/finedefics/x"),
     ("DB_PASSWORD", "1", "step 1", "step 1"),

@@ -76,6 +76,8 @@ def test_a_copied_workspace_opens_its_own_package(tmp_path: Path) -> None:
     copy = open_workspace(tmp_path / "copy")
     beside = open_model(copy, "birds@champion")
     assert beside.model.is_relative_to(tmp_path / "copy")
+    for description in (tmp_path / "copy").rglob("MLmodel"):
+        assert str(tmp_path) not in description.read_text()
     shutil.rmtree(tmp_path / "original")
     assert (open_model(copy, "birds@champion").model / "w.safetensors").read_text() == "birds-0"
     (shown,) = measured(copy, get_version(copy, "birds/1"))
