@@ -61,12 +61,6 @@ class Workspace:
         return self.root / "mlflow" / "artifacts"
 
     @property
-    def local(self) -> "_Folders":
-        """For rooms that do not speak to `Location` yet: goes when the last one does."""
-        assert self.root.local is not None
-        return _Folders(self.root.local)
-
-    @property
     def state(self) -> Path:
         """A folder of this machine: the tracking database, what waits to be sent to a server, logs.
 
@@ -115,13 +109,3 @@ def open_workspace(root: str | os.PathLike[str] | Location | None = None) -> Wor
         FinedeficsError: the URI is none that can be stored to (exit code 2).
     """
     return Workspace(Location.of(root or os.environ.get("FINEDEFICS_HOME") or ".finedefics"))
-
-
-@dataclass(frozen=True)
-class _Folders:
-    root: Path
-
-    def __getattr__(self, name: str) -> Path:
-        folder = self.root / {"artifacts": "mlflow/artifacts"}.get(name, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder

@@ -54,7 +54,7 @@ def check_evaluation(workspace: Workspace, dataset: Dataset, folder: Path) -> No
 def test_evaluation_reads_objects_where_the_model_says(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.local.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.root))
     place = drawn_workspace.models / "within"
     save_model(load_backbone(tiny_model), place, 0, Templates(), "prompt")
     check_evaluation(drawn_workspace, drawn_dataset, fetch(place))
@@ -64,7 +64,7 @@ def test_evaluation_reads_objects_where_the_model_says(
 def test_a_run_trains_and_validates_within_the_prompt(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.local.root))
+    monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.root))
     run = train(drawn_workspace, parse_experiment(document(tiny_model, "prompt"), place="test"))
     assert load_readout(fetch(run.model)) == "prompt"
     check_evaluation(drawn_workspace, drawn_dataset, fetch(run.model))

@@ -82,7 +82,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """What each rank of a group of one and of a group of two saw."""
-    folder, root, found = tmp_path_factory.mktemp("groups"), drawn_workspace.local.root, {}
+    folder, root, found = tmp_path_factory.mktemp("groups"), drawn_workspace.root, {}
     for world_size in (1, 2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
