@@ -29,7 +29,7 @@ lint: $(DEV) ## Check style, types and the direction of imports
 bench: $(DEV) ## Measure against the aims and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-ablation: $(DEV) ## Measure what hard negatives and the ways of a step bring or cost (half an hour on two cores)
+ablation: $(DEV) ## Measure what hard negatives and the ways of a step bring or cost (under half an hour)
 	$(BIN)/python -m benchmarks.ablation
 
 ui: $(RUNTIME) ## Browse runs and models in MLflow (loopback, port 5000)
