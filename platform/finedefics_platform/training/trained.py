@@ -18,6 +18,7 @@ from finedefics_platform.config.experiment import Experiment, parse_experiment
 EXPERIMENT, RESULT, CHECKPOINTS = "experiment.json", "result.json", "checkpoints"
 TOKEN = "token"  # by which a worker knows that it sees the driver's storage
 _TRAINING = "training-"
+_SHOWN = 12  # names in an error's one line
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def find_run(workspace: Workspace, key: str) -> Location:
     matches = [place for place in there if key and place.name.startswith(key)]
     if len(matches) == 1:
         return matches[0]
-    known = ", ".join(place.name for place in matches or there)
+    names = [place.name for place in matches or there]
+    known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     raise wrong_use(
         "more than one run begins like this" if matches else "there is no such run",
         place=key,

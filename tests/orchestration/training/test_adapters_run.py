@@ -56,7 +56,8 @@ def experiment_of(model: Path, kind: str, zero_stage: int, **changes: Any) -> Ex
 @pytest.mark.parametrize(
     ("kind", "zero_stage"),
     [
-        ("dora", 3),  # the hardest: weights are sharded where they are measured and merged
+        # the hardest: weights are sharded where they are measured and merged
+        pytest.param("dora", 3, marks=pytest.mark.slow),
         pytest.param("lora", 1, marks=pytest.mark.slow),
         pytest.param("qlora", 1, marks=pytest.mark.slow),
     ],
