@@ -53,13 +53,13 @@ def experiment_of(model: Path, kind: str, zero_stage: int, **changes: Any) -> Ex
     return parse_experiment({**document, **changes}, place="test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "zero_stage"),
     [
-        # the hardest: weights are sharded where they are measured and merged
-        pytest.param("dora", 3, marks=pytest.mark.slow),
-        pytest.param("lora", 1, marks=pytest.mark.slow),
-        pytest.param("qlora", 1, marks=pytest.mark.slow),
+        ("dora", 3),  # the hardest: weights are sharded where they are measured and merged
+        ("lora", 1),
+        ("qlora", 1),
     ],
 )
 def test_a_run_with_adapters_leaves_an_ordinary_model(

@@ -187,5 +187,5 @@ def test_a_run_goes_on_by_its_key_with_other_topology_only(
     for other in ("seed=3", "stages.0.steps=5", "name=other"):
         with pytest.raises(FinedeficsError, match=f"--set {other}: with this setting it would be another"):
             resumed_experiment(drawn_workspace, key, [other])
-    with pytest.raises(FinedeficsError, match="no-such: there is no such run; choose one of: .*by-key-"):
+    with pytest.raises(FinedeficsError, match=r"no-such: there is no such run; choose one of: .*by-key-"):
         resumed_experiment(drawn_workspace, "no-such")
