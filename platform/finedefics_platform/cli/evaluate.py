@@ -71,7 +71,7 @@ def evaluate(
     if register:
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
-        out.say(f"{'added to' if opened.version else 'registered'} {version}; next: {promote}")
+        out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
     out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
 
 
