@@ -23,7 +23,8 @@ def tune(
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import parse_experiment
-    from finedefics_platform.search.run import load_search, run_search
+    from finedefics_platform.search.document import load_search
+    from finedefics_platform.search.run import run_search
     from finedefics_platform.tracking.tracker import Tracker
 
     out = reporter(json)

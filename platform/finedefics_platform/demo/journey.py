@@ -24,7 +24,8 @@ from finedefics_platform.models.promotion import Change, promote
 from finedefics_platform.models.references import index_of, open_model
 from finedefics_platform.models.registration import register_run
 from finedefics_platform.models.registry import ModelVersion
-from finedefics_platform.search.run import SearchResult, load_search, run_search
+from finedefics_platform.search.document import load_search
+from finedefics_platform.search.run import SearchResult, run_search
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import TrainedRun, train
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset, open_dataset
+from finedefics_platform.search.document import Search
 from finedefics_platform.search.space import Domain, check_key, trial_experiment
-
-if TYPE_CHECKING:
-    from finedefics_platform.search.run import Search
 
 NEGATIVES = "data.negatives"
 DATA = "data.dataset"
@@ -19,7 +17,7 @@ DATA = "data.dataset"
 _DECIDING = (DATA, "evaluation.every", "evaluation.limit")
 
 
-def check_search(workspace: Workspace, search: "Search", document: Mapping[str, Any]) -> None:
+def check_search(workspace: Workspace, search: Search, document: Mapping[str, Any]) -> None:
     """Refuse a search whose trials would fail or be padded.
 
     Raises:
@@ -34,7 +32,7 @@ def check_search(workspace: Workspace, search: "Search", document: Mapping[str, 
     _check_metric(workspace, search, document)
 
 
-def _check_negatives(workspace: Workspace, search: "Search", document: Mapping[str, Any]) -> None:
+def _check_negatives(workspace: Workspace, search: Search, document: Mapping[str, Any]) -> None:
     """More negatives than mined are padded with masked rows: equal trials under different labels."""
     if NEGATIVES not in search.space:
         return
@@ -50,7 +48,7 @@ def _check_negatives(workspace: Workspace, search: "Search", document: Mapping[s
             )
 
 
-def _check_metric(workspace: Workspace, search: "Search", document: Mapping[str, Any]) -> None:
+def _check_metric(workspace: Workspace, search: Search, document: Mapping[str, Any]) -> None:
     reported: set[str] = set()
     for experiment in _variants(search, document, _DECIDING):
         if experiment.evaluation.every is not None:
@@ -70,7 +68,7 @@ def _check_metric(workspace: Workspace, search: "Search", document: Mapping[str,
         )
 
 
-def _variants(search: "Search", document: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[Experiment]:
+def _variants(search: Search, document: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[Experiment]:
     """The experiment with every combination of what the space says of some keys."""
     chosen: dict[str, Domain] = {key: search.space[key] for key in keys if key in search.space}
     for values in product(*(domain.extremes() for domain in chosen.values())):

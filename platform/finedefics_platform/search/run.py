@@ -6,13 +6,10 @@ validation check of training reports. Optuna proposes values; trials that fall b
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
@@ -20,32 +17,16 @@ from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.config.documents import override, override_by_text, read_yaml
 from finedefics_platform.config.experiment import Experiment, parse_experiment
-from finedefics_platform.config.section import Section, parse_document
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.search.checks import check_search
-from finedefics_platform.search.space import Domain, trial_experiment
+from finedefics_platform.search.document import Search
+from finedefics_platform.search.space import trial_experiment
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import pin, run_key
 
 # Keys whose values name contents: a choice among them is identified by what is there, not by its name.
 _NAMING = ("data.dataset", "model.path")
-
-
-class Search(Section):
-    """What is searched, over what, and by which figure."""
-
-    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
-    experiment: str = Field(description="Experiment file, relative to the search file.")
-    set: dict[str, Any] = Field({}, description="Keys changed for all trials.")
-    space: dict[str, Domain] = Field(min_length=1, description="Keys of the experiment and their values.")
-    metric: str = Field("val_alignment", description="A figure of the validation check during training.")
-    mode: Literal["max", "min"] = "max"
-    trials: int = Field(4, ge=1)
-    concurrent: int = Field(2, ge=1)
-    grace_steps: int = Field(10, ge=1, description="Steps that no trial is stopped before.")
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,22 +47,6 @@ class SearchResult:
     best: dict[str, Any]
     trials: list[dict[str, Any]]
     parent_run_id: str | None
-
-
-def load_search(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Search, dict[str, Any]]:
-    """Read a search file and the experiment it names (as a document, overrides applied).
-
-    Raises:
-        FinedeficsError: a file is missing or a key is wrong (exit code 2).
-    """
-    search = parse_document(Search, read_yaml(path, "search"), place=str(path))
-    file = Path(path).parent / search.experiment
-    experiment = read_yaml(file, "experiment")
-    for key, value in search.set.items():
-        override(experiment, key, value, place=str(path))
-    for assignment in overrides:
-        override_by_text(experiment, assignment)
-    return search, experiment
 
 
 def run_search(

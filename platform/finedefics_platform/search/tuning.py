@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import ray
@@ -14,17 +14,15 @@ from ray.tune.search.optuna import OptunaSearch
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import Progress
 from finedefics_platform.base.storage import Location
+from finedefics_platform.search.document import Search
 from finedefics_platform.search.trial import RUN, STEP, Trial, TrialTask
 from finedefics_platform.search.trial_watch import TrialWatch, watching
-
-if TYPE_CHECKING:
-    from finedefics_platform.search.run import Search
 
 _STATE = "experiment_state-"  # begins the files without which Tune cannot go on
 
 
 def run_trials(
-    search: "Search", task: TrialTask, steps: int, attempt: Location, progress: Progress
+    search: Search, task: TrialTask, steps: int, attempt: Location, progress: Progress
 ) -> list[dict[str, Any]]:
     """Run the trials, those that an interrupted driver left unfinished too; one mapping a trial.
 
@@ -64,7 +62,7 @@ def _restored(trainable: Any, attempt: Location) -> tune.Tuner | None:
     )
 
 
-def _new(search: "Search", trainable: Any, steps: int, attempt: Location) -> tune.Tuner:
+def _new(search: Search, trainable: Any, steps: int, attempt: Location) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         param_space={key: domain.sampler() for key, domain in search.space.items()},

@@ -8,7 +8,8 @@ import pytest
 
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.search.run import Search, SearchResult, run_search
+from finedefics_platform.search.document import Search
+from finedefics_platform.search.run import SearchResult, run_search
 from finedefics_platform.tracking.tracker import Tracker
 
 STEPS = (2, 18)  # of the two stages

@@ -9,7 +9,8 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.search.checks import check_search, reportable
-from finedefics_platform.search.run import load_search, longest, run_search, search_key
+from finedefics_platform.search.document import load_search
+from finedefics_platform.search.run import longest, run_search, search_key
 from finedefics_platform.search.space import trial_experiment
 from finedefics_platform.training.run import run_key
 

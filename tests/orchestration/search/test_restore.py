@@ -12,7 +12,8 @@ import pytest
 
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.search.run import Search, SearchResult, run_search
+from finedefics_platform.search.document import Search
+from finedefics_platform.search.run import SearchResult, run_search
 from finedefics_platform.tracking.runs import children, get_run
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import open_run

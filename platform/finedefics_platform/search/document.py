@@ -1,0 +1,42 @@
+"""A search as its user writes it: what is searched, over what, and by which figure."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from finedefics_platform.config.documents import override, override_by_text, read_yaml
+from finedefics_platform.config.section import Section, parse_document
+from finedefics_platform.search.space import Domain
+
+
+class Search(Section):
+    """What is searched, over what, and by which figure."""
+
+    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    experiment: str = Field(description="Experiment file, relative to the search file.")
+    set: dict[str, Any] = Field({}, description="Keys changed for all trials.")
+    space: dict[str, Domain] = Field(min_length=1, description="Keys of the experiment and their values.")
+    metric: str = Field("val_alignment", description="A figure of the validation check during training.")
+    mode: Literal["max", "min"] = "max"
+    trials: int = Field(4, ge=1)
+    concurrent: int = Field(2, ge=1)
+    grace_steps: int = Field(10, ge=1, description="Steps that no trial is stopped before.")
+    seed: int = 0
+
+
+def load_search(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Search, dict[str, Any]]:
+    """Read a search file and the experiment it names (as a document, overrides applied).
+
+    Raises:
+        FinedeficsError: a file is missing or a key is wrong (exit code 2).
+    """
+    search = parse_document(Search, read_yaml(path, "search"), place=str(path))
+    file = Path(path).parent / search.experiment
+    experiment = read_yaml(file, "experiment")
+    for key, value in search.set.items():
+        override(experiment, key, value, place=str(path))
+    for assignment in overrides:
+        override_by_text(experiment, assignment)
+    return search, experiment
