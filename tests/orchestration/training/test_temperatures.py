@@ -12,23 +12,40 @@ import pytest
 from finedefics_platform.config.stage import Temperatures
 
 GROUP = Path(__file__).with_name("temperatures_group.py")
-CASES = [f"float32:{stage}:1" for stage in (0, 1, 2, 3)] + [f"bfloat16:{stage}:1" for stage in (1, 2, 3)]
+QUICK = ["float32:0:1", "float32:3:1", "bfloat16:1:1", "bfloat16:3:1"]
+MORE = ["float32:1:1", "float32:2:1", "bfloat16:2:1"]  # run on demand
+CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)]
+PLAIN = QUICK[0]
 CLIPPED = "bfloat16:1:1e-4"  # far below any gradient's norm
 
 
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def _learn(folder: Path, cases: list[str]) -> dict[str, Any]:
     """What both ranks of a group of two logged, by case."""
-    out = tmp_path_factory.mktemp("temperatures") / "found.json"
     done = subprocess.run(
-        [sys.executable, str(GROUP), str(out), "2", *CASES, CLIPPED],
+        [sys.executable, str(GROUP), str(folder / "found.json"), "2", *cases],
         env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
         text=True,
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(out.read_text())
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _learn(tmp_path_factory.mktemp("temperatures"), [*QUICK, CLIPPED])
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _learn(tmp_path_factory.mktemp("more-temperatures"), MORE)
+
+
+@pytest.fixture
+def learned(request: pytest.FixtureRequest, case: str, quick: dict[str, Any]) -> dict[str, Any]:
+    """Results of the case at hand, and of the plain one."""
+    return {**quick, **(request.getfixturevalue("more") if case in MORE else {})}
 
 
 @pytest.mark.parametrize("case", [*CASES, CLIPPED])
@@ -43,9 +60,9 @@ def test_temperatures_move_at_every_step(learned: dict[str, Any], case: str) -> 
         assert len(set(values)) > 70, sorted(set(values))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "float32:0:1"])
+@pytest.mark.parametrize("case", CASES[1:])
 def test_temperatures_are_learned_alike_everywhere(learned: dict[str, Any], case: str) -> None:
-    plain, found = learned["float32:0:1"][0]["seen"][-1], learned[case][0]["seen"][-1]
+    plain, found = learned[PLAIN][0]["seen"][-1], learned[case][0]["seen"][-1]
     # weights in bfloat16 give other gradients, so there it is the size of the way that is alike
     assert found == pytest.approx(plain, rel=1e-4 if case.startswith("float32") else 0.05)
 
