@@ -6,11 +6,27 @@ import os
 from pathlib import Path
 
 from finedefics.errors import FinedeficsError
-from finedefics_platform.base.storage import cache_folder
+from finedefics_platform.base.storage import Location, cache_folder, fetch
 
 _BLOCK = 1 << 20
 _REMEMBERED_FROM = 64 << 20  # bytes from which hashing a file is slow enough to remember what came out
 _NO_CONTENT = (".md", ".lock")  # says something about a model, or nothing; does not change it
+
+
+def model_folder(place: Location) -> Path:
+    """The folder of a model on this node, brought here where it lies elsewhere.
+
+    Raises:
+        FinedeficsError: nothing is there, or the store does not answer.
+    """
+    try:
+        return fetch(place)
+    except FileNotFoundError as error:
+        raise FinedeficsError(
+            "there is no model here",
+            place=str(place),
+            cure="give a folder with config.json and safetensors that every node sees, or a hub name",
+        ) from error
 
 
 def model_digest(folder: Path) -> str:

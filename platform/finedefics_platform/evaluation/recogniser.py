@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finedefics.errors import FinedeficsError
 from finedefics.records import Sample
-from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.base.content import model_folder
+from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.validation import validation_samples
@@ -63,18 +62,6 @@ def ensemble_weight(question: Question) -> "EnsembleWeight":
     return choose_weight(names, alignment, truth, dataset=dataset.digest, split="val")
 
 
-def fetch_model(model: Location) -> Path:
-    """The model's folder on this node; FinedeficsError where there is none."""
-    try:
-        return fetch(model)
-    except FileNotFoundError as error:
-        raise FinedeficsError(
-            "no model here",
-            place=str(model),
-            cure="give a folder that every node can read, or keep the workspace in an object store",
-        ) from error
-
-
 def _recogniser(question: Question) -> "Recogniser":
     import torch
 
@@ -85,7 +72,7 @@ def _recogniser(question: Question) -> "Recogniser":
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
-    folder = fetch_model(question.model)
+    folder = model_folder(question.model)
     return Recogniser(
         load_backbone(folder),
         open_version(question.dataset).categories(),

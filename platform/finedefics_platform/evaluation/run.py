@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Sample
 from finedefics_platform.base.cluster_session import ensure_ray
-from finedefics_platform.base.content import model_digest
+from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location, commit, committed, lease
@@ -17,7 +17,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.evaluation.items import Evaluated, open_evaluation, write_evaluation
-from finedefics_platform.evaluation.recogniser import Question, answer_share, ensemble_weight, fetch_model
+from finedefics_platform.evaluation.recogniser import Question, answer_share, ensemble_weight
 
 if TYPE_CHECKING:
     from finedefics.evaluation.items import Items
@@ -85,7 +85,7 @@ def _about(question: Question, dataset: Dataset) -> dict[str, Any]:
         "split": settings.split,
         "limit": settings.limit,
         "protocol": settings.model_dump(mode="json", exclude={"split", "limit", "every"}),
-        "model_digest": model_digest(fetch_model(question.model)),
+        "model_digest": model_digest(model_folder(question.model)),
         "labelled_digest": digest_of(sorted(question.labelled)),
     }
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics_platform.base.content import model_digest
+from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import INSIDE, Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.model import Model
@@ -53,7 +53,7 @@ def base_of(workspace: Workspace, model: Model) -> Base:
         raise wrong_use(
             "a folder has no revision", place="model.revision", cure="leave it out, or give a hub name"
         )
-    return Base(workspace.name_of(place), None, model_digest(_fetched(place)))
+    return Base(workspace.name_of(place), None, model_digest(model_folder(place)))
 
 
 def base_folder(workspace: Workspace, model: Model) -> Path:
@@ -64,7 +64,7 @@ def base_folder(workspace: Workspace, model: Model) -> Path:
     """
     place = _folder(workspace, model.path)
     if place is not None:
-        return _fetched(place)
+        return model_folder(place)
     from huggingface_hub import snapshot_download
 
     try:
@@ -104,17 +104,6 @@ def _folder(workspace: Workspace, path: str) -> Location | None:
     local = Path(path).expanduser()
     is_path = local.is_dir() or path.startswith(("/", ".", "~")) or path.count("/") > 1
     return Location.of(local) if is_path else None
-
-
-def _fetched(place: Location) -> Path:
-    try:
-        return fetch(place)
-    except FileNotFoundError as error:
-        raise FinedeficsError(
-            "there is no model here",
-            place=str(place),
-            cure="give a folder with config.json and safetensors that every node sees, or a hub name",
-        ) from error
 
 
 def _commit(name: str, revision: str | None) -> str:
