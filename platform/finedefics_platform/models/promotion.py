@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.user import user
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.decisions import Entry, Standing, read_log, standing, write
 from finedefics_platform.models.evidence import figures, measured
 from finedefics_platform.models.gate import Decision, GatePolicy, Missing, decide
-from finedefics_platform.models.registration import user
 from finedefics_platform.models.registry import CHAMPION, ModelVersion, get_version, versions
 
 

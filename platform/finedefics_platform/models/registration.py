@@ -5,7 +5,6 @@ with another one it is a new version. What a version was registered with is neve
 evaluations of it are added beside it.
 """
 
-import getpass
 import json
 import tempfile
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import fetch, lease
+from finedefics_platform.base.user import user
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models import evidence as evidences
@@ -213,14 +213,6 @@ def _stored_run(client: "MlflowClient", workspace: Workspace, run_id: str) -> "R
         raise FinedeficsError(
             f"there is no run {run_id}", place=place, cure="see `finedefics runs list`"
         ) from error
-
-
-def user() -> str:
-    """Who does this: the login name."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
-        return "unknown"
 
 
 def _now() -> str:

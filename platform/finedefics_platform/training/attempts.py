@@ -1,12 +1,12 @@
 """One driver's start on a training: a record of who, when, on what, and how it ended."""
 
-import getpass
 import os
 import socket
 import time
 from typing import Any
 
 from finedefics_platform.base.storage import Location
+from finedefics_platform.base.user import user
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.tracking.facts import system_facts
 
@@ -23,7 +23,7 @@ class Attempt:
         self._place = training / "attempts" / f"{self.number:04}.json"
         self._record: dict[str, Any] = {
             "number": self.number,
-            "user": _user(),
+            "user": user(),
             "host": socket.gethostname(),
             "process": os.getpid(),
             "started": time.time(),
@@ -42,10 +42,3 @@ class Attempt:
     def end(self, outcome: str) -> None:
         """Note how it ended (``finished``, ``interrupted`` or what failed)."""
         self._place.write_json({**self._record, "ended": time.time(), "outcome": outcome})
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no name for this user id, as in some containers
-        return "unknown"

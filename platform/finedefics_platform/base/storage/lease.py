@@ -24,6 +24,7 @@ from typing import Any
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage.location import Location
+from finedefics_platform.base.user import user
 
 TTL_SECONDS = 60.0
 BEAT_SECONDS = 15.0
@@ -165,14 +166,8 @@ def _others(place: Location, own: Location | None) -> list[tuple[Location, dict[
 
 
 def _self() -> dict[str, Any]:
-    import getpass
-
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "unknown"
     return {
-        "who": f"{user}@{socket.gethostname()}, process {os.getpid()}",
+        "who": f"{user()}@{socket.gethostname()}, process {os.getpid()}",
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
         "pid": os.getpid(),
