@@ -72,11 +72,13 @@ class Reader:
         read: raises FinedeficsError where the source as a whole cannot be used.
         recognises: whether a source is laid out so; never reads pictures.
         layout: the layout in one phrase, for the message about an unknown one.
+        takes: the keys of `Source.columns` that it understands.
     """
 
     read: Callable[[Source], Listing]
     recognises: Callable[[Source], bool] = lambda source: False
     layout: str = ""
+    takes: tuple[str, ...] = ()
 
     def __call__(self, source: Source) -> Listing:
         return self.read(source)
@@ -88,12 +90,12 @@ READERS: Registry[Callable[[Source], Listing]] = Registry(
 
 
 def reader(
-    name: str, *, layout: str, recognises: Callable[[Source], bool]
+    name: str, *, layout: str, recognises: Callable[[Source], bool], takes: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Source], Listing]], Reader]:
     """Decorator: register a function as a reader."""
 
     def add(function: Callable[[Source], Listing]) -> Reader:
-        made = Reader(function, recognises, layout)
+        made = Reader(function, recognises, layout, takes)
         READERS.register(name)(made)
         return made
 
@@ -154,7 +156,11 @@ def read_source(source: Source, name: str = AUTO) -> tuple[str, Listing]:
     """
     if name == AUTO:
         name = _recognised(source)
-    listing = READERS[name](source)
+    component = READERS[name]
+    if isinstance(component, Reader) and (unknown := sorted(set(source.columns) - set(component.takes))):
+        known = f"it takes: {', '.join(component.takes)}" if component.takes else "leave --columns out"
+        raise wrong_use(f"the reader {name} knows no {unknown[0]!r}", place="--columns", cure=known)
+    listing = component(source)
     refused = source.tree.refused if source.file is None else ()
     _check(listing, name, source)
     return name, replace(listing, rejected=(*listing.rejected, *refused))

@@ -163,7 +163,8 @@ def _options(question: str) -> dict[str, str]:
     }
 
 
-def _recognises(source: Source) -> bool:
+def is_released(source: Source) -> bool:
+    """Whether the file that a source names has the released columns."""
     if source.file is None or not source.file.lower().endswith(".csv"):
         return False
     with source.tree.open(source.file) as file:
@@ -175,7 +176,7 @@ def _recognises(source: Source) -> bool:
 @reader(
     "released",
     layout="pretrain.csv or finetune.csv of the Finedefics release (columns image_path, question, answer, …)",
-    recognises=_recognises,
+    recognises=is_released,
 )
 def read_released(source: Source) -> Listing:
     """List the pictures of a released file; the rows of one picture become one entry, all in ``train``.
