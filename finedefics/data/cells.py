@@ -41,7 +41,7 @@ def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
         cells = keep(f"files/{key}/cells", lambda aside: _unpack(tree, file, column, aside))
-    except (KeyError, pa.ArrowException) as error:
+    except (LookupError, pa.ArrowException) as error:
         raise OSError(5, f"cannot read this column ({str(error).splitlines()[0][:120]})", address) from error
     return _content(cells, int(row), address)
 
