@@ -67,7 +67,7 @@ def write_cub_2010(root: Path) -> Path:
 
 def _cell(values: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
     cell = np.empty(shape, dtype=object)
-    cell.flat = list(values)
+    cell.flat[:] = list(values)
     return cell
 
 

@@ -29,11 +29,12 @@ class Tree(ABC):
     A path is found as it is written, or as the same text in another Unicode form (é as one sign or as two).
 
     Attributes:
-        place: what it was opened by.
+        place: where it is on this machine, or its URI.
+        called: what messages name it by.
     """
 
     def __init__(self, place: str, *, keep: Keep = keep_for_now) -> None:
-        self.place, self._keep = place, keep
+        self.place, self.called, self._keep = place, place, keep
         self._again: tuple[Callable[..., Any], tuple[Any, ...]] = (open_tree, (place,))
         self._listed: dict[str, Any] | None = None
         self._refused: list[tuple[str, str]] = []
@@ -42,15 +43,15 @@ class Tree(ABC):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self._again
 
-    def reopened_by(self, function: Callable[..., Any], *arguments: Any) -> Self:
-        """The same tree, which another process will open by this call."""
-        self._again = (function, arguments)
+    def reopened_by(self, function: Callable[..., Any], place: str) -> Self:
+        """The same tree, called ``place``, which another process will open by ``function(place)``."""
+        self.called, self._again = place, (function, (place,))
         return self
 
     @property
     def name(self) -> str:
         """The last part of its place."""
-        return self.place.rstrip("/").rpartition("/")[2]
+        return self.called.rstrip("/").rpartition("/")[2]
 
     def files(self) -> Iterator[str]:
         """Every file's path, sorted; hidden ones and forks are left out.
@@ -124,7 +125,7 @@ class Tree(ABC):
 
     def where(self, path: str = "") -> str:
         """A path within the tree as a message names it."""
-        return posixpath.join(self.place, path) if path else self.place
+        return posixpath.join(self.called, path) if path else self.called
 
     def find(self, *names: str, depth: int = 3) -> str | None:
         """The file whose path ends so, below at most ``depth`` folders more; the least deep one, or None."""
