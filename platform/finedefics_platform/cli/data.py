@@ -21,26 +21,40 @@ _SHOWN = 12  # names in one line; --json has all
 
 @app.command()
 def ingest(
-    folder: Annotated[str, typer.Argument(help="The source: a folder of pictures, or a released CSV.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, an archive or a table: a path, or s3://… and the like.")
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset; a version of it is added.")],
-    reader: Annotated[str, typer.Option("--reader", help="How the source is laid out.")] = "folder",
+    reader: Annotated[
+        str, typer.Option("--reader", help="How the source is laid out: a name, or a .py file that reads it.")
+    ] = "auto",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make a versioned dataset from a folder of pictures.
+    """Make a versioned dataset from pictures.
 
-    Layout: <split>/<category>/<picture> or <category>/<picture>, and optionally annotations.jsonl and
-    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released
-    the source is a pretrain.csv or finetune.csv of the Finedefics release; its hard negatives are kept for
-    `finedefics data mine NAME --miner provided`.
+    The layout is recognised: <category>/<picture> or <split>/<category>/<picture> (and optionally
+    annotations.jsonl, categories.jsonl, class_attributes.csv); CUB-200, Stanford Cars and Dogs, Oxford Pet
+    and Flowers, FGVC-Aircraft as they are published, unpacked or as an archive; a CSV, TSV, JSON-lines or
+    Parquet table; a CSV of the Finedefics release, whose hard negatives `finedefics data mine NAME --miner
+    provided` takes. Pictures that cannot be used are quarantined with the reason.
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
+
+    Example: `finedefics data ingest s3://bucket/birds.csv --name birds --columns image=path,label=species`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.data import ingesting
+    from finedefics_platform.data.sources import parse_columns
 
     out = reporter(json)
-    made = ingesting.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
+    told = parse_columns(columns)
+    made = ingesting.ingest(
+        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+    )
     _finish(out, made, next_step="describe")
 
 

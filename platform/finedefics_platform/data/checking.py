@@ -9,7 +9,6 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from finedefics.data.cells import CELL
@@ -20,7 +19,6 @@ from finedefics.rgb import as_rgb
 STORED_AS_IS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with a second picture behind it, as telephones write
 LARGEST = 256 * 2**20  # bytes of a file; a picture within Pillow's limit of pixels has less
 _PROGRAMS = ("EPS", "WMF")  # Pillow hands these to other programs, or to the system
-_LOOK = (9, 8)
 
 
 @dataclass(frozen=True)
@@ -28,19 +26,19 @@ class Checked:
     """A picture as found, or why it cannot be used.
 
     Attributes:
-        content: what is stored: as found, or re-encoded as PNG.
-        content_hash: SHA-256 of ``content``.
+        content_hash: SHA-256 of what is stored (`as_stored`).
         width, height: in pixels, as the picture stands upright.
-        look: difference hash of 64 bits; pictures that look alike differ in few of them.
+        look: difference hash (`difference_hash`).
+        bytes: of what is stored.
         recoded: the format that the picture was in before it was re-encoded, None for one stored as it is.
         problem: why it cannot be used, None where it can.
     """
 
-    content: bytes = b""
     content_hash: str = ""
     width: int = 0
     height: int = 0
     look: int = 0
+    bytes: int = 0
     recoded: str | None = None
     problem: str | None = None
 
@@ -84,14 +82,31 @@ def check(content: bytes) -> Checked:
     recoded = None if kind in STORED_AS_IS else kind
     stored = content if recoded is None else _png(seen)
     digest = hashlib.sha256(stored).hexdigest()
-    return Checked(stored, digest, *seen.size, look=look_of(seen), recoded=recoded)
+    return Checked(digest, seen.width, seen.height, difference_hash(seen), len(stored), recoded)
 
 
-def look_of(picture: Image.Image) -> int:
-    """A difference hash: grey, 9 x 8 pixels; a bit says whether a pixel is darker than its right neighbour."""
-    grey = np.asarray(picture.convert("L").resize(_LOOK, Image.Resampling.BOX), dtype=np.int16)
-    bits = np.packbits(grey[:, 1:] > grey[:, :-1])
-    return int.from_bytes(bits.tobytes(), "big")
+def as_stored(content: bytes, recoded: str | None) -> bytes:
+    """What is stored of a picture that was checked: its own bytes, or the PNG of what is seen.
+
+    Raises:
+        OSError: it cannot be decoded any more.
+    """
+    if recoded is None:
+        return content
+    try:
+        return _png(_decoded(content)[1])
+    except Exception as error:  # see `check`
+        raise OSError(f"damaged picture ({error})") from error
+
+
+def difference_hash(picture: Image.Image) -> int:
+    """64 bits that say where a picture gets brighter from left to right; near duplicates differ in few."""
+    grey = picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR).tobytes()
+    bits = 0
+    for row in range(8):
+        for column in range(8):
+            bits = bits << 1 | (grey[9 * row + column] < grey[9 * row + column + 1])
+    return bits
 
 
 def _too_large(size: int) -> str:
