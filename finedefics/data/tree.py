@@ -39,6 +39,7 @@ class Tree(ABC):
         self._listed: dict[str, Any] | None = None
         self._refused: list[tuple[str, str]] = []
         self._forms: dict[str, str] | None = None
+        self._endings: dict[str, list[str]] | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self._again
@@ -129,10 +130,14 @@ class Tree(ABC):
 
     def find(self, *names: str, depth: int = 3) -> str | None:
         """The file whose path ends so, below at most ``depth`` folders more; the least deep one, or None."""
+        if self._endings is None:  # most files are pictures, and most questions are of the others
+            self._endings = {}
+            for path in self._members():
+                self._endings.setdefault(posixpath.splitext(path)[1], []).append(path)
         found = [
             path
-            for path in self._members()
             for name in names
+            for path in self._endings.get(posixpath.splitext(name)[1], ())
             if path == name or (path.endswith(f"/{name}") and path.count("/") - name.count("/") <= depth)
         ]
         return min(found, key=lambda path: (path.count("/"), path), default=None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -190,7 +191,7 @@ def named_categories(names: Iterable[str], super_category: str | None, place: st
 
 def is_picture(path: str) -> bool:
     """Whether a file's name is that of a picture."""
-    return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
+    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES
 
 
 def below(base: str, path: str) -> str | None:

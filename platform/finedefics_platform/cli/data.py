@@ -32,6 +32,10 @@ def ingest(
         str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
+    most_rejected: Annotated[
+        float,
+        typer.Option("--most-rejected", min=0, max=1, help="Share of pictures beyond which rejects stop it."),
+    ] = 0.5,
     json: Json = False,
 ) -> None:
     """Make a versioned dataset from pictures.
@@ -53,7 +57,14 @@ def ingest(
     out = reporter(json)
     told = parse_columns(columns)
     made = ingesting.ingest(
-        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+        open_workspace(),
+        name,
+        source,
+        reader=reader,
+        columns=told,
+        seed=seed,
+        most_rejected=most_rejected,
+        progress=out,
     )
     _finish(out, made, next_step="describe")
 
