@@ -159,3 +159,14 @@ def test_the_photographs_of_ten_species() -> None:
     assert albatross.description is not None
     assert albatross.description.startswith("hooked seabird bill shape, brown wing color, ")
     assert {entry.split for entry in listing.entries} == {"train", "val", "test"}
+
+
+def test_asking_for_a_reader_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from finedefics.data.readers import READERS\n"
+        "assert list(READERS)\n"
+        "print([name for name in ('torch', 'scipy', 'transformers', 'pandas') if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"

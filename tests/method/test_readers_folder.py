@@ -205,13 +205,18 @@ def test_what_annotators_saw_becomes_attributes_and_a_text(tmp_path: Path) -> No
         "001.Tern,has_tail_shape,forked_tail,33",  # by too few
         "002.Gull,has_tail_shape,rounded_tail,34",
         "003.Auk,has_size,medium_(9_-_16_in),80",  # no picture
+        "003.Auk,has_bill_length,shorter_than_head,70",
     ]
     (tmp_path / "class_attributes.csv").write_text("\n".join(rows) + "\n")
     auk, gull, tern = read(tmp_path).categories
     assert (tern.name, tern.attributes) == ("Tern", {"wing color": "white"})
     assert tern.description == "white and grey wing color, black and brown crown color"
     assert (gull.attributes, gull.description) == ({"tail shape": "rounded"}, "rounded tail shape")
-    assert (auk.category_id, auk.attributes) == ("auk", {"size": "medium (9 - 16 in)"})
+    assert (auk.category_id, auk.attributes) == (
+        "auk",
+        {"size": "medium (9 - 16 in)", "bill length": "shorter than head"},
+    )
+    assert auk.description == "medium (9 - 16 in) size, bill length shorter than head"
     lines(tmp_path / "categories.jsonl", {"name": "Tern", "description": "told by the user"})
     assert read(tmp_path).categories[2].description == "told by the user"
 
