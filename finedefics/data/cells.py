@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics.data.keeping import Keep
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
 
 if TYPE_CHECKING:
     from finedefics.data.tree import Tree
@@ -53,7 +53,7 @@ def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
             cure="free space",
         ) from error
     except (LookupError, pa.ArrowException) as error:
-        raise OSError(5, f"cannot read this column ({str(error).splitlines()[0][:120]})", address) from error
+        raise OSError(5, f"cannot read this column ({reason_of(error)})", address) from error
     return _content(cells, int(row), address)
 
 

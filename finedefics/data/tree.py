@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from finedefics.data.cells import CELL, read_cell
 from finedefics.data.keeping import Keep, keep_for_now
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -243,7 +243,7 @@ class StoreTree(Tree):
             self._store, self._root = fs.FileSystem.from_uri(self.place)
         except (ValueError, OSError) as error:
             raise wrong_use(
-                f"this address cannot be used ({str(error).splitlines()[0][:160]})",
+                f"this address cannot be used ({reason_of(error)})",
                 place=place,
                 cure="give a folder, an archive, or an address such as s3://bucket/folder",
             ) from error
@@ -288,9 +288,8 @@ class StoreTree(Tree):
         return file
 
     def _silent(self, error: OSError) -> FinedeficsError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return FinedeficsError(
-            f"the storage did not do this ({reason[:200]})",
+            f"the storage did not do this ({reason_of(error)})",
             place=self.place,
             cure="check the address, the network and the credentials (AWS_* variables for s3://)",
         )

@@ -62,6 +62,12 @@ def test_a_layout_of_two_readers_is_the_users_to_name(tmp_path: Path) -> None:
     assert read_source(open_source(tmp_path), "dogs")[0] == "dogs"
 
 
+def test_a_folder_with_annotations_is_no_table(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", encoded(1))
+    put(tmp_path, "annotations.jsonl", b'{"image": "images/a.jpg", "split": "train", "category": "Wren"}')
+    assert read_source(open_source(tmp_path))[0] == "folder"
+
+
 def test_every_reader_says_how_its_layout_looks() -> None:
     assert all(getattr(READERS[name], "layout", "") for name in READERS)
 

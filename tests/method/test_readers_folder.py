@@ -187,10 +187,13 @@ def test_two_folders_that_may_be_one_category_are_refused(tmp_path: Path, second
 def test_names_in_other_scripts_and_forms_of_unicode(tmp_path: Path) -> None:
     nfd = unicodedata.normalize("NFD", "Étourneau")
     touch(tmp_path, f"train/{nfd}/a.jpg", "train/家麻雀/b.jpg", "train/कि/c.jpg", "train/का/d.jpg")
-    lines(tmp_path / "annotations.jsonl", {"image": "train/Étourneau/a.jpg", "description": "speckled"})
+    note = {"image": "train/Étourneau/a.jpg", "description": "speckled\u2028and dark"}
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(note, ensure_ascii=False) + "\r\n")
     listing = read(tmp_path)
     assert [category.category_id for category in listing.categories] == ["étourneau", "का", "कि", "家麻雀"]
-    assert [entry.description for entry in listing.entries if entry.category == "Étourneau"] == ["speckled"]
+    assert [entry.description for entry in listing.entries if entry.category == "Étourneau"] == [
+        "speckled\u2028and dark"
+    ]
     assert len(listing.entries) == 4
 
 
