@@ -5,31 +5,16 @@ under one file name. So of the pictures with the item's file name those are take
 and among them those that carry the item's label; a match is one picture, never the first of several.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Protocol
 
 from finedefics.errors import FinedeficsError
+from finedefics.evaluation.options import OptionItem
 from finedefics.records import Category
 
 MOST_UNMATCHED = 0.05  # share of a file's items; with more of them it is not a file of these pictures
-
-
-class Item(Protocol):
-    """One question of the file."""
-
-    @property
-    def image(self) -> str:
-        """Path of the picture."""
-
-    @property
-    def options(self) -> Sequence[str]:
-        """Names of the categories to choose from, the truth among them."""
-
-    @property
-    def truth(self) -> str:
-        """Name of the right one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,7 @@ NO_CATEGORY = "an option is no category of the dataset"
 
 
 def match(
-    items: Sequence[Item], pictures: Iterable[Picture], categories: Sequence[Category], *, place: str
+    items: Sequence[OptionItem], pictures: Iterable[Picture], categories: Sequence[Category], *, place: str
 ) -> Matched:
     """Match the questions of a file to the pictures of a split.
 
@@ -101,22 +86,23 @@ def match(
         elif found.sample_id in options:
             repeated += 1
         else:
-            wrong = [ids[_spelled(name)] for name in item.options if name != item.truth]
-            options[found.sample_id] = (ids[_spelled(item.truth)], *dict.fromkeys(wrong))
+            options[found.sample_id] = tuple(ids[_spelled(name)] for name in item.options)  # truth first
     missing = sum(unmatched.values())
     if missing > MOST_UNMATCHED * len(items) or not options:
-        reasons = ", ".join(f"{reason} ({number})" for reason, number in sorted(unmatched.items()))
+        reasons = "; ".join(f"{number}: {reason}" for reason, number in sorted(unmatched.items()))
         raise FinedeficsError(
-            f"{missing} of its {len(items)} questions have no picture in the dataset" + f": {reasons}" * bool(reasons),
+            f"{missing} of its {len(items)} questions cannot be asked here ({reasons})",
             place=place,
             cure="evaluate on the dataset and split that the file was made for",
         )
     return Matched(options, len(items), dict(sorted(unmatched.items())), repeated)
 
 
-def _find(item: Item, by_file: Mapping[str, Sequence[Picture]], ids: Mapping[str, str]) -> Picture | str:
+def _find(
+    item: OptionItem, by_file: Mapping[str, Sequence[Picture]], ids: Mapping[str, str]
+) -> Picture | str:
     """The item's picture, or why it has none."""
-    if any(_spelled(name) not in ids for name in (*item.options, item.truth)):
+    if any(_spelled(name) not in ids for name in item.options):
         return NO_CATEGORY
     path = PurePosixPath(item.image.replace("\\", "/"))
     named = by_file.get(path.name, ())
@@ -141,4 +127,4 @@ def _shared(one: PurePosixPath, other: PurePosixPath) -> int:
 
 
 def _spelled(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
