@@ -46,14 +46,18 @@ def test_what_has_no_picture_of_its_own_is_counted_with_the_reason() -> None:
     pictures += [picture("a/twin.jpg"), picture("b/twin.jpg"), picture("other.jpg", "c")]
     items = [item(f"images/{number}.jpg") for number in range(96)]
     bad = ["images/twin.jpg", "images/gone.jpg", "images/other.jpg"]
-    found = match([*items, *map(item, bad), item("0.jpg", "Siamese", "Lynx")], pictures, CATEGORIES, place="f")
+    found = match(
+        [*items, *map(item, bad), item("0.jpg", "Siamese", "Lynx")], pictures, CATEGORIES, place="f"
+    )
     assert found.unmatched == {AMBIGUOUS: 1, NO_CATEGORY: 1, NO_PICTURE: 1, OTHER_LABEL: 1}
     assert (len(found.options), found.items) == (96, 100)
 
 
 def test_a_file_of_other_pictures_is_refused() -> None:
     pictures = [picture(f"{number}.jpg") for number in range(94)]
-    with pytest.raises(FinedeficsError, match=r"file: 6 of its 100 questions cannot be asked .*6: no picture"):
+    with pytest.raises(
+        FinedeficsError, match=r"file: 6 of its 100 questions cannot be asked .*6: no picture"
+    ):
         asked([item(f"{number}.jpg") for number in range(100)], pictures)
 
 

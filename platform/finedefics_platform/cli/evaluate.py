@@ -48,7 +48,9 @@ def evaluate(
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
+    from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
+    from finedefics_platform.evaluation.checks import check_evaluable
     from finedefics_platform.models.references import open_model
     from finedefics_platform.models.registration import check_registrable, register_evaluated
 
@@ -56,6 +58,7 @@ def evaluate(
     workspace = open_workspace()
     asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
     opened = open_model(workspace, model)
     if register:
         check_registrable(register, opened)
