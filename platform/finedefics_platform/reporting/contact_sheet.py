@@ -58,7 +58,7 @@ class ContactSheet:
         pictures: those that are shown, of ``total``.
         pairs: pictures that look alike; ``pairs_note`` says how many more there are.
         attributes: ``{"name", "coverage", "distinct", "values": [(value, pictures)]}``.
-        nearest: ``(category, [(similar one, similarity)])``.
+        nearest: ``(category, its most similar ones)``.
         quarantine: ``(reason, pictures, some of them)``.
         provenance: where each table comes from: ``(table, rows, text)``.
     """
@@ -72,7 +72,7 @@ class ContactSheet:
     pairs: Sequence[Pair] = ()
     pairs_note: str = ""
     attributes: Sequence[Mapping[str, Any]] = ()
-    nearest: Sequence[tuple[str, Sequence[tuple[str, float]]]] = ()
+    nearest: Sequence[tuple[str, Sequence[str]]] = ()
     quarantine: Sequence[tuple[str, int, Sequence[str]]] = ()
     provenance: Sequence[tuple[str, int, str]] = ()
 

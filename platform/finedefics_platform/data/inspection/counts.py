@@ -88,7 +88,7 @@ class Inspection:
     new: tuple[str, ...]  # category ids with labelled pictures, none of them in train
     sizes: Sizes
     attributes: tuple[Attribute, ...]
-    nearest: dict[str, tuple[tuple[str, float], ...]]  # most similar others of a category, where mined
+    nearest: dict[str, tuple[str, ...]]  # ids of a category's most similar others, where mined
     near_duplicates: NearDuplicates
     tables: dict[str, int]  # rows
     quarantined: dict[str, int]  # pictures by kind of reason
@@ -173,15 +173,9 @@ def _splits(dataset: Dataset) -> tuple[SplitCounts, ...]:
     )
 
 
-def _nearest(dataset: Dataset) -> dict[str, tuple[tuple[str, float], ...]]:
-    if not dataset.has("neighbours"):
-        return {}
-    return {
-        row["category_id"]: tuple(
-            (one["category_id"], round(one["similarity"], 4)) for one in row["candidates"][:_NEAREST]
-        )
-        for row in dataset.table("neighbours").sort_by("category_id").to_pylist()
-    }
+def _nearest(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    found = sorted(dataset.neighbours().items())
+    return {category: tuple(others[:_NEAREST]) for category, others in found}
 
 
 def _near_duplicates(dataset: Dataset, columns: Columns) -> NearDuplicates:
