@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from finedefics_platform.data.inspection import Inspection, Shown, choose_rows
+from finedefics_platform.data.inspection import Inspection, Shown, agreement, choose_rows
 from finedefics_platform.data.inspection import show as show_pictures
+from finedefics_platform.data.inspection.counts import NearPair
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.reporting.contact_sheet import ContactSheet, Pair, Picture
 
@@ -40,10 +41,7 @@ def contact_sheet(
         figures=_figures(found),
         pictures=ordered,
         total=found.pictures,
-        pairs=[
-            Pair(shown[pair.first.row], shown[pair.second.row], _says(pair.distance, pair.equal))
-            for pair in alike
-        ],
+        pairs=_pairs(alike, shown),
         pairs_note=_pairs_note(found, len(alike)),
         attributes=[{**vars(one), "values": one.values[:_VALUES]} for one in found.attributes[:_ATTRIBUTES]],
         nearest=[
@@ -102,12 +100,18 @@ def _figures(found: Inspection) -> list[tuple[str, str]]:
     ]
 
 
-def _says(distance: int, equal: bool) -> str:
-    if equal:
-        return "Byte for byte the same picture."
-    if distance == 0:
-        return "Their difference hashes are equal."
-    return f"Their difference hashes differ in {distance} of 64 bits."
+def _pairs(pairs: Sequence[NearPair], shown: Mapping[int, Picture]) -> list[Pair]:
+    """Pairs of different splits first, among them those that agree most when they are looked at."""
+    made = []
+    for pair in pairs:
+        first, second = shown[pair.first.row], shown[pair.second.row]
+        agree = agreement(first.image, second.image)
+        says = f"Brightness agrees to {agree:.2f}; difference hashes differ in {pair.distance} of 64 bits."
+        says = "Byte for byte the same picture." if pair.equal else says
+        if first.category != second.category and None not in (first.category, second.category):
+            says += " Their labels differ."
+        made.append((first.split == second.split, -agree, Pair(first, second, says)))
+    return [pair for *_, pair in sorted(made, key=lambda one: one[:2])]
 
 
 def _pairs_note(found: Inspection, shown: int) -> str:

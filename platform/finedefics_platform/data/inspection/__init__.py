@@ -5,6 +5,6 @@ columns that are asked for, and pictures are read only to be shown.
 """
 
 from finedefics_platform.data.inspection.counts import Inspection, inspect, quarantine_reasons
-from finedefics_platform.data.inspection.pictures import Shown, choose_rows, show
+from finedefics_platform.data.inspection.pictures import Shown, agreement, choose_rows, show
 
-__all__ = ["Inspection", "Shown", "choose_rows", "inspect", "quarantine_reasons", "show"]
+__all__ = ["Inspection", "Shown", "agreement", "choose_rows", "inspect", "quarantine_reasons", "show"]
