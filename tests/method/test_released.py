@@ -8,7 +8,7 @@ import pytest
 from finedefics.data.readers import READERS, Listing
 from finedefics.data.released import read_rows
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import MINERS, Confusable
+from finedefics.mining import MINERS, Confusable
 from finedefics.records import Category
 
 COLUMNS = [

@@ -17,7 +17,7 @@ from finedefics import __version__
 from finedefics.attributes import DESCRIBERS, Description, Subject, write_description
 from finedefics.data.readers import READERS, Entry, Listing
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import KEEP, MINERS, Confusable, Ranking
+from finedefics.mining import KEEP, MINERS, Confusable, Ranking
 from finedefics.records import (
     CATEGORIES,
     DESCRIPTIONS,
@@ -164,7 +164,7 @@ def mine(
     """
     dataset = open_dataset(workspace, reference)
     categories = dataset.categories()
-    made = MINERS[miner](categories)
+    made = MINERS[miner](categories, None)
     tables = ("samples", "categories", "descriptions", "annotations")
     step = _step_digest("mine", dataset, tables, [made.miner_id, keep])
     with _step(workspace, dataset.name, step, "mine", progress) as done:
@@ -220,7 +220,7 @@ def _describe_groups(
 def _mine_some(
     pictures: Sequence[Confusable], *, miner: str, categories: Sequence[Category], keep: int
 ) -> list[Ranking]:
-    return MINERS[miner](categories)(pictures, keep)
+    return MINERS[miner](categories, None)(pictures, keep)
 
 
 def _provided(dataset: Dataset) -> dict[str, tuple[str, ...]]:
