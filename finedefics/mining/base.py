@@ -23,7 +23,7 @@ class Confusable:
 
 
 class Miner(Protocol):
-    """Ranks wrong categories for pictures; made of the category table and of what follows its name's colon."""
+    """Ranks wrong categories for pictures; made of the category table and what follows its name's colon."""
 
     @property
     def miner_id(self) -> str:

@@ -90,9 +90,7 @@ def _of_rows(
         values, places = _exact(similarity, keep)
         places = places + start
         if best is not None:
-            values, places = _first(
-                torch.cat([best[0], values], 1), torch.cat([best[1], places], 1), keep
-            )
+            values, places = _first(torch.cat([best[0], values], 1), torch.cat([best[1], places], 1), keep)
         best = values, places
     assert best is not None
     short = keep - best[0].shape[1]
