@@ -68,9 +68,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Answerer:
-    """Scores [pictures, categories] of embeddings [pictures, dim] (-inf: cannot be named), and how it is set."""
+    """How pictures are scored, [pictures, categories] from embeddings [pictures, dim], and how that is set."""
 
-    score: Callable[[Array], Tensor]
+    score: Callable[[Array], Tensor]  # -inf: cannot be named
     chosen: dict[str, Any] = field(default_factory=dict)
 
 

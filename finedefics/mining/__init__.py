@@ -14,7 +14,7 @@ in a file of its own, registered by name.
 from finedefics.mining.attributes import AttributeMiner, nearest_categories
 from finedefics.mining.base import KEEP, MINERS, Confusable, Miner, Ranking
 from finedefics.mining.embedded import EmbeddingMiner
-from finedefics.mining.topk import Ranked, nearest
+from finedefics.mining.topk import Ranked, check_finite, nearest
 
 __all__ = [
     "KEEP",
@@ -25,6 +25,7 @@ __all__ = [
     "Miner",
     "Ranked",
     "Ranking",
+    "check_finite",
     "nearest",
     "nearest_categories",
 ]
