@@ -22,8 +22,8 @@ from finedefics.errors import FinedeficsError
 from finedefics.pictures import decode_image
 
 EDGE = 224
-# A square of 224 out of 256 of the shorter side. The Lite models were trained on pixels from -1 to 1, and not
-# on the statistics that the port's own example subtracts: on 88 photographs of albatrosses the classifier says
+# A square of 224 out of 256 of the shorter side. The Lite models were trained on pixels from -1 to 1, not on
+# the statistics that the example of the port subtracts: on 88 photographs of albatrosses the classifier says
 # albatross of 90 % in this way, of 76 % in the other.
 MEAN, DEVIATION = 127 / 255, 128 / 255
 

@@ -68,7 +68,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Answerer:
-    """How pictures are scored, [pictures, categories] from embeddings [pictures, dim], and how that is set."""
+    """How pictures are scored, [pictures, categories] from embeddings [pictures, dim], and how it is set."""
 
     score: Callable[[Array], Tensor]  # -inf: cannot be named
     chosen: dict[str, Any] = field(default_factory=dict)

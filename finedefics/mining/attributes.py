@@ -38,7 +38,8 @@ class AttributeTable:
             both = (a >= 0) & (b >= 0)
             shared += both
             equal += both & (a == b)
-        return equal, shared, (visible >= 0).any(axis=1)
+        known: npt.NDArray[np.bool_] = np.any(visible >= 0, axis=1)
+        return equal, shared, known
 
     def conflicts(self, pictures: Sequence[Mapping[str, str]]) -> npt.NDArray[np.bool_]:
         """Whether a visible attribute differs, [pictures, categories]: then it is surely another category."""

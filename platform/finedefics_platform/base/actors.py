@@ -47,7 +47,7 @@ def run_in_actors(
     for module in file_modules():  # a user's own file is on this machine only
         ray.cloudpickle.register_pickle_by_value(module)
     options, workers = _pool(ray.cluster_resources(), gpus_per_worker)
-    actors = [
+    actors: list[Any] = [
         ray.remote(_Actor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options).remote(make)
         for _ in range(min(workers, len(items)))
     ]

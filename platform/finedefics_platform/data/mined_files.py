@@ -35,7 +35,7 @@ class Votes:
     def of(pairs: npt.NDArray[np.int64], votes: npt.NDArray[np.float64]) -> "Votes":
         """Votes with equal pairs added up."""
         unique, place = np.unique(pairs, return_inverse=True)
-        return Votes(unique, np.bincount(place, votes, len(unique)))
+        return Votes(unique, np.bincount(place, votes, len(unique)).astype(np.float64))
 
     def __add__(self, other: "Votes") -> "Votes":
         return Votes.of(np.concatenate([self.pairs, other.pairs]), np.concatenate([self.sums, other.sums]))
