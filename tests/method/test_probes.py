@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from finedefics.embedders import normalised
 from finedefics.errors import FinedeficsError
 from finedefics.probes import ENCODER_ANSWERS, Known, check_encoder_answers
 
@@ -50,7 +51,7 @@ def test_k_is_the_one_that_names_most_validation_pictures() -> None:
     """One mislabelled twin beside every picture: the nearest one is wrong, the nearest three are right."""
     train, labels = clusters(1)
     aside = 0.02 * np.random.default_rng(5).standard_normal(train.shape).astype(np.float32)
-    rows = np.concatenate([train, train + aside, train - aside])
+    rows = normalised(np.concatenate([train, train + aside, train - aside]))
     own = np.concatenate([(labels + 1) % CATEGORIES, labels, labels])
     val = (train, labels)
     chosen = ENCODER_ANSWERS["knn"](Known(CATEGORIES, rows, own, *val)).chosen
