@@ -6,10 +6,10 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .inspecting import inspect
 from .mine import mine
 
 if TYPE_CHECKING:
-    from finedefics_platform.data.inspection import Inspection
     from finedefics_platform.data.store import Dataset
 
 app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_is_help=True)
@@ -17,7 +17,7 @@ app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_i
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-_SHOWN = 12  # names in one line; --json has all
+app.command()(inspect)
 
 
 @app.command()
@@ -71,22 +71,6 @@ def describe(
 app.command()(mine)
 
 
-@app.command()
-def inspect(dataset: Reference, json: Json = False) -> None:
-    """Show what a dataset holds: splits, categories, quarantine and where its tables come from.
-
-    Example: `finedefics data inspect birds`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data.inspection import inspect as count
-    from finedefics_platform.data.store import open_dataset
-
-    out = reporter(json)
-    found = count(open_dataset(open_workspace(), dataset))
-    _show(out, found)
-    out.done(**found.as_dict())
-
-
 def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
     """Say which version was made, what it holds and what comes next."""
     from finedefics_platform.data.inspection import quarantine_reasons
@@ -97,40 +81,3 @@ def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> 
         out.say(f"[yellow]quarantined {number}[/]: {escape(reason)}")
     out.say(f"next: finedefics data {next_step} {made.name}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)
-
-
-def _show(out: Reporter, found: "Inspection") -> None:
-    out.say(f"[bold]{found.dataset}[/]  {escape(found.path)}")
-    out.table(
-        "Pictures",
-        ["split", "labelled", "unlabelled", "described", "categories"],
-        [[s.split, s.labelled, s.unlabelled, s.described, s.categories] for s in found.splits],
-    )
-    lines = {
-        "no labelled picture in train": found.new,
-        "no labelled picture at all": found.without_pictures,
-        "neither text nor attributes": found.without_text,
-    }
-    out.table(
-        f"Categories: {found.categories}",
-        ["of them with", "number", "which"],
-        [[label, len(names), _some(names)] for label, names in lines.items()],
-    )
-    if found.quarantined:
-        out.table(
-            "Quarantine", ["reason", "pictures"], [[escape(k), n] for k, n in found.quarantined.items()]
-        )
-    provenance = [
-        [name, rows, *(_told(found.provenance.get(name, {})))] for name, rows in found.tables.items()
-    ]
-    out.table("Tables", ["table", "rows", "step", "made from"], provenance)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return escape(", ".join(names[:_SHOWN]) + more)
-
-
-def _told(provenance: dict[str, object]) -> tuple[str, str]:
-    shown = {key: value for key, value in provenance.items() if key not in ("step", "layout", "pictures")}
-    return str(provenance.get("step", "")), escape(", ".join(f"{k} {v}" for k, v in shown.items()))
