@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from finedefics.errors import FinedeficsError
+from finedefics.mining import nearest
 from finedefics.registry import Registry
 
 Array = npt.NDArray[np.floating]
@@ -29,7 +30,6 @@ Array = npt.NDArray[np.floating]
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))  # of the L2 penalty
 _TEMPERATURE = 0.07
-_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,13 @@ def knn(known: Known) -> Answerer:
 
 
 def _similarities(known: Known, rows: Array) -> tuple[Tensor, Tensor]:
-    """The nearest training pictures [rows, at most 50] of each row: similarity and position."""
+    """The nearest training pictures [rows, at most 50] of each row: similarity and position.
+
+    Among equally near ones the picture that stands first.
+    """
     most = min(max(NEIGHBOURS), len(known.train))
-    train = torch.as_tensor(known.train, dtype=torch.float32)
-    found = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        block = torch.as_tensor(rows[start : start + _ROWS_AT_ONCE], dtype=torch.float32)
-        # stable: among equals the picture that stands first
-        values, places = (block @ train.T).sort(dim=1, descending=True, stable=True)
-        found.append((values[:, :most].clone(), places[:, :most].clone()))
-    return tuple(torch.cat(part) for part in zip(*found, strict=True)) if found else _nothing(most)  # type: ignore[return-value]
-
-
-def _nothing(most: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(0, most), torch.zeros(0, most, dtype=torch.long)
+    found = nearest(torch.as_tensor(rows), torch.as_tensor(known.train), most)
+    return torch.from_numpy(found.similarity), torch.from_numpy(found.positions).long()
 
 
 def _votes(known: Known, nearest: tuple[Tensor, Tensor], k: int) -> Tensor:
@@ -181,7 +174,7 @@ class _Probe:
     def __init__(
         self, features: Array, labels: Tensor, classes: Tensor, strength: float, categories: int
     ) -> None:
-        rows = torch.as_tensor(features, dtype=torch.float64)
+        rows = _wide(features)
         self.mean = rows.mean(0)
         # a feature that is constant tells nothing, whatever it is divided by
         self.scale = rows.std(0, unbiased=False).clamp_min(1e-8)
@@ -189,15 +182,16 @@ class _Probe:
         self.weights, self.converged = _fit((rows - self.mean) / self.scale, labels, len(classes), strength)
 
     def __call__(self, features: Array) -> Tensor:
-        rows = (torch.as_tensor(features, dtype=torch.float64) - self.mean) / self.scale
+        rows = (_wide(features) - self.mean) / self.scale
         scores = torch.full((len(rows), self.categories), -torch.inf)
-        scores[:, self.classes] = (rows @ self.weights[:-1] + self.weights[-1]).float()
+        scores[:, self.classes] = (rows @ self.weights[:-1] + self.weights[-1]).float().cpu()
         return scores
 
 
 def _fit(rows: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, bool]:
     """Weights [dim + 1, classes], the last row being the biases, which are not penalised."""
-    weights = torch.zeros(rows.shape[1] + 1, classes, dtype=torch.float64, requires_grad=True)
+    labels = labels.to(rows.device)
+    weights = rows.new_zeros(rows.shape[1] + 1, classes).requires_grad_()
     solver = torch.optim.LBFGS(
         [weights],
         max_iter=300,
@@ -218,6 +212,11 @@ def _fit(rows: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[T
     gradient = weights.grad
     assert gradient is not None
     return weights.detach(), bool(gradient.abs().max() < 1e-3)
+
+
+def _wide(features: Array) -> Tensor:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.as_tensor(features, dtype=torch.float64, device=device)
 
 
 def _as_classes(labels: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:

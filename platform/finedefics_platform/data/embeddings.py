@@ -6,6 +6,7 @@ samples in other versions share it. A part is written whole; whoever is cut off 
 """
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -100,12 +101,14 @@ class Embeddings:
         embedder_id: of who made them.
         dim: width.
         mode: what a picture is compared with (`finedefics.embedders.mode_of`).
+        pictures_per_second: of one process, decoding included.
     """
 
     place: Location
     embedder_id: str
     dim: int
     mode: str
+    pictures_per_second: float
 
     def part(self, file: int) -> Array:
         """[rows, dim] of the samples file with this number; zeros for a picture without a text to embed."""
@@ -140,63 +143,71 @@ def embed(
         work = f"embedding {dataset.name}"
         with lease(workspace.embeddings / ".leases" / place.name, work, progress=progress):
             if not about.is_file():
-                dims = _make_parts(place, dataset, named, mode, progress)
+                dim, speed = _make_parts(place, dataset, named, mode, progress)
                 about.write_json(
                     {
                         "embedder": embedder.embedder_id,
                         "mode": mode,
-                        "dim": dims,
+                        "dim": dim,
+                        "pictures_per_second": speed,
                         "tables": tables,
                         "files": len(dataset.files("samples")),
                     }
                 )
     else:
         progress.event("skipped", step="embed", embedder=embedder.embedder_id)
-    return Embeddings(place, embedder.embedder_id, int(about.read_json()["dim"]), mode)
+    said = about.read_json()
+    return Embeddings(place, embedder.embedder_id, int(said["dim"]), mode, said["pictures_per_second"])
 
 
 def category_rows(
     embeddings: Embeddings,
     dataset: Dataset,
     named: NamedEmbedder,
-    variant: str | None = None,
     progress: Progress = SILENT,
 ) -> Array:
     """What pictures are compared with: [categories, dim] in the order of `Dataset.categories`, normalised.
-
-    Args:
-        variant: of the texts (``names``, ``descriptions``, ``sum``); default: what the mode compares with.
 
     A row of zeros is of a category that nothing is known of: without a labelled training picture where
     centroids are compared, without a description of its own or of such a picture where descriptions are.
     """
     if embeddings.mode == "texts":
-        return _texts(embeddings, dataset, named, variant or "sum", progress)
+        return text_rows(embeddings, dataset, named, ["sum"], progress)["sum"]
     centroids = _centroids(embeddings, dataset)
     if embeddings.mode == "centroids":
         return centroids
     told = np.array([category.description is not None for category in dataset.categories()])
-    texts = _texts(embeddings, dataset, named, "descriptions", progress)
+    texts = text_rows(embeddings, dataset, named, ["descriptions"], progress)["descriptions"]
     return np.where(told[:, None], texts, centroids)
 
 
-def _texts(
-    embeddings: Embeddings, dataset: Dataset, named: NamedEmbedder, variant: str, progress: Progress
-) -> Array:
+def text_rows(
+    embeddings: Embeddings,
+    dataset: Dataset,
+    named: NamedEmbedder,
+    variants: Sequence[str],
+    progress: Progress = SILENT,
+) -> dict[str, Array]:
+    """Embeddings of what is said of categories, [categories, dim], by variant; made once.
+
+    Args:
+        variants: ``names``, ``descriptions``, ``sum`` (`finedefics.embedders.embed_categories`).
+    """
     categories = dataset.categories()
-    said = [[category.category_id, category.name, category.description] for category in categories]
-    place = embeddings.place / f"texts-{digest_of([variant, said])}.npy"
-    if not place.is_file():
-        make = partial(_TextWork, named, variant)
-        (rows,) = run_in_actors(
-            [categories],
-            make,
+    said = digest_of([[category.category_id, category.name, category.description] for category in categories])
+    places = {variant: embeddings.place / f"texts-{variant}-{said}.npy" for variant in variants}
+    missing = [variant for variant, place in places.items() if not place.is_file()]
+    if missing:
+        (made,) = run_in_actors(
+            [(categories, missing)],
+            partial(_TextWork, named),
             label="embedding categories",
             progress=progress,
             gpus_per_worker=named.gpus_per_worker,
         )
-        write_array(place, rows)
-    return read_array(place)
+        for variant, rows in made.items():
+            write_array(places[variant], rows)
+    return {variant: read_array(place) for variant, place in places.items()}
 
 
 def _centroids(embeddings: Embeddings, dataset: Dataset) -> Array:
@@ -219,19 +230,22 @@ def _centroids(embeddings: Embeddings, dataset: Dataset) -> Array:
 
 def _make_parts(
     place: Location, dataset: Dataset, named: NamedEmbedder, mode: str, progress: Progress
-) -> int:
+) -> tuple[int, float]:
+    """Width, and pictures a second of one process over the parts that were made now."""
     files = dataset.groups_of_file()
     there = {file.name for file in place.children()}
     missing = [number for number in range(len(files)) if _part(number) not in there]
-    run_in_actors(
+    sizes = [sum(group.rows for group in files[number]) for number in missing]
+    seconds = run_in_actors(
         missing,
         partial(_PictureWork, named, dataset, place, mode),
         label="embedding pictures" if mode != "descriptions" else "embedding descriptions",
         progress=progress,
         gpus_per_worker=named.gpus_per_worker,
-        sizes=[sum(group.rows for group in files[number]) for number in missing],
+        sizes=sizes,
     )
-    return int(read_array(place / _part(0)).shape[1])
+    speed = sum(sizes) / sum(seconds) if sum(seconds) else 0.0
+    return int(read_array(place / _part(0)).shape[1]), speed
 
 
 class _PictureWork:
@@ -242,9 +256,11 @@ class _PictureWork:
         self.files = dataset.groups_of_file()
         self.told = {c.category_id: c.description for c in dataset.categories()}
 
-    def __call__(self, number: int) -> None:
+    def __call__(self, number: int) -> float:
+        started = time.perf_counter()
         rows = [self._embed(group) for group in self.files[number]]
         write_array(self.place / _part(number), np.concatenate(rows))
+        return time.perf_counter() - started
 
     def _embed(self, group: RowGroup) -> Array:
         from finedefics.mining import check_finite
@@ -274,13 +290,14 @@ class _PictureWork:
 class _TextWork:
     """Embeds what is said of categories; lives in an actor."""
 
-    def __init__(self, named: NamedEmbedder, variant: str) -> None:
-        self.embedder, self.variant = named.open(), variant
+    def __init__(self, named: NamedEmbedder) -> None:
+        self.embedder = named.open()
 
-    def __call__(self, categories: Sequence[Category]) -> Array:
+    def __call__(self, asked: tuple[Sequence[Category], Sequence[Any]]) -> dict[str, Array]:
         from finedefics.embedders import embed_categories
 
-        return embed_categories(self.embedder, categories, self.variant)  # type: ignore[arg-type]
+        categories, variants = asked
+        return {variant: embed_categories(self.embedder, categories, variant) for variant in variants}
 
 
 def _part(file: int) -> str:
