@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from .console import Reporter, reporter
 from .inspecting import inspect
+from .mine import mine
 
 if TYPE_CHECKING:
     from finedefics_platform.data.store import Dataset
@@ -55,7 +56,7 @@ def ingest(
     made = ingesting.ingest(
         open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
     )
-    _finish(out, made, next_step="describe")
+    finish(out, made, next_step="describe")
 
 
 @app.command()
@@ -78,32 +79,14 @@ def describe(
     without = made.manifest["provenance"]["descriptions"]["without_description"]
     if without:
         out.say(f"[yellow]{without} pictures have no description[/]: the source says nothing of them")
-    _finish(out, made, next_step="mine", without_description=without)
+    finish(out, made, next_step="mine", without_description=without)
 
 
-@app.command()
-def mine(
-    dataset: Reference,
-    miner: Annotated[str, typer.Option("--miner", help="How similarity is judged.")] = "attributes",
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Candidates kept for every picture.")] = 16,
-    json: Json = False,
-) -> None:
-    """Rank the most similar wrong categories of every picture.
-
-    Example: `finedefics data mine birds --keep 16`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import mining
-
-    out = reporter(json)
-    made = mining.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
-    without = made.manifest["provenance"]["negatives"]["without_candidates"]
-    if without:
-        out.say(f"[yellow]{without} pictures have no candidates[/]: no attributes are known of them")
-    _finish(out, made, next_step="inspect", without_candidates=without)
+app.command()(mine)
 
 
-def _finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+    """Say which version was made, what it holds and what comes next."""
     from finedefics_platform.data.inspection import quarantine_reasons
 
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
