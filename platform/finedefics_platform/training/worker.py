@@ -172,7 +172,7 @@ def _start(task: Assignment, events: EventWriter | None) -> Loop:
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
     dataset = open_version(task.dataset)
-    index = SampleIndex.of(dataset)
+    index = SampleIndex.of(dataset, task.experiment.data.sampler)
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 
 
@@ -218,7 +218,8 @@ def _run_stage(
         negatives=experiment.data.negatives,
         templates=experiment.data.templates.as_templates(),
         seed=stage_seed(experiment, number),
-        attributes=loop.index.attributes,
+        attributes=loop.dataset.attribute_names(),
+        similar=loop.dataset.neighbours(),
     )
     objective.train()
     meter = Meter()
