@@ -1,13 +1,15 @@
 """Made-up data in a dataset store, written as an ingest, a describer and a miner would leave it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS
-from finedefics.records import TABLES, attributes_to_arrow
+from finedefics.records import ATTRIBUTES, CANDIDATES, TABLES, attributes_to_arrow
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.parquet import Part, write_planned
 from finedefics_platform.data.samples import GROUPS_PER_FILE, ROW_GROUP_ROWS
@@ -47,6 +49,11 @@ def stored(
         for number in range(categories)
     ]
     draft.write("categories", pa.Table.from_pylist(table, TABLES["categories"]), {})
+    known = _Known(
+        pa.array([_category(number) for number in range(categories)]),
+        pa.array([row["attributes"] for row in table], ATTRIBUTES),
+        pa.array([_near(number, categories) for number in range(categories)], CANDIDATES),
+    )
     parts: dict[str, list[Part]] = {"samples": [], "descriptions": [], "negatives": []}
     groups: list[dict[str, Any]] = []
     per_file = ROW_GROUP_ROWS * GROUPS_PER_FILE
@@ -56,7 +63,7 @@ def stored(
         for index, start in enumerate(range(first, end, ROW_GROUP_ROWS)):
             own = range(start, min(start + ROW_GROUP_ROWS, end))
             images = [picture(row) for row in own]
-            for name_of, found in _rows(own, labels, categories, images, _text(rng, words)).items():
+            for name_of, found in _rows(own, labels, known, images, _text(rng, words)).items():
                 tables[name_of].append(found)
             groups.append(
                 {
@@ -80,22 +87,32 @@ def stored(
     for name_of, written in parts.items():
         draft.parts(name_of, written, about.get(name_of, {}))
     draft.write("row_groups", pa.Table.from_pylist(groups, TABLES["row_groups"]), {})
-    near = [{"category_id": _category(c), "candidates": _near(c, categories)} for c in range(categories)]
-    draft.write("neighbours", pa.Table.from_pylist(near, TABLES["neighbours"]), {})
-    draft.count({"train": {_category(c): int((labels == c).sum()) for c in range(min(categories, 100))}})
+    near = pa.table([known.ids, known.near], TABLES["neighbours"])
+    draft.write("neighbours", near, {})
+    counts = np.bincount(labels, minlength=categories).tolist()
+    draft.count({"train": {_category(c): count for c, count in enumerate(counts)}})
     return draft.publish(name)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Of each category its id, its attributes and its negatives."""
+
+    ids: pa.Array
+    attributes: pa.Array
+    near: pa.Array
+
+
 def _rows(
-    own: range, labels: np.ndarray[Any, Any], categories: int, images: list[bytes], text: str
+    own: range, labels: npt.NDArray[np.int64], known: _Known, images: list[bytes], text: str
 ) -> dict[str, pa.Table]:
     ids = [f"{row:016x}" for row in own]
-    size = len(own)
+    size, of = len(own), pa.array(labels[own.start : own.stop])
     columns = {
         "samples": {
             "sample_id": ids,
             "image": images,
-            "category_id": [_category(labels[row]) for row in own],
+            "category_id": known.ids.take(of),
             "split": ["train"] * size,
             "width": [0] * size,
             "height": [0] * size,
@@ -105,14 +122,14 @@ def _rows(
         },
         "descriptions": {
             "sample_id": ids,
-            "attributes": [attributes_to_arrow({"crown": f"value {labels[row] % 7}"}) for row in own],
+            "attributes": known.attributes.take(of),
             # a row's own words: texts that are equal would be embedded once
             "description": [f"{text} {one}" for one in ids],
             "describer_id": ["made up"] * size,
         },
         "negatives": {
             "sample_id": ids,
-            "candidates": [_near(int(labels[row]), categories) for row in own],
+            "candidates": known.near.take(of),
             "miner_id": ["made up"] * size,
         },
     }

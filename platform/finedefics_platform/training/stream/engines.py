@@ -2,14 +2,13 @@
 
 import itertools
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.training.stream.ahead import in_parallel
 from finedefics_platform.training.stream.reading import ROWS, Read, read_rows
 
 Chunk = list[Read]  # what one task reads
@@ -22,14 +21,7 @@ _PROBLEM = pa.field("problem", pa.binary())
 
 def in_threads(chunks: Iterator[Chunk]) -> Iterator[pa.Table]:
     """Chunks read in threads of this process: no cluster is needed."""
-    reading: deque[Future[pa.Table]] = deque()
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="read") as pool:
-        for chunk in chunks:
-            reading.append(pool.submit(_read_chunk, chunk))
-            if len(reading) > AT_ONCE:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
+    return in_parallel(_read_chunk, chunks, AT_ONCE)
 
 
 def _read_chunk(chunk: Chunk) -> pa.Table:

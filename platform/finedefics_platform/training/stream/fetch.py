@@ -1,10 +1,8 @@
 """Fetching a rank's rows: row groups are read in tasks, in the order in which their rows are due."""
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +10,13 @@ from finedefics.records import Category, Sample
 from finedefics_platform.config.data import Sampler
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.training.stream.ahead import ahead
 from finedefics_platform.training.stream.engines import Chunk, Engine, with_ray_data
 from finedefics_platform.training.stream.index import SampleIndex
 from finedefics_platform.training.stream.order import FeedOrder, Stretch
 from finedefics_platform.training.stream.plan import StagePlan, check_divides, plan_stage, share
 from finedefics_platform.training.stream.reading import Read, files_of, samples_of
 
-T = TypeVar("T")
 FeedRows = dict[str, list[Sample] | list[Category]]
 Place = tuple[str, int]  # feed, and place in its sequence
 
@@ -151,29 +149,3 @@ class TrainingStream:
         described = one.feed == "captioned"
         files = self._files[int(index.file[one.group])]
         return Read(files, int(index.number[one.group]), tuple(one.rows.tolist()), described)
-
-
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """The items in order, made up to ``count`` ahead in a thread that starts now; errors are raised here."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=count)
-
-    def make() -> None:
-        try:
-            for item in items:
-                made.put((True, item))
-            made.put((False, None))
-        except BaseException as error:  # of whatever kind, it belongs to the consumer
-            made.put((False, error))
-
-    def taken() -> Iterator[T]:
-        while True:
-            more, item = made.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
-
-    threading.Thread(target=make, name="stream", daemon=True).start()
-    return taken()
