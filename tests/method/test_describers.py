@@ -1,6 +1,6 @@
 """The describer "annotations": the source's words, or words written from its attributes."""
 
-from finedefics.attributes import DESCRIBERS, Subject, write_description
+from finedefics.describers import DESCRIBERS, Subject, write_description
 
 
 def test_annotated_text_is_kept_and_attributes_are_written_up() -> None:
