@@ -21,6 +21,7 @@ SAMPLES = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # path relative to the ingested folder
+        pa.field("look", pa.uint64(), nullable=False),  # difference hash: near duplicates differ in few bits
     ]
 )
 
@@ -34,35 +35,73 @@ CATEGORIES = pa.schema(
     ]
 )
 
+# What the source itself said of a picture; the describer "annotations" turns it into descriptions.
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("description", pa.string()),
+        pa.field("attributes", ATTRIBUTES),
+        pa.field("negatives", pa.list_(pa.string())),  # ids, hardest first; the miner "provided" takes them
+    ]
+)
+
 DESCRIPTIONS = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("attributes", ATTRIBUTES),
-        pa.field("description", pa.string(), nullable=False),
+        pa.field("description", pa.string()),  # null: nobody had anything to say of the picture
         pa.field("describer_id", pa.string(), nullable=False),
     ]
 )
+
+CANDIDATES = pa.list_(pa.struct([("category_id", pa.string()), ("similarity", pa.float32())]))
 
 NEGATIVES = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         # most similar wrong category first; a search over their number takes a prefix, it never mines again
-        pa.field(
-            "candidates",
-            pa.list_(pa.struct([("category_id", pa.string()), ("similarity", pa.float32())])),
-            nullable=False,
-        ),
+        pa.field("candidates", CANDIDATES),  # empty or null: none is known
         pa.field("miner_id", pa.string(), nullable=False),
+    ]
+)
+
+# Each category's most similar others, as the negatives of its pictures rank them.
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("category_id", pa.string(), nullable=False),
+        pa.field("candidates", CANDIDATES, nullable=False),
+    ]
+)
+
+# What there is to read, a row group a row: enough to plan a stream without opening a file of pictures.
+ROW_GROUPS = pa.schema(
+    [
+        pa.field("file", pa.int32(), nullable=False),  # position among the files of the samples
+        pa.field("index", pa.int32(), nullable=False),  # of the row group in that file
+        pa.field("rows", pa.int32(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),  # of the encoded pictures
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("labelled", pa.bool_(), nullable=False),  # all of its rows, or none
+        pa.field("described", pa.int32(), nullable=False),  # rows with a description
+        # of each row: positions in the category table sorted by id, -1 where there is none
+        pa.field("categories", pa.list_(pa.int32()), nullable=False),  # its label
+        pa.field("likes", pa.list_(pa.int32())),  # its label, else the first of its negatives
     ]
 )
 
 QUARANTINE = pa.schema([("source", pa.string()), ("split", pa.string()), ("reason", pa.string())])
 
+# Companions of the samples: one row a sample in the same files, row groups and order.
+ALIGNED = ("annotations", "descriptions", "negatives")
+
 TABLES = {
     "samples": SAMPLES,
     "categories": CATEGORIES,
+    "annotations": ANNOTATIONS,
     "descriptions": DESCRIPTIONS,
     "negatives": NEGATIVES,
+    "neighbours": NEIGHBOURS,
+    "row_groups": ROW_GROUPS,
     "quarantine": QUARANTINE,
 }
 

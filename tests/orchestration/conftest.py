@@ -1,17 +1,18 @@
 """A small dataset of drawn birds, written straight into a dataset store."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from finedefics.data.birds import describe
+from finedefics.data.birds import ATTRIBUTE_VALUES, describe
 from finedefics.data.generated import Species, make_world, picture
-from finedefics.records import SAMPLES, TABLES, attributes_to_arrow
+from finedefics.records import TABLES, attributes_to_arrow
 from finedefics_platform.base.workspace import Workspace, open_workspace
-from finedefics_platform.data.parquet import row_groups, write_parquet
+from finedefics_platform.data.parquet import write_part
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import Draft, new_version
 
@@ -60,25 +61,51 @@ def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
         }
         for species in world.species
     ]
-    small = {"categories": categories, "descriptions": descriptions, "negatives": negatives}
     draft = new_version(drawn_workspace, "drawn")
-    write_samples(draft, samples)
-    for name, rows in small.items():
-        draft.write(name, pa.Table.from_pylist(rows, TABLES[name]), {})
+    draft.write("categories", pa.Table.from_pylist(categories, TABLES["categories"]), {})
+    about = {"descriptions": {"attributes": sorted(ATTRIBUTE_VALUES)}, "negatives": {"most": len(wrong)}}
+    tables = {"samples": samples, "descriptions": descriptions, "negatives": negatives}
+    write_aligned(draft, tables, about, sorted(category["category_id"] for category in categories))
     return draft.publish("drawn")
 
 
-def write_samples(draft: Draft, samples: list[dict]) -> None:
-    """One file a (split, labelled) pair, because a row group mixes neither."""
-    parts = []
-    for split in ("train", "val"):
-        for labelled in (True, False):
-            rows = [r for r in samples if r["split"] == split and (r["category_id"] is not None) == labelled]
-            parts += [pa.Table.from_pylist(rows, SAMPLES)] if rows else []
-    names = [f"part-{number:05}.parquet" for number in range(len(parts))]
-    folder = draft.declare("samples", pa.concat_tables(parts), {}, names)
-    for name, part in zip(names, parts, strict=True):
-        write_parquet(folder / name, SAMPLES, row_groups(part, 8))
+def write_aligned(
+    draft: Draft, tables: dict[str, list[dict]], about: dict[str, dict], categories: list[str]
+) -> None:
+    """Samples and their companions, one file a (split, labelled) pair, because a row group mixes neither."""
+    samples = tables["samples"]
+    sections: dict[tuple[bool, bool], list[int]] = {}
+    for place, row in enumerate(samples):
+        sections.setdefault((row["split"] == "val", row["category_id"] is None), []).append(place)
+    files = [[members[i : i + 8] for i in range(0, len(members), 8)] for members in sections.values()]
+    for name, rows in tables.items():
+        groups = [[pa.Table.from_pylist([rows[i] for i in g], TABLES[name]) for g in file] for file in files]
+        draft.parts(name, [write_part(draft.home, name, file) for file in groups], about.get(name, {}))
+    position = {category: place for place, category in enumerate(categories)}
+    plan = []
+    for number, file in enumerate(files):
+        for index, group in enumerate(file):
+            labels = [samples[i]["category_id"] for i in group]
+            nearest = [tables["negatives"][i]["candidates"][0]["category_id"] for i in group]
+            likes = [label or first for label, first in zip(labels, nearest, strict=True)]
+            plan.append(
+                {
+                    "file": number,
+                    "index": index,
+                    "rows": len(group),
+                    "bytes": sum(len(samples[i]["image"]) for i in group),
+                    "split": samples[group[0]]["split"],
+                    "labelled": labels[0] is not None,
+                    "described": len(group),
+                    "categories": [position.get(label, -1) for label in labels],
+                    "likes": [position[like] for like in likes],
+                }
+            )
+    draft.write("row_groups", pa.Table.from_pylist(plan, TABLES["row_groups"]), {})
+    counts: dict[str, Counter[str]] = {}
+    for row in samples:
+        counts.setdefault(row["split"], Counter())[row["category_id"] or ""] += 1
+    draft.count(counts)
 
 
 def sample_row(sample_id: str, image: bytes, category_id: str | None, split: str) -> dict:
@@ -91,6 +118,7 @@ def sample_row(sample_id: str, image: bytes, category_id: str | None, split: str
         "height": 64,
         "content_hash": hashlib.sha256(image).hexdigest(),
         "source": f"{sample_id}.jpg",
+        "look": 0,
     }
 
 

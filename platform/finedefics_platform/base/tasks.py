@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError
+from finedefics.registry import file_modules
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.progress import Progress
 
@@ -32,10 +33,13 @@ def run_tasks(
     if not items:
         return []
     ensure_ray(progress=progress)
+    import ray.cloudpickle
     import ray.data
 
+    for module in file_modules():  # a user's own file is on this machine only
+        ray.cloudpickle.register_pickle_by_value(module)
     with progress.progress(label, len(items)) as advance:
-        rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
+        rows = [{"index": index, "item": ray.cloudpickle.dumps(item)} for index, item in enumerate(items)]
         blocks = -(-len(rows) // chunk)
         data = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Task(work), batch_size=None, batch_format="pyarrow"

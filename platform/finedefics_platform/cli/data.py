@@ -37,10 +37,10 @@ def ingest(
     Example: `finedefics data ingest ~/pictures/birds --name birds`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import pipelines
+    from finedefics_platform.data import ingesting
 
     out = reporter(json)
-    made = pipelines.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
+    made = ingesting.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
     _finish(out, made, next_step="describe")
 
 
@@ -57,10 +57,10 @@ def describe(
     Example: `finedefics data describe birds`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import pipelines
+    from finedefics_platform.data import describing
 
     out = reporter(json)
-    made = pipelines.describe(open_workspace(), dataset, describer=describer, progress=out)
+    made = describing.describe(open_workspace(), dataset, describer=describer, progress=out)
     without = made.manifest["provenance"]["descriptions"]["without_description"]
     if without:
         out.say(f"[yellow]{without} pictures have no description[/]: the source says nothing of them")
@@ -79,10 +79,10 @@ def mine(
     Example: `finedefics data mine birds --keep 16`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import pipelines
+    from finedefics_platform.data import mining
 
     out = reporter(json)
-    made = pipelines.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
+    made = mining.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
     without = made.manifest["provenance"]["negatives"]["without_candidates"]
     if without:
         out.say(f"[yellow]{without} pictures have no candidates[/]: no attributes are known of them")

@@ -1,42 +1,41 @@
-"""What an ingest does to pictures: check each, decide which are kept, write the kept ones.
+"""What an ingest does to pictures before any is written: check each, decide which are kept.
 
-Checking and writing run in tasks; deciding needs all of them at once and only their hashes, so it runs in
-one place. Pictures are read again to be written: that is cheap beside decoding, and no process ever holds
-more of them than one file.
+Checking runs in tasks; deciding needs all of them at once and only their hashes, so it runs in one place.
 """
 
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
+from PIL import Image
 
 from finedefics.data.readers import Entry, category_id
 from finedefics.errors import FinedeficsError
-from finedefics.records import SAMPLES, SPLITS
+from finedefics.records import SPLITS
 from finedefics_platform.base.progress import Progress
-from finedefics_platform.base.storage import Location
 from finedefics_platform.base.tasks import run_tasks
-from finedefics_platform.data.parquet import write_parquet
 
 FORMATS = ("JPEG", "PNG")
-ROW_GROUP_ROWS = 64
-GROUPS_PER_FILE = 16
 _CHECKED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A picture as found: its hash and size in pixels, or why it cannot be used."""
+    """A picture as found, or why it cannot be used.
+
+    Attributes:
+        look: difference hash (`difference_hash`).
+        bytes: of the encoded picture.
+    """
 
     content_hash: str = ""
     width: int = 0
     height: int = 0
+    look: int = 0
+    bytes: int = 0
     problem: str | None = None
 
 
@@ -57,7 +56,7 @@ def check_pictures(entries: Sequence[Entry], progress: Progress) -> list[Checked
 
 def check_picture(path: str) -> Checked:
     """Read one picture and decode it as training will; never raises for what is in the file."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     from finedefics.rgb import as_rgb
 
@@ -78,14 +77,25 @@ def check_picture(path: str) -> Checked:
                 return Checked(problem=f"unsupported format {kind} (JPEG and PNG are)")
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()  # verify reads headers and checksums; only decoding finds a cut-off file
-                width, height = as_rgb(picture).size
+                seen = as_rgb(picture)
     except UnidentifiedImageError:
         return Checked(problem="not a picture")
     except FinedeficsError as error:
         return Checked(problem=error.thing)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         return Checked(problem=f"damaged picture ({error})")
-    return Checked(hashlib.sha256(content).hexdigest(), width, height)
+    digest = hashlib.sha256(content).hexdigest()
+    return Checked(digest, seen.width, seen.height, difference_hash(seen), len(content))
+
+
+def difference_hash(picture: Image.Image) -> int:
+    """64 bits that say where a picture gets brighter from left to right; near duplicates differ in few."""
+    grey = picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR).tobytes()
+    bits = 0
+    for row in range(8):
+        for column in range(8):
+            bits = bits << 1 | (grey[9 * row + column] < grey[9 * row + column + 1])
+    return bits
 
 
 def _check_all(paths: Sequence[str]) -> list[Checked]:
@@ -137,101 +147,3 @@ def _judge_copies(same: Sequence[Entry]) -> dict[str, str]:
         elif entry is not first:
             reasons[entry.source] = f"a copy of {first.source}"
     return reasons
-
-
-def sample_rows(kept: Sequence[tuple[Entry, Checked]]) -> tuple[list[dict[str, Any]], dict[str, Entry]]:
-    """Rows of the samples table without their pictures, in the order they are stored, and entries by id.
-
-    Sections (train with and without label, val, test) stand one after the other; inside one, ids order the
-    pictures, which are hashes: any stretch of rows is a mixture of categories.
-    """
-    rows, by_id = [], {}
-    for entry, outcome in kept:
-        identity = f"{outcome.content_hash}\0{entry.source}"
-        sample_id = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        by_id[sample_id] = entry
-        rows.append(
-            {
-                "sample_id": sample_id,
-                "category_id": None if entry.category is None else category_id(entry.category),
-                "split": entry.split,
-                "width": outcome.width,
-                "height": outcome.height,
-                "content_hash": outcome.content_hash,
-                "source": entry.source,
-            }
-        )
-    rows.sort(key=lambda row: (*_section(row), row["sample_id"]))
-    return rows, by_id
-
-
-def sample_files(
-    rows: Sequence[Mapping[str, Any]], row_group_rows: int
-) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """Which rows each file of the samples table holds, in order: no file mixes sections."""
-    files: dict[str, Sequence[Mapping[str, Any]]] = {}
-    for section in sorted({_section(row) for row in rows}):
-        members = [row for row in rows if _section(row) == section]
-        for start in range(0, len(members), step := row_group_rows * GROUPS_PER_FILE):
-            files[f"part-{len(files):05d}.parquet"] = members[start : start + step]
-    return files
-
-
-def write_samples(
-    files: Mapping[str, Sequence[Mapping[str, Any]]],
-    by_id: Mapping[str, Entry],
-    folder: Location,
-    *,
-    row_group_rows: int,
-    progress: Progress,
-) -> None:
-    """Write the pictures into Parquet files in ``folder`` in Ray tasks; files that are there stay.
-
-    Raises:
-        FinedeficsError: a picture changed since it was checked, or a file cannot be written.
-    """
-    there = set(folder.files())
-    parts = [
-        (folder / name, [(by_id[row["sample_id"]].path, row) for row in rows])
-        for name, rows in files.items()
-        if name not in there
-    ]
-    write = partial(_write_parts, row_group_rows=row_group_rows)
-    run_tasks(parts, write, chunk=1, label="writing samples", progress=progress)
-
-
-def _section(row: Mapping[str, Any]) -> tuple[int, bool]:
-    return SPLITS.index(row["split"]), row["category_id"] is None
-
-
-def _write_parts(
-    parts: Sequence[tuple[Location, Sequence[tuple[str, Mapping[str, Any]]]]], *, row_group_rows: int
-) -> list[int]:
-    for file, members in parts:
-        write_parquet(file, SAMPLES, _with_pictures(members, row_group_rows))
-    return [len(members) for _, members in parts]
-
-
-def _with_pictures(
-    members: Sequence[tuple[str, Mapping[str, Any]]], row_group_rows: int
-) -> Iterator[pa.Table]:
-    for start in range(0, len(members), row_group_rows):
-        rows = [
-            {**row, "image": _read_again(path, row["content_hash"])}
-            for path, row in members[start : start + row_group_rows]
-        ]
-        yield pa.Table.from_pylist(rows, schema=SAMPLES)
-
-
-def _read_again(path: str, content_hash: str) -> bytes:
-    try:
-        content = Path(path).read_bytes()
-    except OSError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != content_hash:
-        raise FinedeficsError(
-            "the picture changed while it was ingested",
-            place=path,
-            cure="ingest again when the folder is at rest",
-        )
-    return content

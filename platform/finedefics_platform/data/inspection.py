@@ -80,8 +80,7 @@ def quarantine_reasons(dataset: Dataset) -> dict[str, int]:
 
 
 def _described(dataset: Dataset) -> Counter[str]:
-    if not dataset.has("descriptions"):
-        return Counter()
-    described = set(dataset.table("descriptions", ["sample_id"])["sample_id"].to_pylist())
-    rows = dataset.table("samples", ["sample_id", "split"]).to_pylist()
-    return Counter(row["split"] for row in rows if row["sample_id"] in described)
+    counts: Counter[str] = Counter()
+    for group in dataset.row_groups():
+        counts[group.split] += group.described
+    return counts

@@ -2,10 +2,13 @@
 
 Under ``datasets/<name>/``:
 
-- ``tables/<table>-<digest>/part-*.parquet``: tables, each under the digest of its rows; versions share them.
+- ``tables/<table>/<digest>.parquet``: files of tables, each under the digest of its rows; shared by versions.
 - ``<digest>/manifest.json``: a version; written when its tables are there, so what has one is whole. Files
   are named from ``datasets/<name>/`` on, so that a dataset can be moved and copied.
 - ``latest``: the newest version; ``steps/<input digest>``: the version that a finished step made.
+
+The tables `finedefics.records.ALIGNED` are companions of the samples: as many files, the same row groups, one
+row a sample in the same order. Whoever reads a row group reads what belongs to it, and joins nothing.
 
 Writing is `finedefics_platform.data.versions`; this module only reads.
 """
@@ -16,61 +19,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.records import ATTRIBUTES, TABLES, Category, Sample, attributes_from_arrow
+from finedefics.records import ALIGNED, TABLES, Category, Sample, attributes_from_arrow
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.parquet import open_parquet
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
-# What the source itself said of a picture; the describer "annotations" turns it into descriptions.
-ANNOTATIONS = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("description", pa.string()),
-        pa.field("attributes", ATTRIBUTES),
-        pa.field("negatives", pa.list_(pa.string())),  # ids, hardest first; the miner "provided" takes them
-    ]
-)
-STORED_TABLES = {**TABLES, "annotations": ANNOTATIONS}
-
-_MADE_BY = {"descriptions": "describe", "negatives": "mine"}
+_MADE_BY = {"descriptions": "describe", "negatives": "mine", "neighbours": "mine"}
+_OF_A_SAMPLE = {
+    "samples": ("sample_id", "image", "category_id"),
+    "descriptions": ("description", "attributes"),
+    "negatives": ("candidates",),
+}
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of a samples file; all its rows have one split, and either all or none have a label."""
+    """A row group of the samples; all its rows have one split, and either all or none have a label.
 
-    path: str  # URI of the file
+    Attributes:
+        number: position among all row groups of the version.
+        file: position among the samples' files.
+        index: of the row group in its file.
+        bytes: of its encoded pictures.
+        described: rows with a description.
+    """
+
+    number: int
+    file: int
     index: int
     rows: int
+    bytes: int
     split: str
     labelled: bool
-
-
-@dataclass(frozen=True)
-class Companions:
-    """What other tables say of a picture, by sample id; small enough to travel to every worker."""
-
-    descriptions: Mapping[str, tuple[str, Mapping[str, str]]]
-    negatives: Mapping[str, tuple[str, ...]]
-
-    def sample(self, row: Mapping[str, Any]) -> Sample:
-        """Join a row of the samples table (at least sample_id, image, category_id)."""
-        description, attributes = self.descriptions.get(row["sample_id"], (None, {}))
-        return Sample(
-            sample_id=row["sample_id"],
-            image=row["image"],
-            category_id=row["category_id"],
-            description=description,
-            attributes=attributes,
-            negatives=self.negatives.get(row["sample_id"], ()),
-        )
+    described: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ class Dataset:
         Raises:
             FinedeficsError: the version has no such table yet, or a file of it is missing or damaged.
         """
-        schema = STORED_TABLES[name]
+        schema = TABLES[name]
         chosen = list(columns) if columns is not None else schema.names
         wanted = pa.schema([schema.field(column) for column in chosen])
         return pa.concat_tables([self._read(file, wanted) for file in self.files(name)])
@@ -126,47 +112,73 @@ class Dataset:
         A picture with fewer has all there are: the miner kept so many, or no more categories conflict with
         it, or its source names no more.
         """
-        if not self.has("negatives"):
-            return 0
-        candidates = self.table("negatives", ["candidates"])["candidates"]
-        return int(pc.max(pc.list_value_length(candidates)).as_py() or 0)
+        return int(self.manifest["provenance"].get("negatives", {}).get("most", 0))
+
+    def attribute_names(self) -> list[str]:
+        """Names of the attributes that any description carries, sorted."""
+        return list(self.manifest["provenance"].get("descriptions", {}).get("attributes", ()))
+
+    def neighbours(self) -> dict[str, list[str]]:
+        """For each category its most similar others, most similar first; empty where nothing is mined."""
+        if not self.has("neighbours"):
+            return {}
+        rows = self.table("neighbours").to_pylist()
+        return {row["category_id"]: [one["category_id"] for one in row["candidates"]] for row in rows}
 
     def row_groups(self, split: str | None = None) -> list[RowGroup]:
         """Row groups of the samples in file order: of all splits, or of one."""
-        groups = []
-        for file in self.files("samples"):
-            footer = self._footer(file)
-            for index in range(footer.num_row_groups):
-                group = _row_group(file, footer, index)
-                if split in (None, group.split):
-                    groups.append(group)
-        return groups
+        names = ["file", "index", "rows", "bytes", "split", "labelled", "described"]
+        rows = self.table("row_groups", names).to_pylist()
+        groups = [RowGroup(number, **row) for number, row in enumerate(rows)]
+        return [group for group in groups if split in (None, group.split)]
 
-    def companions(self) -> Companions:
-        """Descriptions and negatives by sample id; empty where the version has none."""
-        descriptions: dict[str, tuple[str, Mapping[str, str]]] = {}
-        negatives: dict[str, tuple[str, ...]] = {}
-        if self.has("descriptions"):
-            for row in self.table("descriptions").to_pylist():
-                attributes = attributes_from_arrow(row["attributes"])
-                descriptions[row["sample_id"]] = (row["description"], attributes)
-        if self.has("negatives"):
-            for row in self.table("negatives").to_pylist():
-                negatives[row["sample_id"]] = tuple(c["category_id"] for c in row["candidates"])
-        return Companions(descriptions, negatives)
+    def read(self, group: RowGroup, columns: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Some columns of a row group side by side; picture bytes stay encoded.
+
+        Args:
+            columns: of the samples and their companions, by table; no name twice. A companion that this
+                version lacks gives nulls.
+
+        Raises:
+            FinedeficsError: a file is missing or damaged.
+        """
+        read: dict[str, pa.ChunkedArray] = {}
+        for name, chosen in columns.items():
+            schema = pa.schema([TABLES[name].field(column) for column in chosen])
+            if self.has(name) or name not in ALIGNED:
+                found = self._read_group(self.files(name)[group.file], group, schema)
+                read |= {column: found[column] for column in schema.names}
+            else:
+                read |= {field.name: pa.nulls(group.rows, field.type) for field in schema}
+        return pa.table(read)
+
+    def groups_of_file(self) -> list[list[RowGroup]]:
+        """The row groups of every samples file, in order: what one task reads."""
+        files: list[list[RowGroup]] = [[] for _ in self.files("samples")]
+        for group in self.row_groups():
+            files[group.file].append(group)
+        return files
 
     def samples(self, split: str, limit: int | None = None) -> list[Sample]:
         """Pictures of a split joined with descriptions and negatives, in file order, at most ``limit``.
 
         Holds every picture's bytes in memory: meant for evaluation and small sets.
         """
-        companions, samples = self.companions(), []
+        found: list[Sample] = []
         for group in self.row_groups(split):
-            rows = read_row_group(group, ["sample_id", "image", "category_id"]).to_pylist()
-            samples += [companions.sample(row) for row in rows]
-            if limit is not None and len(samples) >= limit:
+            found += samples_of(self.read(group, _OF_A_SAMPLE))
+            if limit is not None and len(found) >= limit:
                 break
-        return samples[:limit]
+        return found[:limit]
+
+    def _read_group(self, file: Location, group: RowGroup, schema: pa.Schema) -> pa.Table:
+        try:
+            rows = open_parquet(file).read_row_group(group.index, columns=schema.names)
+            if rows.num_rows != group.rows:
+                raise OSError(f"{rows.num_rows} rows, not {group.rows}")
+            return rows.select(schema.names).cast(schema)
+        except (KeyError, OSError, pa.ArrowException) as error:
+            raise self._damaged(file) from error
 
     def _read(self, file: Location, schema: pa.Schema) -> pa.Table:
         """The schema's columns; one that came after the version was made is empty, where it may be."""
@@ -181,12 +193,6 @@ class Dataset:
         except (KeyError, OSError, pa.ArrowException) as error:
             raise self._damaged(file) from error
 
-    def _footer(self, file: Location) -> pq.FileMetaData:
-        try:
-            return open_parquet(file).metadata
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(file) from error
-
     def _damaged(self, file: Location) -> FinedeficsError:
         return FinedeficsError(
             "this file of the dataset is missing or damaged",
@@ -195,24 +201,19 @@ class Dataset:
         )
 
 
-def read_row_group(group: RowGroup, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one row group; picture bytes stay encoded."""
-    return open_parquet(Location(group.path)).read_row_group(group.index, columns=columns)
-
-
-def _row_group(file: Location, footer: pq.FileMetaData, index: int) -> RowGroup:
-    # A group never mixes splits or labelled and unlabelled rows, so one statistic a column says it all.
-    group = footer.row_group(index)
-    statistics = {
-        group.column(c).path_in_schema: group.column(c).statistics for c in range(group.num_columns)
-    }
-    return RowGroup(
-        path=file.uri,
-        index=index,
-        rows=group.num_rows,
-        split=statistics["split"].min,
-        labelled=statistics["category_id"].null_count == 0,
-    )
+def samples_of(rows: pa.Table) -> list[Sample]:
+    """Rows with the columns sample_id, image, category_id, description, attributes and candidates."""
+    return [
+        Sample(
+            sample_id=row["sample_id"],
+            image=row["image"],
+            category_id=row["category_id"],
+            description=row["description"],
+            attributes=attributes_from_arrow(row["attributes"]),
+            negatives=tuple(one["category_id"] for one in row["candidates"] or ()),
+        )
+        for row in rows.to_pylist()
+    ]
 
 
 def open_dataset(workspace: Workspace, reference: str | os.PathLike[str] | Location) -> Dataset:

@@ -5,34 +5,28 @@ on with them. A step makes a new version from an older one; tables it does not t
 version costs only what is new in it.
 """
 
-import hashlib
-import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.records import TABLES
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.data.parquet import write_parquet
+from finedefics_platform.data.parquet import TABLES_FOLDER, Part, write_part
 from finedefics_platform.data.store import (
     MANIFEST,
     SCHEMA_VERSION,
-    STORED_TABLES,
     Dataset,
     latest_digest,
     open_version,
     versions,
 )
 
-_FOLDER = "tables"
-_ONE_FILE = ("part-00000.parquet",)
 _ABANDONED_AFTER = timedelta(days=1)
 
 
@@ -48,35 +42,20 @@ class Draft:
 
     def write(self, name: str, rows: pa.Table, provenance: Mapping[str, Any]) -> None:
         """Write a small table as one file; FinedeficsError where the place cannot be written to."""
-        file = self.declare(name, rows, provenance) / _ONE_FILE[0]
-        if not file.is_file():
-            schema = STORED_TABLES[name]
-            write_parquet(file, schema, [rows.cast(schema)])
+        self.parts(name, [write_part(self.home, name, [rows.cast(TABLES[name])])], provenance)
 
-    def declare(
-        self,
-        name: str,
-        rows: pa.Table,
-        provenance: Mapping[str, Any],
-        files: Sequence[str] = _ONE_FILE,
-    ) -> Location:
-        """Say what a table holds; the folder in which its files have to be when the version is published.
-
-        What is there already, from another version or a run that was killed, is the same: it may stay.
-
-        Args:
-            rows: the table's rows in file order; of the samples, everything but the pictures' bytes.
-            provenance: its ``layout``, how the rows are cut into files and row groups, is part of the digest.
-            files: the files' names, in order.
-        """
-        digest = rows_digest(rows, provenance.get("layout"))
-        folder = f"{_FOLDER}/{name}-{digest[:16]}"
-        ways = [f"{folder}/{file}" for file in files]
-        self._tables[name] = {"digest": digest, "rows": rows.num_rows, "files": ways}
+    def parts(self, name: str, parts: Sequence[Part], provenance: Mapping[str, Any]) -> None:
+        """Say which files make up a table, in order; tasks have written them (`write_part`)."""
+        self._tables[name] = {
+            "digest": digest_of([name, [part.digest for part in parts]]),
+            "rows": sum(part.rows for part in parts),
+            "files": [part.way for part in parts],
+        }
         self._provenance[name] = dict(provenance)
-        if name == "samples":
-            self._counts = _count(rows)
-        return self.home / folder
+
+    def count(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Say how many pictures each split has of each category; "" counts those without a label."""
+        self._counts = {split: dict(sorted(counts[split].items())) for split in sorted(counts)}
 
     def keep(self, parent: Dataset, tables: Sequence[str]) -> None:
         """Carry tables of an older version over: they are shared, not copied."""
@@ -154,21 +133,6 @@ def lease_of(workspace: Workspace, name: str, step: str) -> Location:
     return workspace.datasets / ".leases" / name / step
 
 
-def rows_digest(rows: pa.Table, layout: Any = None) -> str:
-    """Digest of a table's content and row order; a picture counts by its content hash.
-
-    Args:
-        layout: how rows are cut into files and row groups, where that matters to who reads them.
-    """
-    if "image" in rows.column_names:
-        rows = rows.drop_columns(["image"])
-    sha = hashlib.sha256(json.dumps([rows.column_names, layout]).encode())
-    for batch in rows.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            sha.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return sha.hexdigest()
-
-
 def _home(workspace: Workspace, name: str) -> Location:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise wrong_use(
@@ -177,14 +141,6 @@ def _home(workspace: Workspace, name: str) -> Location:
             cure="use letters, digits and . - _",
         )
     return workspace.datasets / name
-
-
-def _count(rows: pa.Table) -> dict[str, dict[str, int]]:
-    pairs = zip(rows["split"].to_pylist(), rows["category_id"].to_pylist(), strict=True)
-    counts: dict[str, dict[str, int]] = {}
-    for (split, category), number in sorted(Counter((s, c or "") for s, c in pairs).items()):
-        counts.setdefault(split, {})[category] = number
-    return counts
 
 
 def _opened(root: Location) -> Dataset | None:
@@ -198,7 +154,7 @@ def _opened(root: Location) -> Dataset | None:
 def _missing(home: Location, tables: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Ways of the tables' files that are not there."""
     ways = {way for table in tables.values() for way in table["files"]}
-    folders = {str(PurePosixPath(way).parent) for way in ways}
+    folders = {way.rpartition("/")[0] for way in ways}
     return ways - {f"{folder}/{file}" for folder in folders for file in (home / folder).files()}
 
 
@@ -212,7 +168,7 @@ def _descends(home: Location, digest: str | None, ancestor: str) -> bool:
 
 
 def _sweep(home: Location) -> None:
-    """Remove tables that no version names: of runs that were killed, or of versions that were removed.
+    """Remove files of tables that no version names: of runs that were killed, or of versions removed.
 
     A run that is under way writes a file more often than once a day; what it has so far stays.
     """
@@ -221,16 +177,16 @@ def _sweep(home: Location) -> None:
         manifest = _opened(home / version)
         if manifest is None:  # what it names is not known
             return
-        ways = (way for table in manifest.manifest["tables"].values() for way in table["files"])
-        named |= {PurePosixPath(way).parent.name for way in ways}
-    for folder in (home / _FOLDER).children():
-        if folder.name not in named and _is_abandoned(folder):
-            folder.delete()
+        named |= {way for table in manifest.manifest["tables"].values() for way in table["files"]}
+    ways = {f"{TABLES_FOLDER}/{way}" for way in (home / TABLES_FOLDER).files()}
+    unnamed = [home / way for way in sorted(ways - named)]
+    if all(map(_is_abandoned, unnamed)):
+        for file in unnamed:
+            file.delete()
 
 
-def _is_abandoned(folder: Location) -> bool:
+def _is_abandoned(file: Location) -> bool:
     try:
-        written = ((folder / way).modified() for way in reversed(folder.files()))
-        return all(datetime.now(UTC) - at > _ABANDONED_AFTER for at in written)
+        return datetime.now(UTC) - file.modified() > _ABANDONED_AFTER
     except FileNotFoundError:  # somebody else sweeps
-        return False
+        return True

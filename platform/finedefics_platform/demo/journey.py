@@ -121,7 +121,9 @@ class _Legs:
 
 def make_dataset(workspace: Workspace, name: str, folder: Path, progress: Progress) -> Dataset:
     """The folder as a described, mined dataset version."""
-    from finedefics_platform.data.pipelines import describe, ingest, mine
+    from finedefics_platform.data.describing import describe
+    from finedefics_platform.data.ingesting import ingest
+    from finedefics_platform.data.mining import mine
 
     dataset = ingest(workspace, name, folder, progress=progress)
     dataset = describe(workspace, dataset.reference, progress=progress)

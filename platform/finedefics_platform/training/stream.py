@@ -20,13 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.records import Category, Sample
+from finedefics.records import Category, Sample, attributes_from_arrow
 from finedefics.sampler import confusable_order, similar_categories
 from finedefics_platform.base.storage import Location
 from finedefics_platform.config.data import Sampler
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.parquet import open_parquet
-from finedefics_platform.data.store import Companions, Dataset, RowGroup, read_row_group
+from finedefics_platform.data.store import Dataset, RowGroup
 
 T = TypeVar("T")
 Positions = npt.NDArray[np.int64]
@@ -36,6 +36,40 @@ FeedRows = dict[str, list[Sample] | list[Category]]
 WINDOW = 4  # row groups whose rows are shuffled together: what has to be at hand for one batch
 CHUNK_ROWS = 64  # rows fetched by one Ray task; fewer would be mostly task overhead
 CHUNKS_IN_FLIGHT = 512  # chunks planned as one Ray Data pipeline
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What other tables say of a picture, by sample id."""
+
+    descriptions: Mapping[str, tuple[str, Mapping[str, str]]]
+    negatives: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Companions":
+        descriptions: dict[str, tuple[str, Mapping[str, str]]] = {}
+        negatives: dict[str, tuple[str, ...]] = {}
+        if dataset.has("descriptions"):
+            for row in dataset.table("descriptions").to_pylist():
+                if row["description"] is not None:
+                    attributes = attributes_from_arrow(row["attributes"])
+                    descriptions[row["sample_id"]] = (row["description"], attributes)
+        if dataset.has("negatives"):
+            for row in dataset.table("negatives").to_pylist():
+                negatives[row["sample_id"]] = tuple(c["category_id"] for c in row["candidates"] or ())
+        return cls(descriptions, negatives)
+
+    def sample(self, row: Mapping[str, Any]) -> Sample:
+        """Join a row of the samples table (at least sample_id, image, category_id)."""
+        description, attributes = self.descriptions.get(row["sample_id"], (None, {}))
+        return Sample(
+            sample_id=row["sample_id"],
+            image=row["image"],
+            category_id=row["category_id"],
+            description=description,
+            attributes=attributes,
+            negatives=self.negatives.get(row["sample_id"], ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,15 +95,17 @@ class SampleIndex:
     feeds: Mapping[str, FeedIndex]
     categories: tuple[Category, ...] = ()
     companions: Companions = field(default_factory=lambda: Companions({}, {}))
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SampleIndex":
         """Read ids, labels and splits (no pictures) of a dataset version."""
         groups = dataset.row_groups("train")
-        companions = dataset.companions()
+        companions = Companions.of(dataset)
+        files = [file.uri for file in dataset.files("samples")]
         places: dict[str, list[Place]] = {"labelled": [], "captioned": [], "text": []}
         for number, group in enumerate(groups):
-            found = read_row_group(group, ["sample_id", "category_id"]).to_pydict()
+            found = dataset.read(group, {"samples": ["sample_id", "category_id"]}).to_pydict()
             for row, (sample_id, label) in enumerate(zip(*found.values(), strict=True)):
                 if group.labelled:
                     places["labelled"].append((sample_id, number, row, label))
@@ -79,7 +115,7 @@ class SampleIndex:
         texts = tuple(category for category in dataset.categories() if category.description)
         places["text"] = [(c.category_id, 0, row, c.category_id) for row, c in enumerate(texts)]
         feeds = {feed: _feed_index(found) for feed, found in places.items()}
-        return cls(dataset.reference, tuple(groups), feeds, texts, companions)
+        return cls(dataset.reference, tuple(groups), feeds, texts, companions, tuple(files))
 
     @cached_property
     def nearest(self) -> dict[str, list[str]]:
@@ -241,7 +277,7 @@ class TrainingStream:
         if not wanted:
             return iter(())
         chunks = [wanted[start : start + CHUNK_ROWS] for start in range(0, len(wanted), CHUNK_ROWS)]
-        return _read_in_order([_descriptor(chunk, self.index.groups) for chunk in chunks])
+        return _read_in_order([_descriptor(chunk, self.index) for chunk in chunks])
 
 
 def ahead(items: Iterable[T], count: int) -> Iterator[T]:
@@ -303,14 +339,21 @@ def _feed_index(places: list[Place]) -> FeedIndex:
     return FeedIndex(tuple(ids), *places_of, tuple(categories))
 
 
-def _descriptor(chunk: list[tuple[int, int]], groups: tuple[RowGroup, ...]) -> dict[str, str]:
+def _descriptor(chunk: list[tuple[int, int]], index: SampleIndex) -> dict[str, str]:
     """What one read task needs: row groups with their rows, and the slot of each row in the output."""
     reads: dict[int, tuple[list[int], list[int]]] = {}
     for slot, (group, row) in enumerate(chunk):
         rows, slots = reads.setdefault(group, ([], []))
         rows.append(row)
         slots.append(slot)
-    return {"reads": json.dumps([(groups[g].path, groups[g].index, *placed) for g, placed in reads.items()])}
+    return {
+        "reads": json.dumps(
+            [
+                (index.files[index.groups[g].file], index.groups[g].index, *placed)
+                for g, placed in reads.items()
+            ]
+        )
+    }
 
 
 def _read_chunk(batch: dict[str, Any]) -> pa.Table:

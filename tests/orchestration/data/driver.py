@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from finedefics_platform.base.workspace import open_workspace
-from finedefics_platform.data import pipelines
+from finedefics_platform.data.describing import describe
+from finedefics_platform.data.ingesting import ingest
+from finedefics_platform.data.mining import mine
 
 
 class Printed:
@@ -43,9 +45,9 @@ class Printed:
 def main() -> None:
     home, folder, way = sys.argv[1:]
     workspace, told = open_workspace(home), Printed(way == "hold")
-    made = [pipelines.ingest(workspace, "birds", folder, row_group_rows=4, progress=told)]
-    made.append(pipelines.describe(workspace, "birds", progress=told))
-    made.append(pipelines.mine(workspace, "birds", progress=told))
+    made = [ingest(workspace, "birds", folder, row_group_rows=4, progress=told)]
+    made.append(describe(workspace, "birds", progress=told))
+    made.append(mine(workspace, "birds", progress=told))
     told.event("done", digests=[dataset.digest for dataset in made])
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace, open_workspace
-from finedefics_platform.data import pipelines
+from finedefics_platform.data.describing import describe
+from finedefics_platform.data.ingesting import ingest
+from finedefics_platform.data.mining import mine
 from finedefics_platform.data.store import Dataset, dataset_names, open_dataset
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -70,7 +72,7 @@ def test_a_killed_driver_leaves_nothing_half_made_and_the_next_goes_on(
     home = workspace.datasets / "birds"
     assert dataset_names(workspace) == []
     assert not any(way.endswith(("manifest.json", "latest")) or "steps" in way for way in home.files())
-    parts = [home / way for way in home.files() if "/samples-" in way]
+    parts = [home / way for way in home.files() if "/samples/" in way]
     assert parts
     for later in parts[1:]:  # as if it had been killed when one was written
         later.delete()
@@ -91,7 +93,7 @@ def test_of_two_drivers_at_once_one_does_it_and_the_other_waits_and_says_for_who
     driver = start(workspace.root, folder, "hold")
     await_event(driver, "held")
     told = Waits(driver)
-    dataset = pipelines.ingest(workspace, "birds", folder, row_group_rows=4, progress=told)
+    dataset = ingest(workspace, "birds", folder, row_group_rows=4, progress=told)
     assert [name for name, _ in told.events] == ["waiting", "skipped"]
     waiting = told.events[0][1]
     assert waiting["work"] == "ingest of birds"
@@ -126,7 +128,7 @@ class Waits:
 
 def steps(folder: Path) -> list[Callable[[Workspace], Dataset]]:
     return [
-        lambda workspace: pipelines.ingest(workspace, "birds", folder, row_group_rows=4),
-        lambda workspace: pipelines.describe(workspace, "birds"),
-        lambda workspace: pipelines.mine(workspace, "birds"),
+        lambda workspace: ingest(workspace, "birds", folder, row_group_rows=4),
+        lambda workspace: describe(workspace, "birds"),
+        lambda workspace: mine(workspace, "birds"),
     ]

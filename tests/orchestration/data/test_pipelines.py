@@ -17,8 +17,10 @@ from finedefics_platform.base.progress import SILENT
 from finedefics_platform.base.tasks import run_tasks
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
-from finedefics_platform.data import pipelines
+from finedefics_platform.data.describing import describe
+from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.inspection import inspect
+from finedefics_platform.data.mining import mine
 from finedefics_platform.data.store import Dataset, open_dataset
 
 ROOT = Path(__file__).parents[3]
@@ -29,9 +31,9 @@ def quarantine(dataset: Dataset) -> dict[str, str]:
 
 
 def test_from_folder_to_negatives(ray_cluster: Any, workspace: Workspace, folder: Path) -> None:
-    pipelines.ingest(workspace, "birds", folder, row_group_rows=4)
-    pipelines.describe(workspace, "birds")
-    dataset = pipelines.mine(workspace, "birds")
+    ingest(workspace, "birds", folder, row_group_rows=4)
+    describe(workspace, "birds")
+    dataset = mine(workspace, "birds")
 
     assert open_dataset(workspace, "birds").digest == dataset.digest
     assert dataset.manifest["counts"]["train"] == {"": 2, "crow": 4, "lark": 4, "wren": 4}
@@ -83,7 +85,7 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
     }
     for source, content in (good | bad).items():
         put(root, source, content)
-    dataset = pipelines.ingest(workspace, "broken", root)
+    dataset = ingest(workspace, "broken", root)
     reasons = quarantine(dataset)
     assert {row["source"] for row in dataset.table("samples", ["source"]).to_pylist()} == set(good)
     assert set(reasons) == set(bad)
@@ -103,7 +105,7 @@ def test_a_named_picture_that_is_missing_is_quarantined(
     ray_cluster: Any, workspace: Workspace, folder: Path
 ) -> None:
     (folder / "images/train/000.png").unlink()
-    dataset = pipelines.ingest(workspace, "birds", folder)
+    dataset = ingest(workspace, "birds", folder)
     assert quarantine(dataset) == {"images/train/000.png": "cannot be read (No such file or directory)"}
 
 
@@ -112,7 +114,7 @@ def test_nothing_usable_is_an_error(ray_cluster: Any, workspace: Workspace, tmp_
     with pytest.raises(
         FinedeficsError, match=r"none of the 1 pictures can be used \(the first: empty file\)"
     ):
-        pipelines.ingest(workspace, "birds", tmp_path / "all")
+        ingest(workspace, "birds", tmp_path / "all")
     assert workspace.datasets.files() == []
 
 
@@ -121,12 +123,12 @@ def test_finished_steps_are_reused_and_a_change_is_seen(
 ) -> None:
     made = [step(workspace) for step in steps(folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines, "run_tasks", refuse)
-        patch.setattr(pipelines, "check_pictures", refuse)
+        for module in ("ingestion", "samples", "describing", "mining"):
+            patch.setattr(f"finedefics_platform.data.{module}.run_tasks", refuse)
         assert [step(workspace).digest for step in steps(folder)] == [dataset.digest for dataset in made]
     assert open_dataset(workspace, "birds").digest == made[-1].digest
     put(folder, "images/train/000.png", encoded(777))
-    changed = pipelines.ingest(workspace, "birds", folder)
+    changed = ingest(workspace, "birds", folder)
     assert changed.digest != made[0].digest
     assert open_dataset(workspace, "birds").digest == changed.digest
 
@@ -138,8 +140,6 @@ def test_the_same_content_gives_the_same_version_whatever_the_tasks(
     elsewhere = tmp_path / "copy"
     shutil.copytree(folder, elsewhere)
     monkeypatch.setattr("finedefics_platform.data.ingestion._CHECKED_AT_ONCE", 3)
-    monkeypatch.setattr(pipelines, "_MINED_AT_ONCE", 5)
-    monkeypatch.setattr(pipelines, "_DESCRIBED_AT_ONCE", 1)
     other = open_workspace(tmp_path / "other")
     assert [step(other).digest for step in steps(elsewhere)] == first
 
@@ -147,11 +147,11 @@ def test_the_same_content_gives_the_same_version_whatever_the_tasks(
 def test_describing_anew_drops_the_negatives_it_outdates(
     ray_cluster: Any, workspace: Workspace, folder: Path
 ) -> None:
-    ingested = pipelines.ingest(workspace, "birds", folder)
-    mined = pipelines.mine(workspace, ingested.reference, keep=1)
+    ingested = ingest(workspace, "birds", folder)
+    mined = mine(workspace, ingested.reference, keep=1)
     assert all(len(row["candidates"]) <= 1 for row in mined.table("negatives").to_pylist())
     assert (ingested.mined_negatives(), mined.mined_negatives()) == (0, 1)
-    described = pipelines.describe(workspace, mined.reference)
+    described = describe(workspace, mined.reference)
     assert (described.has("descriptions"), described.has("negatives")) == (True, False)
 
 
@@ -160,11 +160,11 @@ def test_pictures_without_annotation_are_counted(
 ) -> None:
     for index in range(2):
         put(tmp_path / "plain", f"train/wren/{index}.png", encoded(index))
-    pipelines.ingest(workspace, "plain", tmp_path / "plain")
-    described = pipelines.describe(workspace, "plain")
+    ingest(workspace, "plain", tmp_path / "plain")
+    described = describe(workspace, "plain")
     assert described.manifest["provenance"]["descriptions"]["without_description"] == 2
     with pytest.raises(FinedeficsError, match="no category has attributes"):
-        pipelines.mine(workspace, "plain")
+        mine(workspace, "plain")
 
 
 def test_results_keep_the_order_of_the_items_and_errors_arrive_whole(ray_cluster: Any) -> None:
@@ -251,9 +251,9 @@ def unused_port() -> int:
 
 def steps(folder: Path) -> list[Any]:
     return [
-        lambda workspace: pipelines.ingest(workspace, "birds", folder),
-        lambda workspace: pipelines.describe(workspace, "birds"),
-        lambda workspace: pipelines.mine(workspace, "birds"),
+        lambda workspace: ingest(workspace, "birds", folder),
+        lambda workspace: describe(workspace, "birds"),
+        lambda workspace: mine(workspace, "birds"),
     ]
 
 

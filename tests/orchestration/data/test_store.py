@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import pyarrow as pa
 import pytest
 
 from finedefics.errors import FinedeficsError
-from finedefics.records import CATEGORIES, DESCRIPTIONS, NEGATIVES, SAMPLES
+from finedefics.records import CATEGORIES, DESCRIPTIONS, ROW_GROUPS, SAMPLES, TABLES
 from finedefics_platform.base.storage import Location, cached
 from finedefics_platform.base.workspace import Workspace, open_workspace
-from finedefics_platform.data.parquet import row_groups, write_parquet
+from finedefics_platform.data.parquet import Part, plan_part, row_groups, write_parquet, write_part
 from finedefics_platform.data.store import Dataset, dataset_names, open_dataset, open_version, versions
-from finedefics_platform.data.versions import finished_step, new_version, rows_digest
+from finedefics_platform.data.versions import finished_step, new_version
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -40,33 +41,44 @@ def sample(number: int, split: str = "train", category: str | None = "wren") -> 
         "height": 8,
         "content_hash": f"h{number}",
         "source": f"{number}.png",
+        "look": number,
     }
+
+
+def in_groups(table: str, rows: Sequence[dict[str, object]]) -> list[pa.Table]:
+    """Rows of a table two a row group, as every table here is cut."""
+    return list(row_groups(pa.Table.from_pylist(list(rows), TABLES[table]), 2))
 
 
 def publish(workspace: Workspace, *, name: str = "birds", samples: int = 5, step: str = "made") -> Dataset:
     wren = {"category_id": "wren", "name": "Wren", "super_category": None, "description": "small"}
     draft = new_version(workspace, name)
-    rows = pa.Table.from_pylist([sample(i) for i in range(samples)], SAMPLES)
-    folder = draft.declare("samples", rows, {"step": "test"})
-    write_parquet(folder / "part-00000.parquet", SAMPLES, row_groups(rows, 2))
+    groups = in_groups("samples", [sample(i) for i in range(samples)])
+    draft.parts("samples", [write_part(draft.home, "samples", groups)], {"step": "test"})
+    plan = [
+        {"file": 0, "index": i, "rows": len(g), "bytes": len(g), "split": "train", "labelled": True}
+        | {"described": 0, "categories": [0] * len(g)}
+        for i, g in enumerate(groups)
+    ]
+    draft.write("row_groups", pa.Table.from_pylist(plan, ROW_GROUPS), {"step": "test"})
     draft.write("categories", pa.Table.from_pylist([wren], CATEGORIES), {"step": "test"})
+    draft.count({"train": {"wren": samples}})
     return draft.publish(step)
 
 
 def add_descriptions(dataset: Dataset, workspace: Workspace, step: str = "described") -> Dataset:
-    told = {
-        "sample_id": "s1",
-        "attributes": [{"name": "tail", "value": "short"}],
-        "description": "short tail",
-    }
-    ranked = {
-        "sample_id": "s1",
-        "candidates": [{"category_id": c, "similarity": 0.5} for c in ("lark", "crow")],
-    }
+    ids = [row["sample_id"] for row in dataset.table("samples", ["sample_id"]).to_pylist()]
+    told = {"attributes": [{"name": "tail", "value": "short"}], "description": "short tail"}
+    ranked = {"candidates": [{"category_id": c, "similarity": 0.5} for c in ("lark", "crow")]}
+    descriptions = [{"sample_id": i, "describer_id": "d", **(told if i == "s1" else {})} for i in ids]
+    negatives = [{"sample_id": i, "miner_id": "m", **(ranked if i == "s1" else {})} for i in ids]
     draft = new_version(workspace, dataset.name)
-    draft.keep(dataset, ["samples", "categories"])
-    draft.write("descriptions", pa.Table.from_pylist([{**told, "describer_id": "d"}], DESCRIPTIONS), {})
-    draft.write("negatives", pa.Table.from_pylist([{**ranked, "miner_id": "m"}], NEGATIVES), {})
+    draft.keep(dataset, ["samples", "categories", "row_groups"])
+    for name, rows, about in (
+        ("descriptions", descriptions, {"attributes": ["tail"]}),
+        ("negatives", negatives, {"most": 2}),
+    ):
+        draft.parts(name, [write_part(draft.home, name, in_groups(name, rows))], about)
     return draft.publish(step)
 
 
@@ -81,8 +93,22 @@ def test_samples_come_back_joined(workspace: Workspace) -> None:
     assert described.samples("test") == []
     assert described.labelled_category_ids() == {"wren"}
     assert [c.name for c in described.categories()] == ["Wren"]
-    assert described.mined_negatives() == 2
-    assert publish(workspace).mined_negatives() == 0
+    assert (described.mined_negatives(), described.attribute_names()) == (2, ["tail"])
+    plain = publish(workspace)
+    assert (plain.mined_negatives(), plain.attribute_names(), plain.neighbours()) == (0, [], {})
+
+
+def test_a_row_group_is_read_with_its_companions_and_nothing_else(workspace: Workspace) -> None:
+    wanted = {"samples": ["sample_id"], "descriptions": ["description"], "negatives": ["candidates"]}
+    plain = publish(workspace)
+    described = add_descriptions(plain, workspace)
+    first, second, third = described.row_groups()
+    assert described.read(first, wanted)["description"].to_pylist() == [None, "short tail"]
+    assert described.read(third, wanted)["sample_id"].to_pylist() == ["s4"]
+    assert plain.read(second, wanted).to_pylist() == [
+        {"sample_id": name, "description": None, "candidates": None} for name in ("s2", "s3")
+    ]
+    assert [[g.number for g in groups] for groups in described.groups_of_file()] == [[0, 1, 2]]
 
 
 def test_row_groups_tell_split_and_label(workspace: Workspace) -> None:
@@ -92,7 +118,6 @@ def test_row_groups_tell_split_and_label(workspace: Workspace) -> None:
         (1, 2, "train", True),
         (2, 1, "train", True),
     ]
-    assert Path(groups[0].path).is_absolute()
 
 
 def test_unchanged_tables_are_shared_and_equal_content_is_one_version(workspace: Workspace) -> None:
@@ -146,16 +171,12 @@ def test_a_column_that_came_later_is_empty_in_an_older_version(workspace: Worksp
     draft = new_version(workspace, "birds")
     draft.keep(older, list(older.manifest["tables"]))
     rows = pa.Table.from_pylist([{"sample_id": "s0", "description": "a brown bird"}])
-    folder = draft.declare("annotations", rows, {})
-    write_parquet(folder / "part-00000.parquet", rows.schema, [rows])
+    part = Part("tables/annotations/old.parquet", "old", 1)
+    write_parquet(draft.home / part.way, rows.schema, [rows])
+    draft.parts("annotations", [part], {})
     dataset = draft.publish("annotated")
     (row,) = dataset.table("annotations").to_pylist()
-    assert row == {
-        "sample_id": "s0",
-        "description": "a brown bird",
-        "attributes": None,
-        "negatives": None,
-    }
+    assert row == {"sample_id": "s0", "description": "a brown bird", "attributes": None, "negatives": None}
     assert dataset.table("annotations", ["negatives"]).to_pylist() == [{"negatives": None}]
 
 
@@ -167,10 +188,10 @@ def test_what_was_not_published_is_no_version_and_is_swept_when_it_is_old(worksp
     with pytest.raises(FinedeficsError, match="no finished version"):
         open_dataset(workspace, "birds")
     assert dataset_names(workspace) == []
-    (left,) = tables.children()
+    (left,) = tables.files()
     made = publish(workspace)
-    assert left in tables.children(), "somebody may be at work on it"
-    (file,) = left.children()
+    assert left in tables.files(), "somebody may be at work on it"
+    file = tables / left
     assert file.local is not None
     long_ago = time.time() - 3 * 24 * 3600
     os.utime(file.local, (long_ago, long_ago))
@@ -178,7 +199,7 @@ def test_what_was_not_published_is_no_version_and_is_swept_when_it_is_old(worksp
         assert kept.local is not None
         os.utime(kept.local, (long_ago, long_ago))
     again = add_descriptions(made, workspace)
-    assert left not in tables.children()
+    assert left not in tables.files()
     assert len(again.samples("train")) == len(made.samples("train")) == 5
 
 
@@ -196,7 +217,7 @@ def _stop_after(root: str, moment: str, told: Connection) -> None:
     add_descriptions(open_dataset(workspace, "birds"), workspace)
 
 
-@pytest.mark.parametrize(("moment", "whole"), [("/negatives-", 1), ("/manifest.json", 2)])
+@pytest.mark.parametrize(("moment", "whole"), [("/negatives/", 1), ("/manifest.json", 2)])
 def test_a_killed_writer_leaves_whole_versions_only(store: Location, moment: str, whole: int) -> None:
     """SIGKILL when the last table is written and no manifest, and before the new version is the newest."""
     workspace = open_workspace(store)
@@ -220,9 +241,8 @@ def test_a_file_that_a_task_wrote_elsewhere_is_missed_before_anybody_sees_the_ve
     workspace: Workspace,
 ) -> None:
     draft = new_version(workspace, "birds")
-    rows = pa.Table.from_pylist([sample(0)], SAMPLES)
-    draft.declare("samples", rows, {})
-    with pytest.raises(FinedeficsError, match=r"part-00000\.parquet: .* is not here; .* every node shares"):
+    draft.parts("samples", [plan_part("samples", in_groups("samples", [sample(0)]))], {})
+    with pytest.raises(FinedeficsError, match=r"\.parquet: .* is not here; .* every node shares"):
         draft.publish("made")
     assert dataset_names(workspace) == []
 
@@ -238,7 +258,7 @@ def test_a_dataset_moves_and_is_copied_with_its_workspace(workspace: Workspace, 
     assert [s.negatives for s in moved.samples("train")][:2] == [(), ("lark", "crow")]
     assert open_dataset(workspace, moved.root.uri).samples("train") == moved.samples("train")
     travelled = open_version(pickle.loads(pickle.dumps(moved)).root)
-    assert travelled.row_groups()[0].path.startswith(str(there))
+    assert str(travelled.files("samples")[0]).startswith(str(there))
     assert travelled.samples("train") == moved.samples("train")
 
 
@@ -271,10 +291,10 @@ def test_damage_is_named_by_file(workspace: Workspace) -> None:
     file = dataset.files("samples")[0]
     whole = file.read_bytes()
     file.write_bytes(whole[:-20])
-    with pytest.raises(FinedeficsError, match=r"part-00000\.parquet: .* damaged"):
+    with pytest.raises(FinedeficsError, match=r"samples/\w+\.parquet: .* damaged"):
         dataset.table("samples")
     with pytest.raises(FinedeficsError, match="damaged"):
-        dataset.row_groups()
+        dataset.read(dataset.row_groups()[0], {"samples": ["sample_id"]})
     file.delete()
     assert finished_step(workspace, "birds", "made") is None, "the step makes it whole again"
     file.write_bytes(whole)
@@ -297,11 +317,15 @@ def test_a_name_must_be_a_plain_one(workspace: Workspace, name: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_the_digest_depends_on_rows_and_layout_and_not_on_batches() -> None:
+def test_a_part_is_named_by_its_rows_and_row_groups_and_not_by_batches() -> None:
     rows = [sample(i) for i in range(6)]
     whole = pa.Table.from_pylist(rows, SAMPLES)
     pieces = pa.concat_tables([whole.slice(0, 1), whole.slice(1)])
-    assert rows_digest(whole) == rows_digest(pieces) == rows_digest(whole.drop_columns(["image"]))
-    assert rows_digest(whole) != rows_digest(whole, {"row_group_rows": 2})
-    assert rows_digest(whole) != rows_digest(whole.slice(0, 5))
-    assert rows_digest(whole) != rows_digest(pa.Table.from_pylist(rows[::-1], SAMPLES))
+    named = plan_part("samples", [whole])
+    assert named == plan_part("samples", [pieces]) == plan_part("samples", [whole.drop_columns(["image"])])
+    others = [
+        plan_part("samples", [whole.slice(0, 3), whole.slice(3)]),
+        plan_part("samples", [whole.slice(0, 5)]),
+        plan_part("samples", [pa.Table.from_pylist(rows[::-1], SAMPLES)]),
+    ]
+    assert len({named.way, *(other.way for other in others)}) == 4

@@ -23,7 +23,9 @@ from finedefics_platform.base.storage import commit
 from finedefics_platform.base.storage.lease import holder
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
-from finedefics_platform.data import pipelines
+from finedefics_platform.data.describing import describe
+from finedefics_platform.data.ingesting import ingest
+from finedefics_platform.data.mining import mine
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
@@ -41,8 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> tuple[W
     workspace = open_workspace(root / "workspace")
     world = make_world(2, families=2, species_per_family=4)
     write_world(world, root / "world", WorldPlan(labelled=1, captioned=1, val=1, test=1))
-    for step in (pipelines.ingest, pipelines.describe, pipelines.mine):
-        step(workspace, "birds", *([root / "world"] if step is pipelines.ingest else []))
+    for step in (ingest, describe, mine):
+        step(workspace, "birds", *([root / "world"] if step is ingest else []))
     torch.manual_seed(1)
     backbone = untrained_backbone()
     words = ASKED.multiple_choice(["A"]).replace(".", " .").replace(":", " :").split()

@@ -26,7 +26,7 @@ from finedefics_platform.training.stream import (
 
 
 def index_of(group_sizes: list[int]) -> SampleIndex:
-    groups = tuple(RowGroup(f"part-{n}", n, size, "train", True) for n, size in enumerate(group_sizes))
+    groups = tuple(RowGroup(n, 0, n, size, size, "train", True, 0) for n, size in enumerate(group_sizes))
     places = [(n, row) for n, size in enumerate(group_sizes) for row in range(size)]
     numbers = np.array(places, dtype=np.int64).reshape(-1, 2)
     # rows of a row group go round the families; siblings share all but their bill
@@ -173,10 +173,10 @@ def test_a_task_reads_from_an_object_store_and_each_file_once_a_node(
         for way in home.files():
             (there / way).write_bytes((home / way).read_bytes())
         index = SampleIndex.of(open_version(there / drawn_dataset.digest))
-        assert all(group.path.startswith(uri) for group in index.groups)
+        assert all(file.startswith(uri) for file in index.files)
     labelled = index.feeds["labelled"]  # the store is gone, and what was read of it is at hand
     wanted = [(int(labelled.group[i]), int(labelled.row[i])) for i in (5, 0, 3)]
-    found = _read_chunk({"reads": [_descriptor(wanted, index.groups)["reads"]]})
+    found = _read_chunk({"reads": [_descriptor(wanted, index)["reads"]]})
     assert found["sample_id"].to_pylist() == [labelled.ids[i] for i in (5, 0, 3)]
     pictures = {sample.sample_id: sample.image for sample in drawn_dataset.samples("train")}
     assert found["image"].to_pylist() == [pictures[labelled.ids[i]] for i in (5, 0, 3)]

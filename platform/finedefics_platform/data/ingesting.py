@@ -1,0 +1,120 @@
+"""Ingest: a dataset version from a source of pictures."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from finedefics import __version__
+from finedefics.attributes import write_description
+from finedefics.data.readers import READERS, Listing
+from finedefics.errors import FinedeficsError
+from finedefics.records import CATEGORIES, QUARANTINE, Category, attributes_to_arrow
+from finedefics_platform.base.digest import digest_of
+from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.storage import Location
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.ingestion import Rejected, admit, check_pictures
+from finedefics_platform.data.samples import (
+    GROUPS_PER_FILE,
+    ROW_GROUP_BYTES,
+    ROW_GROUP_ROWS,
+    cut_into_files,
+    row_group_table,
+    sample_table,
+    write_files,
+)
+from finedefics_platform.data.steps import step_of
+from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.versions import new_version
+
+
+def ingest(
+    workspace: Workspace,
+    name: str,
+    folder: str | Path,
+    *,
+    reader: str = "folder",
+    seed: int = 0,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """Make a dataset version from a source; what cannot be used is quarantined with its reason.
+
+    Args:
+        name: of the dataset; a version of it is added.
+        folder: the source, as ``reader`` understands it.
+        seed: decides the split where the source has none.
+        row_group_rows: most rows of a row group, the unit in which training shuffles and reads.
+
+    Raises:
+        FinedeficsError: the source is missing or wrong, no picture of it can be used, or a write failed.
+    """
+    listing = READERS[reader](folder, seed=seed)
+    step = _ingest_digest(listing, reader, seed, row_group_rows)
+    named = workspace.name_of(Location.of(folder))
+    provenance: dict[str, Any] = {"step": "ingest", "reader": reader, "folder": named, "seed": seed}
+    with step_of(workspace, name, step, "ingest", progress) as done:
+        if done:
+            return done
+        kept, rejected = admit(listing.entries, check_pictures(listing.entries, progress))
+        rejected += [Rejected(source, None, reason) for source, reason in listing.rejected]
+        if not kept:
+            raise FinedeficsError(
+                f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
+                place=str(Path(folder) / rejected[0].source),
+                cure="give JPEG or PNG pictures that open",
+            )
+        rows = sample_table(kept)
+        files = cut_into_files(rows, row_group_rows)
+        draft = new_version(workspace, name)
+        written = write_files(draft.home, rows, files, progress)
+        layout = {
+            "row_group_rows": row_group_rows,
+            "row_group_bytes": ROW_GROUP_BYTES,
+            "row_groups_per_file": GROUPS_PER_FILE,
+        }
+        draft.parts("samples", [samples for samples, _ in written], {**provenance, "layout": layout})
+        draft.parts("annotations", [annotations for _, annotations in written], provenance)
+        draft.count(_counts(rows))
+        draft.write("row_groups", row_group_table(rows, files, listing.categories), provenance)
+        draft.write("categories", _category_rows(listing.categories), provenance)
+        quarantine = sorted((asdict(row) for row in rejected), key=lambda row: row["source"])
+        draft.write("quarantine", pa.Table.from_pylist(quarantine, schema=QUARANTINE), provenance)
+        return draft.publish(step)
+
+
+def _counts(rows: pa.Table) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows.group_by(["split", "category_id"]).aggregate([([], "count_all")]).to_pylist():
+        counts.setdefault(row["split"], {})[row["category_id"] or ""] = row["count_all"]
+    return counts
+
+
+def _category_rows(categories: tuple[Category, ...]) -> pa.Table:
+    rows = [
+        {
+            **vars(category),
+            # A category is learned from its text as well, so attributes alone are put into words.
+            "description": category.description or write_description(category.attributes) or None,
+            "attributes": attributes_to_arrow(category.attributes),
+        }
+        for category in categories
+    ]
+    return pa.Table.from_pylist(rows, schema=CATEGORIES)
+
+
+def _ingest_digest(listing: Listing, reader: str, seed: int, row_group_rows: int) -> str:
+    # Like make, by size and time of change: hashing every picture would be most of the work to be saved.
+    files = [[asdict(entry), *_size_and_time(entry.path)] for entry in listing.entries]
+    known = [asdict(category) for category in listing.categories]
+    return digest_of([__version__, "ingest", reader, seed, row_group_rows, files, known, listing.rejected])
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
