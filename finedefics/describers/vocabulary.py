@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from finedefics.describers.normal_form import negations, normal_form, stem
+from finedefics.describers.normal_form import is_unseen, negations, normal_form, stem, words
 
 Counts = dict[str, Counter[str]]  # of an attribute: how often each value was said, as it was said
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]  # texts to [texts, dim], normalised
@@ -23,6 +23,7 @@ _SHADE_WORDS = (
     "bright dark deep dull faint glossy intense light medium muted pale rich soft strong vivid brilliant "
     "small large big tiny long short thin thick fine bold prominent distinct pure"
 )
+_WORDINGS_KEPT = 50  # of a value, to be shown
 _SHADES = frozenset(stem(word) for word in _SHADE_WORDS.split())
 
 
@@ -31,6 +32,7 @@ class Closing:
     """How a vocabulary is closed.
 
     Attributes:
+        loose: equal normal forms are one value; otherwise only case, spaces and punctuation are looked past.
         similar: share of equal letters, 0 to 1, from which two forms are one (typing errors); 1: never.
         rare_share, rare_floor, rare_cap: a value said of fewer pictures than this share of those in which the
             attribute is seen, at least the floor and at most the cap, is rare.
@@ -38,6 +40,7 @@ class Closing:
         embedding: cosine from which a rare value is a frequent one, where an embedder is given.
     """
 
+    loose: bool = True
     similar: float = 0.9
     rare_share: float = 0.005
     rare_floor: int = 2
@@ -53,8 +56,8 @@ class Closing:
 
 
 ASKED = Closing()
-# What a person annotated is meant as it stands: only spellings of one normal form are joined.
-ANNOTATED = Closing(similar=1.0, rare_floor=1, rare_cap=1)
+# What a person annotated is meant as it stands: "small" and "very small" are two values, however rare one is.
+ANNOTATED = Closing(loose=False, similar=1.0, rare_floor=1, rare_cap=1)
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,20 @@ class Vocabulary:
     Attributes:
         meanings: of an attribute and a normal form, the value it stands for; a form that is missing is rare.
         counts: of an attribute and one of its values, pictures.
+        said: of an attribute and one of its values, the wordings that mean it, most frequent first.
         dropped: of an attribute, pictures whose value was rare.
+        loose: as in `Closing`.
     """
 
     meanings: Mapping[str, Mapping[tuple[str, ...], str]] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    said: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    loose: bool = True
 
     def value(self, attribute: str, said: str) -> str | None:
         """The value that was meant, None where it is not visible, was never counted, or is rare."""
-        return self.meanings.get(attribute, {}).get(normal_form(said, attribute))
+        return self.meanings.get(attribute, {}).get(_form(said, attribute, self.loose))
 
     def attributes(self, said: Mapping[str, str]) -> dict[str, str]:
         """What was said of a picture, in the vocabulary's values; attributes without one are left out."""
@@ -104,15 +111,18 @@ class Vocabulary:
         return Vocabulary(
             {name: one.meanings for name, one in made.items()},
             {name: dict(one.counts.most_common()) for name, one in made.items()},
+            {name: one.wordings() for name, one in made.items()},
             {name: one.dropped for name, one in made.items() if one.dropped},
+            closing.loose,
         )
 
-    def as_dict(self) -> dict[str, dict[str, object]]:
-        """For JSON: of each attribute its values with their pictures, and how many were left out as rare."""
-        return {
-            name: {"values": dict(values), "left_out": self.dropped.get(name, 0)}
+    def rows(self) -> list[dict[str, object]]:
+        """One row a value: attribute, value, pictures, and the wordings that mean it."""
+        return [
+            {"attribute": name, "value": value, "pictures": pictures, "said": list(self.said[name][value])}
             for name, values in self.counts.items()
-        }
+            for value, pictures in values.items()
+        ]
 
 
 class _Closed:
@@ -121,14 +131,28 @@ class _Closed:
     def __init__(self) -> None:
         self.meanings: dict[tuple[str, ...], str] = {}
         self.counts: Counter[str] = Counter()
+        self.said: dict[str, Counter[str]] = {}
         self.dropped = 0
         self.heads: dict[tuple[str, ...], str] = {}  # forms that are values of their own
 
-    def add(self, form: tuple[str, ...], value: str, count: int, *, head: bool = False) -> None:
+    def add(self, form: tuple[str, ...], value: str, said: Counter[str], *, head: bool = False) -> None:
         self.meanings[form] = value
-        self.counts[value] += count
+        self.counts[value] += said.total()
+        self.said.setdefault(value, Counter()).update(said)
         if head:
             self.heads[form] = value
+
+    def wordings(self) -> dict[str, list[str]]:
+        return {
+            value: sorted(said, key=lambda text: (-said[text], text))[:_WORDINGS_KEPT]
+            for value, said in self.said.items()
+        }
+
+
+def _form(text: str, attribute: str, loose: bool) -> tuple[str, ...]:
+    if loose or is_unseen(text):
+        return normal_form(text, attribute)
+    return tuple(words(text)) or tuple(text.split())
 
 
 def _close(
@@ -136,31 +160,32 @@ def _close(
 ) -> _Closed:
     spellings: dict[tuple[str, ...], Counter[str]] = {}
     for text, count in said.items():
-        if form := normal_form(text, name):
+        if form := _form(text, name, closing.loose):
             spellings.setdefault(form, Counter())[" ".join(text.split())] += count
     closed = _Closed()
     for text in known:
-        if (form := normal_form(text, name)) and form not in closed.meanings:
-            closed.add(form, text, spellings.pop(form, Counter()).total(), head=True)
+        form = _form(text, name, closing.loose)
+        if form and form not in closed.meanings:
+            closed.add(form, text, spellings.pop(form, Counter()), head=True)
     # the most frequent first: what comes later joins what stands already; ties by form, for one result
     order = sorted(spellings, key=lambda form: (-spellings[form].total(), form))
     rare = closing.rare_below(sum(spellings[form].total() for form in order) + closed.counts.total())
     left = []
     for form in order:
-        count = spellings[form].total()
         if like := _alike(form, closed.heads, closing.similar):
-            closed.add(form, like, count)
-        elif count >= rare:
-            closed.add(form, _spelling(spellings[form]), count, head=True)
+            closed.add(form, like, spellings[form])
+        elif spellings[form].total() >= rare:
+            closed.add(form, _spelling(spellings[form]), spellings[form], head=True)
         elif shaded := _without_shades(form, closed.heads):
-            closed.add(form, shaded, count)
+            closed.add(form, shaded, spellings[form])
         else:
-            left.append((form, _spelling(spellings[form]), count))
-    for (form, _, count), meant in zip(left, _like_meanings(left, closed, closing, embed), strict=True):
+            left.append(form)
+    texts = [_spelling(spellings[form]) for form in left]
+    for form, meant in zip(left, _like_meanings(texts, closed, closing, embed), strict=True):
         if meant is None:
-            closed.dropped += count
+            closed.dropped += spellings[form].total()
         else:
-            closed.add(form, meant, count)
+            closed.add(form, meant, spellings[form])
     return closed
 
 
@@ -190,12 +215,12 @@ def _without_shades(form: tuple[str, ...], heads: Mapping[tuple[str, ...], str])
 
 
 def _like_meanings(
-    left: Sequence[tuple[tuple[str, ...], str, int]], closed: _Closed, closing: Closing, embed: Embed | None
+    left: Sequence[str], closed: _Closed, closing: Closing, embed: Embed | None
 ) -> list[str | None]:
     if embed is None or not left or not closed.heads:
         return [None] * len(left)
     values = list(dict.fromkeys(closed.heads.values()))
-    similarity = embed([text for _, text, _ in left]) @ embed(values).T
+    similarity = embed(left) @ embed(values).T
     best = similarity.argmax(axis=1)
     return [
         values[column] if similarity[row, column] >= closing.embedding else None
