@@ -136,7 +136,7 @@ class AskingDescriber:
         """Values without names of categories, and in how many one was said; one that was all name is gone."""
         kept, named = {}, 0
         for name, value in said.items():
-            rest = self.hidden.strip(value)
+            rest = self.hidden.without(value)
             named += rest != value
             if rest:
                 kept[name] = rest

@@ -19,7 +19,7 @@ class HiddenNames:
         for known in self._by_first.values():
             known.sort(key=len, reverse=True)  # "great auk" before "great"
 
-    def strip(self, text: str) -> str:
+    def without(self, text: str) -> str:
         """The text without the names in it."""
         found = _stems(text)
         cuts: list[tuple[int, int]] = []

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import os
 import random
+import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -119,23 +120,24 @@ class OpenAIModel:
         return openai.AsyncOpenAI(api_key=key, max_retries=0, timeout=self.deadline)
 
     async def _answer(self, client: "openai.AsyncOpenAI", question: Question) -> Outcome:
-        reason = "it was never asked"
-        for attempt in range(1 + self.retries):
+        reason, asked, late = "", 0, 0
+        # who waited for nothing once has lost minutes: twice is enough
+        while asked <= self.retries and late < 2:
             await self._wait()
+            asked += 1
             try:
                 async with asyncio.timeout(self.deadline):
                     return await self._ask(client, question)
             except TimeoutError:
-                reason, wait = f"no answer in {self.deadline:g} s", 0.0
+                reason, wait, late = f"no answer in {self.deadline:g} s", 0.0, late + 1
             except _Later as later:
                 reason, wait = later.reason, later.wait
             except _Refused as refused:
                 return Failure(refused.reason)
-            if attempt < self.retries:
-                backoff = self.pause * 2**attempt * random.uniform(0.75, 1.25)
-                self._hold(wait)
-                await asyncio.sleep(max(backoff, wait))
-        return Failure(f"{reason}, {1 + self.retries} times")
+            backoff = self.pause * 2 ** (asked - 1) * random.uniform(0.75, 1.25)
+            self._hold(wait)
+            await asyncio.sleep(max(backoff, wait) if asked <= self.retries else 0)
+        return Failure(f"{reason}, {asked} times")
 
     async def _ask(self, client: "openai.AsyncOpenAI", question: Question) -> Answer:
         import openai
@@ -207,7 +209,8 @@ class OpenAIModel:
 
     def _told(self, error: Exception) -> str:
         """The error's own words in one short line, without the key."""
-        text = " ".join(str(getattr(error, "message", "") or error).split())[:160]
+        text = " ".join(str(getattr(error, "message", "") or error).split())
+        text = re.sub(r"^Error code: \d+( - )?", "", text)[:160]
         key = os.environ.get("OPENAI_API_KEY")
         return text.replace(key, "[hidden]") if key else text
 

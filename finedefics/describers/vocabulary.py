@@ -13,18 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from finedefics.describers.normal_form import is_unseen, negations, normal_form, stem, words
+from finedefics.describers.normal_form import is_unseen, negations, normal_form, words
+from finedefics.describers.shades import unshaded
 
 Counts = dict[str, Counter[str]]  # of an attribute: how often each value was said, as it was said
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]  # texts to [texts, dim], normalised
 
-# Words that shade a value and do not change which it is; only a rare value loses them.
-_SHADE_WORDS = (
-    "bright dark deep dull faint glossy intense light medium muted pale rich soft strong vivid brilliant "
-    "small large big tiny long short thin thick fine bold prominent distinct pure"
-)
 _WORDINGS_KEPT = 50  # of a value, to be shown
-_SHADES = frozenset(stem(word) for word in _SHADE_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,9 @@ class Closing:
     Attributes:
         loose: equal normal forms are one value; otherwise only case, spaces and punctuation are looked past.
         similar: share of equal letters, 0 to 1, from which two forms are one (typing errors); 1: never.
+        exception: a form that is said less often than this share of a value is that value already where it
+            only shades it ("bright red", "crimson") or has `nearly` its letters; 0: never.
+        nearly: share of equal letters that is enough for an exception.
         rare_share, rare_floor, rare_cap: a value said of fewer pictures than this share of those in which the
             attribute is seen, at least the floor and at most the cap, is rare.
         small: with fewer pictures than this nothing is rare.
@@ -42,6 +40,8 @@ class Closing:
 
     loose: bool = True
     similar: float = 0.9
+    exception: float = 0.25
+    nearly: float = 0.85
     rare_share: float = 0.005
     rare_floor: int = 2
     rare_cap: int = 20
@@ -57,7 +57,7 @@ class Closing:
 
 ASKED = Closing()
 # What a person annotated is meant as it stands: "small" and "very small" are two values, however rare one is.
-ANNOTATED = Closing(loose=False, similar=1.0, rare_floor=1, rare_cap=1)
+ANNOTATED = Closing(loose=False, similar=1.0, exception=0.0, rare_floor=1, rare_cap=1)
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,11 @@ def _close(
     rare = closing.rare_below(sum(spellings[form].total() for form in order) + closed.counts.total())
     left = []
     for form in order:
-        if like := _alike(form, closed.heads, closing.similar):
-            closed.add(form, like, spellings[form])
-        elif spellings[form].total() >= rare:
+        said_of = spellings[form].total()
+        if meant := _hardly_other(form, said_of, closed, closing, rare):
+            closed.add(form, meant, spellings[form])
+        elif said_of >= rare:
             closed.add(form, _spelling(spellings[form]), spellings[form], head=True)
-        elif shaded := _without_shades(form, closed.heads):
-            closed.add(form, shaded, spellings[form])
         else:
             left.append(form)
     texts = [_spelling(spellings[form]) for form in left]
@@ -194,24 +193,38 @@ def _spelling(spellings: Counter[str]) -> str:
     return min(spellings, key=lambda text: (-spellings[text], len(text), text))
 
 
-def _alike(form: tuple[str, ...], heads: Mapping[tuple[str, ...], str], similar: float) -> str | None:
-    """The most similar value that hardly differs in its letters; never one with another negation or digit."""
+def _hardly_other(
+    form: tuple[str, ...], said_of: int, closed: _Closed, closing: Closing, rare: int
+) -> str | None:
+    """The value that a form is, in other letters or another shade; None where it is one of its own."""
+
+    def is_exception(value: str) -> bool:
+        return said_of < closing.exception * closed.counts[value] or said_of < rare
+
+    plain = unshaded(form)
+    if plain != form and (value := closed.heads.get(plain)) and is_exception(value):
+        return value
+    found = _alike(form, closed.heads, closing.nearly) if closing.similar < 1 else None
+    if found and (found[0] >= closing.similar or is_exception(found[1])):
+        return found[1]
+    return None
+
+
+def _alike(
+    form: tuple[str, ...], heads: Mapping[tuple[str, ...], str], least: float
+) -> tuple[float, str] | None:
+    """Share of equal letters and value of the most similar form; never one with another negation or digit."""
     from rapidfuzz import fuzz
 
     text = " ".join(form)
-    if similar >= 1 or len(text) < 5:  # four letters leave no room for an error: "pink" is no "pine"
+    if len(text) < 4:  # three letters leave no room for an error: "tan" is no "tin"
         return None
     best: tuple[float, str] | None = None
     for other, value in heads.items():
-        score = fuzz.ratio(text, " ".join(other), score_cutoff=100 * similar)
+        score = fuzz.ratio(text, " ".join(other), score_cutoff=100 * least) / 100
         if score and negations(form) == negations(other) and (best is None or score > best[0]):
             best = (score, value)
-    return best[1] if best else None
-
-
-def _without_shades(form: tuple[str, ...], heads: Mapping[tuple[str, ...], str]) -> str | None:
-    """ "Bright red" is red, where "bright red" is rare and red is not."""
-    return heads.get(tuple(word for word in form if word not in _SHADES))
+    return best
 
 
 def _like_meanings(

@@ -22,14 +22,14 @@ def describe(
         str | None,
         typer.Option(
             "--describer",
-            help="annotations, categories, file:PATH, openai:MODEL, transformers:MODEL, names:openai:MODEL, a "
-            ".py file, or one that a package brings. Default: the best that the data allows without a model.",
+            help="annotations, categories, file:PATH, openai:MODEL, transformers:MODEL, names:openai:MODEL, "
+            "a .py file, or one that a package brings. Default: the best that the data has itself.",
         ),
     ] = None,
     attributes: Annotated[
         str | None,
         typer.Option(
-            help="Names to ask for, comma-separated. Default: those of the categories, else the model is asked.",
+            help="Names to ask for, comma-separated. Default: those of categories, else the model is asked.",
             rich_help_panel=_ASKING,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def describe(
     wording: Annotated[
         str,
         typer.Option(
-            help="fixed: attributes are put into words in one way. model: by the model, once an attribute set.",
+            help="fixed: attributes are put into words in one way. model: by the model, once a set of them.",
             rich_help_panel=_ASKING,
         ),
     ] = "fixed",

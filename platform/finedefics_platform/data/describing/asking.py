@@ -56,6 +56,7 @@ class Asker:
     allowed: float = 0
     usage: Usage = field(default_factory=Usage)
     failed: int = 0
+    forgiving: bool = False  # what fails is left to whoever asked
     failures: dict[str, str] = field(default_factory=dict)  # of this run, by key; asked again in the next one
     _last: deque[bool] = field(default_factory=lambda: deque(maxlen=_ALL_FAILED))
 
@@ -92,6 +93,11 @@ class Asker:
                 self._count_failure(one.reason)
         return found
 
+    def kept(self, question: Question) -> object | None:
+        """What the answer says that was kept before, or the `Failure`; None where it is to be asked for."""
+        question = self._furthest(question)
+        return self._read(question) if question.key in self.log else None
+
     def _ask(self, questions: Iterable[Question], advance: Callable[[int], object] | None) -> None:
         def keep(question: Question, outcome: Outcome) -> None:
             if isinstance(outcome, Answer):
@@ -127,6 +133,8 @@ class Asker:
             return Failure(f"{_UNREADABLE} ({reason})")
 
     def _count_failure(self, reason: str) -> None:
+        if self.forgiving:
+            return
         self.failed += 1
         away = len(self._last) == _ALL_FAILED and not any(self._last)
         if self.failed > self.allowed or away:
@@ -150,7 +158,10 @@ def learn_names(describer: AskingDescriber, asker: Asker) -> None:
         FinedeficsError: the model names none that can be used.
     """
     asked = describer.naming()
-    for kind, names in zip(asked, asker.settle(list(asked.values())), strict=True):
+    asker.forgiving = True
+    found = asker.settle(list(asked.values()))
+    asker.forgiving = False
+    for kind, names in zip(asked, found, strict=True):
         if not isinstance(names, Failure):
             describer.learn(kind, names)  # type: ignore[arg-type]
         if not describer.names.get(kind):

@@ -7,8 +7,7 @@ from finedefics.describers import AskingDescriber, Subject
 from finedefics.describers.questions import Question
 from finedefics.describers.shrink import image_tokens
 from finedefics_platform.base.progress import Progress
-from finedefics_platform.data.describing.answers import AnswerLog
-from finedefics_platform.data.describing.asking import Usage
+from finedefics_platform.data.describing.asking import Asker
 from finedefics_platform.data.store import Dataset
 
 _LETTERS_A_TOKEN = 4  # English text, in the common tokenizers
@@ -53,15 +52,21 @@ class Estimate:
 def estimate(
     dataset: Dataset,
     describer: AskingDescriber,
-    log: AnswerLog,
+    asker: Asker,
     progress: Progress,
     *,
     prices: Prices | None = None,
     limit: int | None = None,
 ) -> Estimate:
     """Count what would be asked; asks nothing and reads no picture."""
-    naming = [question for question in describer.naming().values() if question.key not in log]
-    # their names are not known yet: as many as are asked for stand in, which changes a prompt's length little
+    naming: list[Question] = []
+    for kind, asked in describer.naming().items():
+        names = asker.kept(asked)
+        if isinstance(names, list):
+            describer.learn(kind, names)
+        else:
+            naming.append(asked)
+    # names that are not known yet: as many as are asked for stand in, which changes a prompt's length little
     for kind in describer.kinds:
         if kind not in describer.names:
             describer.learn(kind, [f"attribute name {n}" for n in range(describer.options.count)])
@@ -77,7 +82,7 @@ def estimate(
                     row["sample_id"], category_id=row["category_id"], content_hash=row["content_hash"]
                 )
                 question = describer.values(subject)
-                if question.key in log:
+                if asker.kept(question) is not None:
                     answered += 1
                     continue
                 requests += 1
@@ -90,11 +95,6 @@ def estimate(
                 break
     cost = prices.of(text + images, answers) if prices else None
     return Estimate(requests, answered, text, images, answers, cost)
-
-
-def cost_of(usage: Usage, prices: Prices | None) -> float | None:
-    """What a run cost, by the tokens that the endpoint counted; None without prices."""
-    return prices.of(usage.prompt_tokens, usage.answer_tokens) if prices else None
 
 
 def _text_tokens(question: Question) -> int:

@@ -133,7 +133,8 @@ def estimate_of(
             "it asks no model about pictures", place=f"describer {describer!r}", cure="leave out --estimate"
         )
     log = AnswerLog(workspace.answers, made.model.model_id)
-    return estimate(dataset, made, log, progress, prices=prices, limit=settings.limit)
+    asker = Asker(made.model, log, made.options.attempts)
+    return estimate(dataset, made, asker, progress, prices=prices, limit=settings.limit)
 
 
 def _made(dataset: Dataset, describer: str, settings: Settings) -> Describer:
