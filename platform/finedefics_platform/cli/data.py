@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .describe import describe
 from .inspecting import inspect
 from .mine import mine
 
@@ -59,27 +60,7 @@ def ingest(
     finish(out, made, next_step="describe")
 
 
-@app.command()
-def describe(
-    dataset: Reference,
-    describer: Annotated[
-        str, typer.Option("--describer", help="Who describes the pictures.")
-    ] = "annotations",
-    json: Json = False,
-) -> None:
-    """Give every picture its attribute description.
-
-    Example: `finedefics data describe birds`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import describing
-
-    out = reporter(json)
-    made = describing.describe(open_workspace(), dataset, describer=describer, progress=out)
-    without = made.manifest["provenance"]["descriptions"]["without_description"]
-    if without:
-        out.say(f"[yellow]{without} pictures have no description[/]: the source says nothing of them")
-    finish(out, made, next_step="mine", without_description=without)
+app.command()(describe)
 
 
 app.command()(mine)
