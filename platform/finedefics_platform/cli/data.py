@@ -9,6 +9,7 @@ from .console import Reporter, reporter
 from .describe import describe
 from .inspecting import inspect
 from .mine import mine
+from .prepare import prepare
 
 if TYPE_CHECKING:
     from finedefics_platform.data.store import Dataset
@@ -18,6 +19,7 @@ app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_i
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
+app.command()(prepare)
 app.command()(inspect)
 
 
