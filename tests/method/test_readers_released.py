@@ -9,7 +9,7 @@ from finedefics.data.readers import READERS, Listing, open_source
 from finedefics.data.readers.released import ReleasedRow
 from finedefics.data.readers.released import read_rows as read_rows_of
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import MINERS, Confusable
+from finedefics.mining import MINERS, Confusable
 from finedefics.records import Category
 
 COLUMNS = [

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from finedefics import __version__
-from finedefics.attributes import write_description
 from finedefics.data.readers import READERS, Listing, Source, read_source
 from finedefics.data.tree import Tree
+from finedefics.describers import write_description
 from finedefics.errors import FinedeficsError
 from finedefics.records import CATEGORIES, QUARANTINE, Category, attributes_to_arrow
 from finedefics_platform.base.digest import digest_of

@@ -169,7 +169,7 @@ def test_pictures_without_annotation_are_counted(
     ingest(workspace, "plain", tmp_path / "plain")
     described = describe(workspace, "plain")
     assert described.manifest["provenance"]["descriptions"]["without_description"] == 2
-    with pytest.raises(FinedeficsError, match="no category has attributes"):
+    with pytest.raises(FinedeficsError, match="no second category"):
         mine(workspace, "plain")
 
 
