@@ -36,10 +36,10 @@ def ingest(
         str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
-    most_rejected: Annotated[
+    allow_rejected: Annotated[
         float,
-        typer.Option("--most-rejected", min=0, max=1, help="Share of pictures beyond which rejects stop it."),
-    ] = 0.5,
+        typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures that may be refused."),
+    ] = 0.1,
     json: Json = False,
 ) -> None:
     """Make a versioned dataset from pictures.
@@ -67,7 +67,7 @@ def ingest(
         reader=reader,
         columns=told,
         seed=seed,
-        most_rejected=most_rejected,
+        allow_rejected=allow_rejected,
         progress=out,
     )
     finish(out, made, next_step="describe")

@@ -33,7 +33,7 @@ from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
 
-MOST_REJECTED = 0.5  # more says that the source is not what it is taken for
+ALLOW_REJECTED = 0.1  # more says that the source is not what it is taken for
 
 
 def ingest(
@@ -44,7 +44,7 @@ def ingest(
     reader: str = "auto",
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
-    most_rejected: float = MOST_REJECTED,
+    allow_rejected: float = ALLOW_REJECTED,
     row_group_rows: int = ROW_GROUP_ROWS,
     progress: Progress = SILENT,
 ) -> Dataset:
@@ -56,7 +56,7 @@ def ingest(
         reader: how it is laid out; "auto" asks the readers, and a ``.py`` file brings its own.
         columns: what the reader is told of a table's columns.
         seed: decides the split where the source has none.
-        most_rejected: share of the pictures beyond which what cannot be used stops the ingest.
+        allow_rejected: share of the pictures beyond which what cannot be used stops the ingest.
         row_group_rows: most rows of a row group, the unit in which training shuffles and reads.
 
     Raises:
@@ -77,7 +77,7 @@ def ingest(
             return done
         kept, rejected = admit(listing.entries, check_pictures(opened.tree, listing.entries, progress))
         rejected += [Rejected(path, None, reason) for path, reason in listing.rejected]
-        _check_share(len(kept), rejected, most_rejected, opened)
+        _check_share(len(kept), rejected, allow_rejected, opened)
         rows = sample_table(kept)
         files = cut_into_files(rows, row_group_rows)
         draft = new_version(workspace, name)
@@ -109,12 +109,12 @@ def _check_share(kept: int, rejected: list[Rejected], most: float, source: Sourc
         )
     if len(rejected) > most * (kept + len(rejected)):
         kind, number = Counter(kind_of(row.reason) for row in rejected).most_common(1)[0]
-        example = next(row.source for row in rejected if kind_of(row.reason) == kind)
+        first = next(row for row in rejected if kind_of(row.reason) == kind)
         raise FinedeficsError(
             f"{len(rejected)} of the {kept + len(rejected)} pictures cannot be used, "
-            f"most of them: {kind} ({number}), such as {example}",
+            f"{number} of them like {first.source}: {first.reason}",
             place=source.place,
-            cure=f"mend the source, or allow more than {most:.0%} with --most-rejected",
+            cure=f"mend the source, or allow more than {most:.0%} with --allow-rejected",
         )
 
 

@@ -87,11 +87,12 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
         put(root, source, content)
     with pytest.raises(FinedeficsError) as caught:
         ingest(workspace, "broken", root)
-    assert f"{root}: 11 of the 16 pictures cannot be used, most of them: damaged picture (4)" in str(
-        caught.value
+    assert (
+        f"{root}: 11 of the 16 pictures cannot be used, 4 of them like train/wren/cut.jpg: damaged picture ("
+        in str(caught.value)
     )
     assert workspace.datasets.files() == []
-    dataset = ingest(workspace, "broken", root, most_rejected=0.7)
+    dataset = ingest(workspace, "broken", root, allow_rejected=0.7)
     reasons = quarantine(dataset)
     assert {row["source"] for row in dataset.table("samples", ["source"]).to_pylist()} == set(good)
     assert set(reasons) == set(bad)
