@@ -36,6 +36,10 @@ def ingest(
         str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
+    allow_rejected: Annotated[
+        float,
+        typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures beyond which rejects stop it."),
+    ] = 0.5,
     json: Json = False,
 ) -> None:
     """Make a versioned dataset from pictures.
@@ -57,7 +61,14 @@ def ingest(
     out = reporter(json)
     told = parse_columns(columns)
     made = ingesting.ingest(
-        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+        open_workspace(),
+        name,
+        source,
+        reader=reader,
+        columns=told,
+        seed=seed,
+        allow_rejected=allow_rejected,
+        progress=out,
     )
     finish(out, made, next_step="describe")
 
