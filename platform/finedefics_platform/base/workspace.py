@@ -26,6 +26,11 @@ class Workspace:
         return self.root / "datasets"
 
     @property
+    def answers(self) -> Location:
+        """What models answered that were asked about pictures and categories: ``answers/<model>/``."""
+        return self.root / "answers"
+
+    @property
     def models(self) -> Location:
         """Base models that the platform made itself, and packages of registered ones."""
         return self.root / "models"
