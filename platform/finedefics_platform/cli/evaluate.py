@@ -159,7 +159,7 @@ def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """One row for each answer and group."""
     rows = []
     for answer, cells in table.items():
-        speed = f"{cells['pictures_per_second']:.0f}"
+        speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
         for group in ("labelled", "new"):
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]

@@ -101,7 +101,7 @@ class Embeddings:
         embedder_id: of who made them.
         dim: width.
         mode: what a picture is compared with (`finedefics.embedders.mode_of`).
-        pictures_per_second: of one process, decoding included.
+        pictures_per_second: of one process, decoding included; 0 where it was not timed.
     """
 
     place: Location

@@ -84,7 +84,7 @@ def test_embeddings_are_made_once_and_parts_that_are_there_stay(
     embedding.write_array(made.place / "part-000000.npy", first)
     with monkeypatch.context() as patched:
         patched.setattr(embedding, "run_in_actors", None)  # nothing is run
-        assert embed(workspace, dataset, named) == made
+        assert embed(workspace, dataset, named).place == made.place
 
 
 class Broken:
