@@ -17,7 +17,7 @@ from torch import Tensor
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.distributed import world_size
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.negatives import nearest_categories
+from finedefics.mining.attributes import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.records import Category, Sample, check_distinct

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from finedefics.negatives import nearest_categories
+from finedefics.mining.attributes import nearest_categories
 from finedefics.records import Category
 
 C = TypeVar("C", bound=Hashable)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import nearest_categories
+from finedefics.mining import nearest_categories
 from finedefics.records import Category
 from finedefics.sampler import NEAR
 from finedefics_platform.config.data import Sampler
