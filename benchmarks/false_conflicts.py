@@ -201,7 +201,7 @@ def summary(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, di
 
 
 def main(arguments: Sequence[str] | None = None, plan: Plan | None = None) -> int:
-    """Train on the attributes as they are, as they were said, and in the vocabulary; print what each reaches."""
+    """Train on attributes as they are, as they were said, and in the vocabulary; print what each reaches."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.false_conflicts", description=main.__doc__)
     parser.add_argument("--worlds", type=int, default=6, help="drawn worlds, seeds 0, 1, …")
     parser.add_argument("--processes", type=int, default=2, help="worlds at a time, one thread each")

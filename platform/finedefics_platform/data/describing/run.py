@@ -1,5 +1,6 @@
 """The step "describe": choose a describer, find what is said of pictures, close the vocabulary, write."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def _asker(
 ) -> Iterator[Asker]:
     log = AnswerLog(workspace.answers, made.model.model_id)
     asked = dataset.manifest["tables"]["samples"]["rows"]
-    allowed = settings.allow_failed * min(asked, settings.limit or asked)
+    allowed = _allowed(settings, min(asked, settings.limit or asked))
     asker = Asker(made.model, log, made.options.attempts, allowed)
     try:
         if isinstance(made.model, LocalModel):
@@ -161,6 +162,11 @@ def _asker(
             yield asker
     finally:
         log.flush()
+
+
+def _allowed(settings: Settings, questions: int) -> float:
+    """Questions that may fail; where all may, nothing stops the asking."""
+    return settings.allow_failed * questions if settings.allow_failed < 1 else math.inf
 
 
 def _describe(
@@ -304,7 +310,7 @@ def _describe_categories(
 ) -> Dataset:
     categories = dataset.categories()
     wanting: list[Category] = [c for c in categories if settings.overwrite or not c.attributes]
-    asker.allowed = settings.allow_failed * len(wanting)
+    asker.allowed = _allowed(settings, len(wanting))
     if wanting:
         learn_names(made, asker)
     step = step_digest("names", dataset, ("categories",), [made.describer_id, settings.overwrite])
