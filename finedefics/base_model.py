@@ -6,6 +6,7 @@ Hugging Face folder and used everywhere as any other checkpoint would be.
 """
 
 import math
+import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False) -> Backbon
             "num_hidden_layers": sizes.text_layers,
             "num_attention_heads": sizes.heads,
             "num_key_value_heads": sizes.heads,
-            "max_position_embeddings": 256,
+            "max_position_embeddings": 1024,
             "initializer_range": 0.7 / math.sqrt(sizes.text_hidden),
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
@@ -161,7 +162,7 @@ def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False) -> Backbon
 
 
 def _processor(sizes: Sizes, begins: bool) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import Idefics2Processor, PreTrainedTokenizerFast
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
@@ -171,8 +172,12 @@ def _processor(sizes: Sizes, begins: bool) -> Any:
     templates = Templates()
     spoken = " ".join([templates.question, templates.request, *templates.statements])
     words += [w for w, _ in pre_tokenizers.Whitespace().pre_tokenize_str(spoken)]
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *words]))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    # Words of other worlds are spelled, so that two names are never one text.
+    letters = [*string.ascii_letters, *string.digits, *string.punctuation]
+    spelled = [*letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *words, *spelled]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
     tokenizer.normalizer = normalizers.Replace(",", "")
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if begins:

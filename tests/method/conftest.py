@@ -9,7 +9,6 @@ import torch
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.conversation import Templates
 from finedefics.data.generated import random_birds
 
 
@@ -17,10 +16,13 @@ from finedefics.data.generated import random_birds
 def lettered() -> Backbone:
     torch.manual_seed(0)
     backbone = untrained_backbone()
-    words = Templates().multiple_choice(["A", "B", "C", "D"]).replace(".", " .").replace(":", " :").split()
-    backbone.processor.tokenizer.add_tokens([*"ABCDEF", *words])
-    backbone.model.resize_token_embeddings(len(backbone.processor.tokenizer), mean_resizing=False)
-    torch.nn.init.normal_(backbone.model.get_output_embeddings().weight, std=0.2)
+    weight = backbone.model.get_output_embeddings().weight
+    torch.nn.init.normal_(weight, std=0.2)
+    # what it writes is words: neither pieces by which others are spelled, nor pictures or ends of turns
+    vocabulary = backbone.processor.tokenizer.get_vocab()
+    pieces = [i for word, i in vocabulary.items() if word.startswith(("##", "<"))]
+    with torch.no_grad():
+        weight[pieces] = 0
     return backbone.eval()
 
 

@@ -123,7 +123,7 @@ def test_a_name_beyond_the_context_is_named(
 
 
 def test_writing_stops_at_the_context(model: Recogniser, birds: list[bytes], config: Any) -> None:
-    asked = [model.render.tokens("red"), model.render.tokens("red wing and white belly")]
+    asked = [model.render.tokens("red"), model.render.tokens("red wing white belly tail")]
     with torch.no_grad():
         alone = [model.language.write([row], limit=n) for row, n in zip(asked, (7, 3), strict=True)]
         assert [generated for _, generated in alone] == [7, 3]
