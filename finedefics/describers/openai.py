@@ -19,6 +19,7 @@ from finedefics.describers.models import Answer, Failure, Keep, Outcome
 from finedefics.describers.questions import Question
 from finedefics.describers.shrink import shrunk
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.rgb import UNDECODABLE
 
 if TYPE_CHECKING:
     import openai
@@ -142,12 +143,14 @@ class OpenAIModel:
     async def _ask(self, client: "openai.AsyncOpenAI", question: Question) -> Answer:
         import openai
 
+        try:
+            messages = _messages(question, self.edge)
+        except (*UNDECODABLE, FinedeficsError) as error:
+            raise _Refused(f"the picture cannot be used ({type(error).__name__})") from None
         settings: dict[str, Any] = {self._limit: question.tokens, "temperature": 0.0}
         settings = {name: value for name, value in settings.items() if name not in self._left_out}
         try:
-            said: Any = await client.chat.completions.create(
-                model=self.name, messages=_messages(question, self.edge), **settings
-            )
+            said: Any = await client.chat.completions.create(model=self.name, messages=messages, **settings)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise self._hopeless(error) from None
         except openai.APIStatusError as error:

@@ -14,7 +14,7 @@ from finedefics.describers import DESCRIBERS, AskingDescriber, Describer, Given,
 from finedefics.describers.file import FileDescriber
 from finedefics.describers.models import LocalModel
 from finedefics.describers.names import CategoryNamesDescriber
-from finedefics.describers.vocabulary import ANNOTATED, ASKED, Closing, merge_counts
+from finedefics.describers.vocabulary import ANNOTATED, Closing, merge_counts
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import VOCABULARY, Category
 from finedefics.registry import split_spec
@@ -178,28 +178,30 @@ def _describe(
     progress: Progress,
     asker: Asker | None = None,
 ) -> Dataset:
-    closing = ASKED if asker else ANNOTATED
-    step = step_digest("describe", dataset, _READ, [made.describer_id, settings.limit, asdict(closing)])
+    closing: Closing = getattr(made, "closing", ANNOTATED)
+    identity = [made.describer_id, DESCRIBERS.identity(called) if called.endswith(".py") else None]
+    step = step_digest("describe", dataset, _READ, [identity, settings.limit, asdict(closing)])
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
         place = workspace.answers / "said" / f"{dataset.name}-{step}"
-        files = _first_pass(dataset, made, asker, place, settings, progress)
-        vocabulary = _vocabulary(dataset, files, closing)
-        if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
-            files = word_files(made, asker, files, vocabulary, place / "worded", progress)
-        work = partial(
-            write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
-        )
-        written: list[Described] = run_tasks(
-            files, work, chunk=1, label="writing descriptions", progress=progress
-        )
+        try:
+            files = _first_pass(dataset, made, asker, place, settings, progress)
+            vocabulary = _vocabulary(dataset, files, closing)
+            if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
+                files = word_files(made, asker, files, vocabulary, place / "worded", progress)
+            work = partial(
+                write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
+            )
+            written: list[Described] = run_tasks(
+                files, work, chunk=1, label="writing descriptions", progress=progress
+            )
+        finally:
+            place.delete()
         provenance = _provenance(dataset, made, called, files, written, vocabulary)
         if asker:
             provenance |= {"usage": asker.usage.as_dict(), "limit": settings.limit}
-        published = _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
-        place.delete()
-        return published
+        return _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
 
 
 def _first_pass(
