@@ -5,11 +5,13 @@ The address comes from ``OPENAI_BASE_URL`` and the key from ``OPENAI_API_KEY``; 
 
 import asyncio
 import base64
+import math
 import os
 import random
 import re
 import time
 from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -247,9 +249,13 @@ def _retry_after(error: "openai.APIStatusError") -> float:
     """Seconds that the endpoint wants to be left alone, 0 where it does not say."""
     told = error.response.headers.get("retry-after", "")
     try:
-        return min(max(float(told), 0.0), _LONGEST_PAUSE)
-    except ValueError:  # a date, or nothing
-        return 0.0
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
+        except ValueError:  # it says nothing that can be read
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if math.isfinite(seconds) else 0.0
 
 
 def _host(error: "openai.APIStatusError") -> str:
