@@ -11,6 +11,7 @@ from rich.table import Table
 import benchmarks.answers
 import benchmarks.false_conflicts
 import benchmarks.memory
+import benchmarks.mining
 import benchmarks.stage_one  # noqa: F401  (importing registers)
 from benchmarks.registry import BENCHMARKS, Result
 

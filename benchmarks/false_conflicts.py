@@ -42,7 +42,7 @@ from finedefics.base_model import build_base
 from finedefics.data.birds import ATTRIBUTE_VALUES, draw
 from finedefics.data.generated import World, make_world
 from finedefics.describers.vocabulary import Vocabulary, count_values
-from finedefics.negatives import AttributeMiner, Confusable
+from finedefics.mining import AttributeMiner, Confusable
 from finedefics.records import Sample
 
 RESULTS = Path(__file__).parent / "false_conflicts.json"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finedefics.errors import FinedeficsError
+from finedefics.evaluation.choices import choose_options
 from finedefics.pictures import decode_image
 from finedefics.records import Sample
 from finedefics.scoring import ANSWERS, Answered, Recogniser, best_category, multiple_choice
@@ -46,6 +46,7 @@ def evaluate_samples(
     *,
     labelled: Collection[str],
     options: int = 4,
+    choices: Sequence[Sequence[str]] | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> Items:
     """Ask a model for the category of every picture, by every answer, on all categories and on hard options.
@@ -56,24 +57,28 @@ def evaluate_samples(
         answers: names of `finedefics.scoring.ANSWERS`.
         labelled: ids of categories that had a labelled picture in training; the others are the group "new".
         options: size of the multiple choice: the truth and the most similar wrong categories.
+        choices: for each picture the ids of its options, the truth among them; default: `choose_options` by
+            the model's seed.
         tick: told the number of pictures answered, once an answer.
 
     Raises:
-        FinedeficsError: a picture has no label, or too few negatives for the options.
+        FinedeficsError: a picture has no label.
     """
     items = Items([sample.sample_id for sample in samples])
     place = {category.category_id: i for i, category in enumerate(model.categories)}
-    choices = [_options(sample, place, options) for sample in samples]
+    if choices is None:
+        choices = [c.options for c in choose_options(samples, [*place], options, seed=model.seed)]
+    positions = [[place[category] for category in choice] for choice in choices]
     for answer in answers:
         # the first call of a kind allocates; it is not the answer's cost
-        _ask(model, answer, samples[:1], choices[:1])
+        _ask(model, answer, samples[:1], positions[:1])
         scores: list[Tensor] = []
         texts: list[str] = []
         forwarded = generated = 0
         started = time.perf_counter()
         for start in range(0, len(samples), BATCH):
             part = samples[start : start + BATCH]
-            answered = _ask(model, answer, part, choices[start : start + BATCH])
+            answered = _ask(model, answer, part, positions[start : start + BATCH])
             scores.append(answered.scores)
             texts += answered.texts
             forwarded += answered.forwarded_tokens
@@ -81,7 +86,7 @@ def evaluate_samples(
             tick(len(part))
         items.seconds[answer] = time.perf_counter() - started
         items.tokens[answer] = (forwarded, generated)
-        items.rows += _rows(model, samples, answer, torch.cat(scores), choices, texts, labelled)
+        items.rows += _rows(model, samples, answer, torch.cat(scores), positions, texts, labelled)
     items.objects = object_embeddings(model, samples)
     return items
 
@@ -91,23 +96,6 @@ def _ask(
 ) -> Answered:
     images, ids = [sample.image for sample in samples], [sample.sample_id for sample in samples]
     return model.answer(images, answer, options=choices, sample_ids=ids)
-
-
-def _options(sample: Sample, place: dict[str, int], count: int) -> list[int]:
-    if sample.category_id is None:
-        raise FinedeficsError(
-            "the picture has no label",
-            place=f"sample {sample.sample_id}",
-            cure="evaluate on a labelled split",
-        )
-    wrong = [place[i] for i in sample.negatives if i in place and i != sample.category_id][: count - 1]
-    if len(wrong) < count - 1:
-        raise FinedeficsError(
-            f"{len(wrong)} hard negatives, {count - 1} needed for {count} options",
-            place=f"sample {sample.sample_id}",
-            cure="run `finedefics data mine`",
-        )
-    return [place[sample.category_id], *wrong]
 
 
 def _rows(

@@ -51,6 +51,11 @@ class Workspace:
         return self.root / "evaluations"
 
     @property
+    def embeddings(self) -> Location:
+        """What embedders made of datasets' pictures, addressed by what they were made from."""
+        return self.root / "embeddings"
+
+    @property
     def categories(self) -> Location:
         """Categories added to registered models: ``categories/<model>.jsonl``."""
         return self.root / "categories"

@@ -7,9 +7,11 @@ from rich.markup import escape
 
 from .console import Reporter, reporter
 from .describe import describe
+from .inspecting import inspect
+from .mine import mine
+from .prepare import prepare
 
 if TYPE_CHECKING:
-    from finedefics_platform.data.inspection import Inspection
     from finedefics_platform.data.store import Dataset
 
 app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_is_help=True)
@@ -17,76 +19,57 @@ app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_i
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-_SHOWN = 12  # names in one line; --json has all
+app.command()(prepare)
+app.command()(inspect)
 
 
 @app.command()
 def ingest(
-    folder: Annotated[str, typer.Argument(help="The source: a folder of pictures, or a released CSV.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, an archive or a table: a path, or s3://… and the like.")
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset; a version of it is added.")],
-    reader: Annotated[str, typer.Option("--reader", help="How the source is laid out.")] = "folder",
+    reader: Annotated[
+        str, typer.Option("--reader", help="How the source is laid out: a name, or a .py file that reads it.")
+    ] = "auto",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make a versioned dataset from a folder of pictures.
+    """Make a versioned dataset from pictures.
 
-    Layout: <split>/<category>/<picture> or <category>/<picture>, and optionally annotations.jsonl and
-    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released
-    the source is a pretrain.csv or finetune.csv of the Finedefics release; its hard negatives are kept for
-    `finedefics data mine NAME --miner provided`.
+    The layout is recognised: <category>/<picture> or <split>/<category>/<picture> (and optionally
+    annotations.jsonl, categories.jsonl, class_attributes.csv); CUB-200, Stanford Cars and Dogs, Oxford Pet
+    and Flowers, FGVC-Aircraft as they are published, unpacked or as an archive; a CSV, TSV, JSON-lines or
+    Parquet table; a CSV of the Finedefics release, whose hard negatives `finedefics data mine NAME --miner
+    provided` takes. Pictures that cannot be used are quarantined with the reason.
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
+
+    Example: `finedefics data ingest s3://bucket/birds.csv --name birds --columns image=path,label=species`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.data import ingesting
+    from finedefics_platform.data.sources import parse_columns
 
     out = reporter(json)
-    made = ingesting.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
-    _finish(out, made, next_step="describe")
+    told = parse_columns(columns)
+    made = ingesting.ingest(
+        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+    )
+    finish(out, made, next_step="describe")
 
 
 app.command()(describe)
 
 
-@app.command()
-def mine(
-    dataset: Reference,
-    miner: Annotated[str, typer.Option("--miner", help="How similarity is judged.")] = "attributes",
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Candidates kept for every picture.")] = 16,
-    json: Json = False,
-) -> None:
-    """Rank the most similar wrong categories of every picture.
-
-    Example: `finedefics data mine birds --keep 16`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import mining
-
-    out = reporter(json)
-    made = mining.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
-    without = made.manifest["provenance"]["negatives"]["without_candidates"]
-    if without:
-        out.say(f"[yellow]{without} pictures have no candidates[/]: no attributes are known of them")
-    _finish(out, made, next_step="inspect", without_candidates=without)
+app.command()(mine)
 
 
-@app.command()
-def inspect(dataset: Reference, json: Json = False) -> None:
-    """Show what a dataset holds: splits, categories, quarantine and where its tables come from.
-
-    Example: `finedefics data inspect birds`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data.inspection import inspect as count
-    from finedefics_platform.data.store import open_dataset
-
-    out = reporter(json)
-    found = count(open_dataset(open_workspace(), dataset))
-    _show(out, found)
-    out.done(**found.as_dict())
-
-
-def _finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+    """Say which version was made, what it holds and what comes next."""
     from finedefics_platform.data.inspection import quarantine_reasons
 
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
@@ -95,40 +78,3 @@ def _finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) ->
         out.say(f"[yellow]quarantined {number}[/]: {escape(reason)}")
     out.say(f"next: finedefics data {next_step} {made.name}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)
-
-
-def _show(out: Reporter, found: "Inspection") -> None:
-    out.say(f"[bold]{found.dataset}[/]  {escape(found.path)}")
-    out.table(
-        "Pictures",
-        ["split", "labelled", "unlabelled", "described", "categories"],
-        [[s.split, s.labelled, s.unlabelled, s.described, s.categories] for s in found.splits],
-    )
-    lines = {
-        "no labelled picture in train": found.new,
-        "no labelled picture at all": found.without_pictures,
-        "neither text nor attributes": found.without_text,
-    }
-    out.table(
-        f"Categories: {found.categories}",
-        ["of them with", "number", "which"],
-        [[label, len(names), _some(names)] for label, names in lines.items()],
-    )
-    if found.quarantined:
-        out.table(
-            "Quarantine", ["reason", "pictures"], [[escape(k), n] for k, n in found.quarantined.items()]
-        )
-    provenance = [
-        [name, rows, *(_told(found.provenance.get(name, {})))] for name, rows in found.tables.items()
-    ]
-    out.table("Tables", ["table", "rows", "step", "made from"], provenance)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return escape(", ".join(names[:_SHOWN]) + more)
-
-
-def _told(provenance: dict[str, object]) -> tuple[str, str]:
-    shown = {key: value for key, value in provenance.items() if key not in ("step", "layout", "pictures")}
-    return str(provenance.get("step", "")), escape(", ".join(f"{k} {v}" for k, v in shown.items()))

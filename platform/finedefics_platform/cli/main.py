@@ -24,6 +24,7 @@ COMMANDS = {
     "world": "finedefics_platform.cli.demo:world",
     "base": "finedefics_platform.cli.demo:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
+    "init": "finedefics_platform.cli.init:init",
     "train": "finedefics_platform.cli.train:train",
     "tune": "finedefics_platform.cli.tune:tune",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",

@@ -1,12 +1,16 @@
 """`finedefics train`: from an experiment file to a tuned model."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from finedefics.errors import wrong_use
 
 from .console import reporter
+
+if TYPE_CHECKING:
+    from finedefics_platform.data.store import Dataset
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -30,6 +34,7 @@ def train(
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import load_experiment
+    from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation.validation import validate_alignment
     from finedefics_platform.tracking.tracker import Tracker
     from finedefics_platform.training import run as training
@@ -57,5 +62,19 @@ def train(
     out.say(f"trained [bold]{run.key}[/]: {run.model}")
     if waiting := tracker.waiting():
         out.say(f"[yellow]{waiting} entries wait for the tracking server[/]: finedefics runs sync sends them")
-    out.say(f"next: finedefics evaluate {run.key} --data {loaded.data.dataset}")
+    out.say(_next_step(open_dataset(workspace, run.dataset), run.key, loaded.data.dataset))
     out.done(run=run.key, model=str(run.model), metrics=run.metrics, mlflow_run=run.parent_run_id)
+
+
+def _next_step(trained_on: "Dataset", key: str, dataset: str) -> str:
+    """How to evaluate the run, or why it cannot be."""
+    from finedefics_platform.evaluation.checks import evaluable_splits
+
+    splits = evaluable_splits(trained_on)
+    if not splits:
+        return (
+            f"[yellow]nothing in {escape(dataset)} can judge it[/]: that takes labelled pictures in a split "
+            "test or val, and two categories"
+        )
+    split = "" if splits[0] == "test" else f" --split {splits[0]}"
+    return f"next: finedefics evaluate {escape(key)} --data {escape(dataset)}{split}"

@@ -15,13 +15,22 @@ def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
     if not file.is_file():
         raise wrong_use(f"there is no such {kind} file", place=str(path), cure="give the path of a YAML file")
     try:
-        document = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text()
+    except UnicodeDecodeError as error:
+        raise wrong_use("not valid YAML", place=str(path), cure="mend the syntax") from error
+    return parse_yaml(text, place=str(path))
+
+
+def parse_yaml(text: str, *, place: str) -> dict[str, Any]:
+    """The text of a YAML file as a mapping; FinedeficsError (exit code 2) where it is none."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
-        raise wrong_use(f"not valid YAML{line}", place=str(path), cure="mend the syntax") from error
+        raise wrong_use(f"not valid YAML{line}", place=place, cure="mend the syntax") from error
     if not isinstance(document, dict):
-        raise wrong_use("the file holds no mapping", place=str(path), cure="write `key: value` lines")
+        raise wrong_use("the file holds no mapping", place=place, cure="write `key: value` lines")
     return document
 
 

@@ -14,7 +14,7 @@ Writing is `finedefics_platform.data.versions`; this module only reads.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +92,14 @@ class Dataset:
         Raises:
             FinedeficsError: the version has no such table yet, or a file of it is missing or damaged.
         """
+        return pa.concat_tables(list(self.tables(name, columns)))
+
+    def tables(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The same file by file, for what is too large to be held; raises as `table`."""
         schema = TABLES[name]
         chosen = list(columns) if columns is not None else schema.names
         wanted = pa.schema([schema.field(column) for column in chosen])
-        return pa.concat_tables([self._read(file, wanted) for file in self.files(name)])
+        return (self._read(file, wanted) for file in self.files(name))
 
     def categories(self) -> list[Category]:
         """Every category, sorted by id; some may have no picture."""

@@ -40,11 +40,13 @@ class Evaluated:
             ``index/``.
         place: of the folder in the workspace.
         summary: what was measured on (``dataset``, its ``dataset_digest``, ``split``, ``limit``,
-            ``pictures``, ``model_digest``, ``labelled_digest``) and how (``protocol``: answers, options,
-            seed); ``finished`` in Unix seconds; ``pictures_per_second`` and ``tokens_per_picture`` by answer
-            (a speed is that of one process), the ``unparseable`` share of replies, the weight of the
-            ``ensemble`` and what it was chosen on, and ``retrieval`` of names and descriptions from object
-            embeddings.
+            ``pictures``, ``categories``, ``model_digest``, ``labelled_digest``) and how (``protocol``:
+            answers, options, seed, and for options of a file its digest, ``options_of``); how many pictures
+            were asked on random options (``options_random``), what ``chance`` gives, and what of an
+            ``options_file`` was asked; ``finished`` in Unix seconds; ``pictures_per_second`` and
+            ``tokens_per_picture`` by answer (a speed is that of one process), the ``unparseable`` share of
+            replies, the weight of the ``ensemble`` and what it was chosen on, and ``retrieval`` of names and
+            descriptions from object embeddings.
     """
 
     folder: Path

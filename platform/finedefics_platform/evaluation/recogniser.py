@@ -27,8 +27,10 @@ class Question:
     weight: "EnsembleWeight | None" = None
 
 
-def answer_share(question: Question, samples: Sequence[Sample]) -> "tuple[Items, CategoryIndex]":
-    """One process's share of the pictures (a Ray task)."""
+def answer_share(
+    question: Question, samples: Sequence[Sample], choices: Sequence[Sequence[str]]
+) -> "tuple[Items, CategoryIndex]":
+    """One process's share of the pictures, each with the ids of its options (a Ray task)."""
     from finedefics.evaluation.items import evaluate_samples
 
     recogniser = _recogniser(question)
@@ -37,7 +39,7 @@ def answer_share(question: Question, samples: Sequence[Sample]) -> "tuple[Items,
         samples,
         question.settings.answers,
         labelled=question.labelled,
-        options=question.settings.options,
+        choices=choices,
     )
     return items, recogniser.index
 

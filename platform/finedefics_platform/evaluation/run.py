@@ -2,12 +2,11 @@
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.records import Sample
+from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
@@ -16,6 +15,8 @@ from finedefics_platform.base.storage import Location, commit, committed, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import Dataset, open_dataset
+from finedefics_platform.evaluation.asked import Asked, Published, ask, effective, published
+from finedefics_platform.evaluation.checks import check_evaluable
 from finedefics_platform.evaluation.items import Evaluated, open_evaluation, write_evaluation
 from finedefics_platform.evaluation.recogniser import Question, answer_share, ensemble_weight
 
@@ -31,6 +32,7 @@ def evaluate(
     settings: Settings,
     *,
     labelled: Collection[str] | None = None,
+    options: str | os.PathLike[str] | None = None,
     shards: int = 2,
     progress: Progress = SILENT,
 ) -> Evaluated:
@@ -44,65 +46,60 @@ def evaluate(
         settings: split, answers, options and limit.
         labelled: ids of the categories that had labels in the model's own training (`TrainedRun.labelled`);
             default: those that have labels in the dataset.
+        options: a published file of questions (`finedefics.evaluation.options`): its pictures and options are
+            asked, and no others.
         shards: processes that share the pictures.
 
     Raises:
-        FinedeficsError: there is no model, the split is empty, an answer is unknown, or negatives were never
-            mined.
+        FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
+            the options are of other pictures, or there is no model.
     """
-    from finedefics.evaluation.items import check_answers
-
-    check_answers(settings.answers)
-    if "ensemble" in settings.answers and settings.split == "val":
-        raise wrong_use(
-            "the ensemble's weight is chosen on val, so its accuracy there would flatter it",
-            place="answer `ensemble`",
-            cure="evaluate on the split test, or leave the answer out",
-        )
     dataset = open_dataset(workspace, dataset_reference)
+    categories = check_evaluable(dataset, settings)
+    file = None if options is None else published(options, dataset, settings.split, categories)
+    settings = effective(settings, categories, file)
     known = frozenset(dataset.labelled_category_ids() if labelled is None else labelled)
     question = Question(Location.of(model), dataset.root, settings, known)
-    about = _about(question, dataset)
+    about = _about(question, dataset, file)
     place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
     if committed(place) is None:
         claims = workspace.evaluations / ".lease" / place.name
         with lease(claims, f"evaluation {place.name}", progress=progress) as held:
             if committed(place) is None:
                 with commit(place) as draft:
-                    samples = _samples(dataset, settings)
-                    index, parts = _answers(question, samples, shards, progress)
-                    write_evaluation(draft, parts, index, samples, {**about, "finished": time.time()})
+                    asked = ask(dataset, settings, categories, file)
+                    index, parts = _answers(question, asked, shards, progress)
+                    told = asked.told(len(categories)) | _told(file)
+                    about |= {**told, "finished": time.time()}
+                    write_evaluation(draft, parts, index, asked.samples, about)
                     held.check()
     return open_evaluation(place)
 
 
-def _about(question: Question, dataset: Dataset) -> dict[str, Any]:
-    """What the figures are measured on and how; with the name left out, what determines them."""
+def _about(question: Question, dataset: Dataset, file: Published | None) -> dict[str, Any]:
+    """What the figures are measured on and how; with the name left out, what determines them.
+
+    Random options need no word of their own here: data, options and seed determine them.
+    """
     settings = question.settings
+    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every"})
     return {
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,
         "split": settings.split,
         "limit": settings.limit,
-        "protocol": settings.model_dump(mode="json", exclude={"split", "limit", "every"}),
+        "protocol": protocol if file is None else {**protocol, "options_of": file.digest},
         "model_digest": model_digest(model_folder(question.model)),
         "labelled_digest": digest_of(sorted(question.labelled)),
     }
 
 
-def _samples(dataset: Dataset, settings: Settings) -> list[Sample]:
-    samples = [s for s in dataset.samples(settings.split) if s.category_id is not None][: settings.limit]
-    if not samples:
-        raise FinedeficsError(
-            f"no labelled picture in the split {settings.split}",
-            place=dataset.reference,
-            cure="evaluate on another split with --split",
-        )
-    return samples
+def _told(file: Published | None) -> dict[str, Any]:
+    return {} if file is None else {"options_file": {"name": file.reference, **file.matched.told()}}
 
 
 def _answers(
-    question: Question, samples: Sequence[Sample], shards: int, progress: Progress
+    question: Question, asked: Asked, shards: int, progress: Progress
 ) -> "tuple[CategoryIndex, list[Items]]":
     """Ask in Ray tasks, which read model and data on their own nodes; pictures and answers travel."""
     ensure_ray(progress=progress)
@@ -112,14 +109,14 @@ def _answers(
     if "ensemble" in question.settings.answers:
         question = replace(question, weight=_result(task(ensemble_weight).remote(question)))
     remote = task(answer_share)
-    shards = min(shards, len(samples))
-    asked = [remote.remote(question, samples[shard::shards]) for shard in range(shards)]
-    waiting = list(asked)
-    with progress.progress("evaluating", len(samples)) as advance:
+    shares = asked.shares(min(shards, len(asked.samples)))
+    answers = [remote.remote(question, *share) for share in shares]
+    waiting = list(answers)
+    with progress.progress("evaluating", len(asked.samples)) as advance:
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1)
             advance(len(_result(done[0])[0].sample_ids))
-    answered = [_result(reference) for reference in asked]
+    answered = [_result(reference) for reference in answers]
     return answered[0][1], [items for items, _ in answered]
 
 

@@ -40,7 +40,7 @@ class Evidence:
 
     Attributes:
         evaluation: the evaluation's digest.
-        ground: dataset version, split, options and seed.
+        ground: dataset version, split, options, seed, and the file that the options are of.
         limit: pictures that were asked for; None for the whole split.
         answers: the ways of answering.
         pictures: how many were answered.
@@ -82,6 +82,7 @@ def collect(evaluated: Evaluated, labelled: Collection[str], at: str) -> tuple[E
             summary["split"],
             protocol["options"],
             protocol["seed"],
+            summary.get("options_file", {}).get("name", ""),
         ),
         limit=summary["limit"],
         answers=tuple(protocol["answers"]),

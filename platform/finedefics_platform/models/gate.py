@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finedefics.evaluation.statistics import paired_difference
 
+GroundKey = tuple[str, str, int, int, str]
+
 
 class GatePolicy(BaseModel):
     """What a candidate must show, on every slice (such as ``alignment/new``) that decides."""
@@ -34,15 +36,17 @@ class Ground:
     digest: str
     split: str
     options: int  # of the multiple choice
-    seed: int  # of the order in which options are shown
+    seed: int  # of the order in which options are shown, and of random ones
+    file: str = ""  # name@digest of a published file of options; the digest decides
 
     def __str__(self) -> str:
-        return f"{self.dataset} {self.split}, {self.options} options, seed {self.seed}"
+        of_file = f" of {self.file}" if self.file else ""
+        return f"{self.dataset} {self.split}, {self.options} options{of_file}, seed {self.seed}"
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
+    def key(self) -> GroundKey:
         """What has to be equal."""
-        return self.digest, self.split, self.options, self.seed
+        return self.digest, self.split, self.options, self.seed, self.file.rpartition("@")[2]
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,13 @@ def _answers(measured: Measured, answer: str) -> bool:
     return any(name.partition("/")[0] == answer for name in measured.slices)
 
 
-def _items(measured: Iterable[Measured], key: tuple[str, str, int, int], name: str) -> dict[str, bool]:
+def _items(measured: Iterable[Measured], key: GroundKey, name: str) -> dict[str, bool]:
     """A slice's items on a ground, over all evaluations there."""
     alike = [one for one in measured if one.ground.key == key and name in one.slices]
     return {sample: right for one in alike for sample, right in one.slices[name].items.items()}
 
 
-def _answered(measured: Iterable[Measured], key: tuple[str, str, int, int], answer: str) -> dict[str, bool]:
+def _answered(measured: Iterable[Measured], key: GroundKey, answer: str) -> dict[str, bool]:
     """A way of answering on a ground, all groups together."""
     alike = [one for one in measured if one.ground.key == key]
     return {

@@ -153,6 +153,7 @@ def _cure(candidate: ModelVersion, missing: Sequence[Missing]) -> str:
         f"finedefics evaluate {names[one.who]} --data {one.ground.dataset} --split {one.ground.split} "
         f"--answers {','.join(one.answers)}"
         + (f" --limit {one.limit}" if one.limit else "")
+        + (f" --options {one.ground.file.rpartition('@')[0]}" if one.ground.file else "")
         + f" --register {candidate.name}"
         for one in missing
     ]

@@ -1,19 +1,18 @@
 """The report of a comparison: one HTML file that needs nothing else, neither a network nor a script."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finedefics.evaluation import NOT_SHOWN
 from finedefics.evaluation.tables import ANSWERS, GROUPS
 from finedefics.evaluation.verdict import one_pass_accuracy
 from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.charts import Curve, Point, curves, marker, projection, scatter
+from finedefics_platform.reporting.page import page_environment
 
 SHAPES = {"names": "square", "alignment": "circle", "describe": "triangle"}
 COLOURS = {"base": "base", "instruction": "instruction", "control": "control", "two_stage": "two-stage"}
@@ -70,14 +69,8 @@ def write_report(data: ReportData, place: Location) -> None:
     Raises:
         FinedeficsError: the place cannot be written to.
     """
-    environment = Environment(
-        loader=PackageLoader("finedefics_platform.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, signed=_signed, number=_number, data_uri=_data_uri)
+    environment = page_environment()
+    environment.filters.update(percent=_percent, signed=_signed, number=_number)
     colours = _colours(data)
     page = environment.get_template("report.html.j2").render(
         data=data,
@@ -277,8 +270,3 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return "–" if value is None else str(value)
-
-
-def _data_uri(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

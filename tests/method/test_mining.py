@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-import finedefics.negatives
+import finedefics.mining.attributes
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import MINERS, Confusable, nearest_categories
+from finedefics.mining import MINERS, Confusable, nearest_categories
 from finedefics.records import Category
 
 
@@ -64,7 +64,7 @@ def test_categories_without_attributes_are_refused_with_a_cure() -> None:
 def test_ranking_equals_the_definition_however_it_is_chunked(
     pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finedefics.negatives, "_PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr(finedefics.mining.attributes, "_PAIRS_AT_ONCE", pairs_at_once)
     rng = random.Random(5)
     categories = [Category(f"c{i:02}", f"c{i}", attributes=drawn(rng, 0.8)) for i in range(23)]
     pictures = [

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from finedefics.data.readers import READERS, Listing
-from finedefics.data.released import read_rows
+from finedefics.data.readers import READERS, Listing, open_source
+from finedefics.data.readers.released import ReleasedRow
+from finedefics.data.readers.released import read_rows as read_rows_of
 from finedefics.errors import FinedeficsError
-from finedefics.negatives import MINERS, Confusable
+from finedefics.mining import MINERS, Confusable
 from finedefics.records import Category
 
 COLUMNS = [
@@ -33,8 +34,12 @@ def write(folder: Path, *rows: dict[str, str], columns: list[str] = COLUMNS) -> 
     return file
 
 
+def read_rows(file: Path) -> list[ReleasedRow]:
+    return read_rows_of(open_source(file))
+
+
 def listed(folder: Path, *rows: dict[str, str]) -> Listing:
-    return READERS["released"](write(folder, *rows))
+    return READERS["released"](open_source(write(folder, *rows)))
 
 
 def stage_one(image: str = "birds/1.jpg", category: str = "Marsh Wren") -> dict[str, str]:
@@ -55,7 +60,7 @@ def test_a_row_of_the_first_stage_gives_picture_description_and_negatives(tmp_pa
     assert (entry.category, entry.split) == ("Marsh Wren", "train")
     assert entry.description == "a small brown bird, with a cocked tail"
     assert entry.negatives == ("winter-wren", "bewick-s-wren")
-    assert entry.path == str(tmp_path.resolve() / "birds/1.jpg")
+    assert (entry.source, entry.address) == ("birds/1.jpg", None)
     texts = {category.name: category.description for category in listing.categories}
     assert texts == {
         "Bewick's Wren": "a bird with a white brow",
@@ -68,7 +73,7 @@ def test_pictures_may_stand_in_the_folder_train_beside_the_file(tmp_path: Path) 
     (tmp_path / "train/birds").mkdir(parents=True)
     (tmp_path / "train/birds/1.jpg").write_bytes(b"listing decodes nothing")
     (entry,) = listed(tmp_path, stage_one()).entries
-    assert entry.path == str((tmp_path / "train/birds/1.jpg").resolve())
+    assert (entry.source, entry.address) == ("birds/1.jpg", "train/birds/1.jpg")
 
 
 @pytest.mark.parametrize("kind", ["", "open-set"])
@@ -112,7 +117,7 @@ def test_a_row_of_two_pictures_loads_whole_and_is_set_aside(tmp_path: Path) -> N
     assert (first.images, first.type, first.problem) == (("1.jpg", "2.jpg"), "multi-image", None)
     assert (first.question, first.answer) == ("The same?", "No")
     assert second.images == ("birds/1.jpg",)
-    listing = READERS["released"](file)
+    listing = READERS["released"](open_source(file))
     assert [entry.source for entry in listing.entries] == ["birds/1.jpg"]
     assert listing.rejected[0][1].startswith("line 2: two pictures and one label")
 
@@ -125,7 +130,7 @@ def test_malformed_rows_are_set_aside_with_line_and_reason(tmp_path: Path) -> No
         stream.write("6.jpg,What?,Wren\n")
         stream.write('7.jpg,"What"?,Wren,,,,,\n')
         stream.write("8.jpg,What?,Crow,,,,,\n")
-    listing = READERS["released"](file)
+    listing = READERS["released"](open_source(file))
     assert [entry.source for entry in listing.entries] == ["5.jpg", "8.jpg"]
     assert [reason.split(": ", 1)[1].split(" (")[0] for _, reason in listing.rejected] == [
         "`image_path` is empty",
@@ -142,13 +147,13 @@ def test_malformed_rows_are_set_aside_with_line_and_reason(tmp_path: Path) -> No
 
 
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FinedeficsError, match="there is no such file"):
+    with pytest.raises(FinedeficsError, match="there is no such folder or file"):
         read_rows(tmp_path / "missing.csv")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(FinedeficsError, match=r"other.csv, line 1: the header has no column `image_path`"):
         read_rows(tmp_path / "other.csv")
     (tmp_path / "latin.csv").write_bytes("image_path\n\xe9".encode("latin-1"))
-    with pytest.raises(FinedeficsError, match="not UTF-8"):
+    with pytest.raises(FinedeficsError, match="save it as UTF-8 text"):
         read_rows(tmp_path / "latin.csv")
     with pytest.raises(FinedeficsError, match=r"no row can be used \(the first: line 2: `image_path`"):
         listed(tmp_path, stage_one(""))
@@ -172,7 +177,7 @@ def test_a_header_that_is_no_csv_is_refused_with_file_and_line(tmp_path: Path, h
 def test_a_missing_value_of_pandas_is_an_empty_cell(tmp_path: Path, missing: str) -> None:
     plain = {"image_path": "1.jpg", "answer": "Wren"}
     file = write(tmp_path, dict.fromkeys(COLUMNS, missing) | plain, {**plain, "image_path": missing})
-    listing = READERS["released"](file)
+    listing = READERS["released"](open_source(file))
     (entry,) = listing.entries
     assert (entry.category, entry.description, entry.negatives) == ("Wren", None, ())
     assert listing.categories == (Category("wren", "Wren"),)
@@ -194,7 +199,6 @@ def test_pictures_outside_the_folder_are_set_aside(tmp_path: Path) -> None:
     rows = [stage_one(image) for image in (*outside, inside, long)]
     listing = listed(tmp_path, *rows)
     assert [entry.source for entry in listing.entries] == ["birds/2.jpg", long]
-    assert listing.entries[0].path == str(tmp_path.resolve() / "birds/2.jpg")
     assert [source for source, _ in listing.rejected] == outside
     reasons = [reason.split(": ", 1)[1] for _, reason in listing.rejected]
     assert reasons[0] == "the picture's path holds a null byte"

@@ -5,15 +5,17 @@ picture's attribute description, its category, and the hard negatives, joined by
 """
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from finedefics.conversation import LETTERS
-from finedefics.data.readers import READERS, Entry, Listing, category_id
+from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader
+from finedefics.data.tree import is_inside
 from finedefics.errors import FinedeficsError
 from finedefics.records import Category
 
@@ -68,25 +70,19 @@ class ReleasedRow:
         return self.answer or None if self.type in ("", "open-set") else None
 
 
-def read_rows(file: str | Path) -> list[ReleasedRow]:
-    """Every row of a released file, malformed ones with their problem.
+def read_rows(source: Source) -> list[ReleasedRow]:
+    """Every row of the released file that a source names, malformed ones with their problem.
 
     Raises:
-        FinedeficsError: there is no such file, it is not UTF-8, or its header is no CSV or lacks the
-            picture's column.
+        FinedeficsError: no file is named, it is not UTF-8, or its header is no CSV or lacks the picture's
+            column.
     """
-    path = Path(file).expanduser()
-    if not path.is_file():
+    if source.file is None:
         raise FinedeficsError(
-            "there is no such file", place=str(file), cure="give the path of pretrain.csv or finetune.csv"
+            "it is no file", place=source.place, cure="give the path of pretrain.csv or finetune.csv"
         )
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return list(_rows(csv.reader(stream, strict=True), str(file)))
-    except UnicodeDecodeError as error:
-        raise FinedeficsError(
-            "the file is not UTF-8", place=str(file), cure="save it as UTF-8 text"
-        ) from error
+    text = source.tree.text(source.file)
+    return list(_rows(csv.reader(io.StringIO(text, newline=""), strict=True), source.place))
 
 
 def _rows(reader: Any, place: str) -> Iterator[ReleasedRow]:
@@ -167,8 +163,22 @@ def _options(question: str) -> dict[str, str]:
     }
 
 
-@READERS.register("released")
-def read_released(file: str | Path, *, seed: int = 0) -> Listing:
+def is_released(source: Source) -> bool:
+    """Whether the file that a source names has the released columns."""
+    if source.file is None or not source.file.lower().endswith(".csv"):
+        return False
+    with source.tree.open(source.file) as file:
+        head = file.read(4096).decode("utf-8-sig", "replace").partition("\n")[0].strip()
+    cells = {cell.strip('"') for cell in head.split(",")}
+    return bool(cells & {"image_path", "image_path_1"}) and {"question", "answer"} <= cells
+
+
+@reader(
+    "released",
+    layout="pretrain.csv or finetune.csv of the Finedefics release (columns image_path, question, answer, …)",
+    recognises=is_released,
+)
+def read_released(source: Source) -> Listing:
     """List the pictures of a released file; the rows of one picture become one entry, all in ``train``.
 
     The first description and the first hard negatives of a picture are kept. A category's own description is
@@ -180,23 +190,20 @@ def read_released(file: str | Path, *, seed: int = 0) -> Listing:
     spaces and underscores make no other name). A hard negative that is its picture's own category, or has
     the id of another name, is set aside alone and the rest of its row is kept.
 
-    Args:
-        seed: of no use here: a released file is all training data.
-
     Raises:
         FinedeficsError: no row can be used, or the file itself is wrong (see `read_rows`).
     """
-    root = Path(file).expanduser().absolute().parent
+    root = PurePosixPath(source.tree.place)
     labels: dict[str, str] = {}  # of pictures
     names: dict[str, _Name] = {}
     accepted: list[ReleasedRow] = []
     set_aside: list[tuple[int, str, str]] = []
     # Labels first: which names are taken, and which category a picture is of, may stand in a later row.
-    for row in (_located(row, root) for row in read_rows(file)):
+    for row in (_located(row, root) for row in read_rows(source)):
         problem = row.problem or _unusable(row) or _conflict(row, labels) or _clash(row.label, names)
         if problem:
-            source = row.images[0] if row.images and row.images[0] else Path(file).name
-            set_aside.append((row.line, source, problem))
+            image = row.images[0] if row.images and row.images[0] else source.file or ""
+            set_aside.append((row.line, image, problem))
             continue
         accepted.append(row)
         if row.label:
@@ -207,20 +214,20 @@ def read_released(file: str | Path, *, seed: int = 0) -> Listing:
     for row in accepted:
         kept, problems = _true_negatives(row, labels.get(row.images[0]), names)
         set_aside += [(row.line, row.images[0], problem) for problem in problems]
-        entries[row.images[0]] = _merged(entries.get(row.images[0]), kept, root)
+        entries[row.images[0]] = _merged(entries.get(row.images[0]), kept, source)
         _add_categories(categories, kept)
-    rejected = tuple((source, f"line {line}: {problem}") for line, source, problem in sorted(set_aside))
+    rejected = tuple((image, f"line {line}: {problem}") for line, image, problem in sorted(set_aside))
     if not entries:
         why = f" (the first: {rejected[0][1]})" if rejected else ""
         cure = "give a file with the released columns"
         if why.endswith(f"{_OUTSIDE})"):
             cure = "move the file to the pictures' folder, and name them relative to it"
-        raise FinedeficsError(f"no row can be used{why}", place=str(file), cure=cure)
-    listed = tuple(entries[source] for source in sorted(entries))
+        raise FinedeficsError(f"no row can be used{why}", place=source.place, cure=cure)
+    listed = tuple(entries[image] for image in sorted(entries))
     return Listing(listed, tuple(categories[i] for i in sorted(categories)), rejected)
 
 
-def _located(row: ReleasedRow, root: Path) -> ReleasedRow:
+def _located(row: ReleasedRow, root: PurePosixPath) -> ReleasedRow:
     """The row with each path written in one way, relative to the folder; a problem where one leaves it."""
     if row.problem:
         return row
@@ -228,10 +235,10 @@ def _located(row: ReleasedRow, root: Path) -> ReleasedRow:
     for image in row.images:
         path = PurePosixPath(image)
         # The release's paths are relative to data/train; absolute ones come from a local rewrite of the file.
-        for base in (root, root.resolve()):
+        for base in (root, PurePosixPath(os.path.realpath(root))):
             if path.is_absolute() and path.is_relative_to(base):
                 path = path.relative_to(base)
-        if path.is_absolute() or ".." in path.parts:
+        if not is_inside(str(path)):
             return replace(row, problem=f"{image!r} {_OUTSIDE}")
         images.append(str(path))
     return replace(row, images=tuple(images))
@@ -291,19 +298,19 @@ def _true_negatives(
     return kept, problems
 
 
-def _merged(before: Entry | None, row: ReleasedRow, root: Path) -> Entry:
-    source = row.images[0]
-    places = [str(root / folder / source) for folder in PICTURE_FOLDERS]
+def _merged(before: Entry | None, row: ReleasedRow, source: Source) -> Entry:
+    image = row.images[0]
+    places = [str(PurePosixPath(folder) / image) for folder in PICTURE_FOLDERS]
+    place = next(filter(source.tree.exists, places), places[0])
     label = row.label or (before.category if before else None)
     negatives = tuple(dict.fromkeys(map(category_id, row.negative_categories)))
     return Entry(
-        source=source,
-        # os.path answers False where Path.is_file raises: for a name too long for the file system.
-        path=os.path.realpath(next(filter(os.path.isfile, places), places[0])),
+        source=image,
         split="train",
         category=label,
         description=(before.description if before else None) or row.attribute or None,
         negatives=(before.negatives if before else ()) or negatives,
+        address=place if place != image else None,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finedefics.data.readers import READERS, Entry, Listing, category_id
+from finedefics.data.readers import READERS, Entry, Listing, category_id, open_source
 from finedefics.errors import FinedeficsError
 
 
@@ -20,8 +20,8 @@ def lines(file: Path, *rows: object) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read(root: Path, **options: int) -> Listing:
-    return READERS["folder"](root, **options)
+def read(root: Path, seed: int = 0) -> Listing:
+    return READERS["folder"](open_source(root, seed=seed))
 
 
 def by_source(listing: Listing) -> dict[str, Entry]:
@@ -127,7 +127,7 @@ def test_two_categories_of_one_id_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_folder_empty_folder_and_unknown_split(tmp_path: Path) -> None:
-    with pytest.raises(FinedeficsError, match="no such folder"):
+    with pytest.raises(FinedeficsError, match="no such folder or file"):
         read(tmp_path / "nowhere")
     with pytest.raises(FinedeficsError, match="no picture in this folder"):
         read(touch(tmp_path, "README.md"))

@@ -1,0 +1,108 @@
+"""What is asked: pictures of a split, each with its options, mined or out of a published file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+from finedefics.evaluation.choices import choose_options
+from finedefics.evaluation.matching import Matched, Picture, match
+from finedefics.evaluation.options import read_options
+from finedefics.records import Category, Sample
+from finedefics_platform.base.digest import digest_of
+from finedefics_platform.config.experiment import Evaluation as Settings
+from finedefics_platform.data.store import Dataset
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of options: its name and the digest of its questions, and what of it can be asked here."""
+
+    name: str
+    digest: str
+    matched: Matched
+
+    @property
+    def reference(self) -> str:
+        """``name@digest``; the digest decides."""
+        return f"{self.name}@{self.digest}"
+
+    @property
+    def most(self) -> int:
+        """Options of its largest question."""
+        return max(map(len, self.matched.options.values()))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Pictures and their options.
+
+    Attributes:
+        choices: for each picture the ids of its options, the truth first.
+        drawn: pictures with random options, for want of mined ones.
+    """
+
+    samples: list[Sample]
+    choices: list[tuple[str, ...]]
+    drawn: int = 0
+
+    def shares(self, count: int) -> list[tuple[list[Sample], list[tuple[str, ...]]]]:
+        """Pictures and options in ``count`` parts, for as many processes."""
+        return [(self.samples[part::count], self.choices[part::count]) for part in range(count)]
+
+    def told(self, categories: int) -> dict[str, Any]:
+        """For a summary: how many categories compete, random options, and what guessing would give."""
+        guessed = sum(1 / len(choice) for choice in self.choices) / len(self.choices)
+        return {
+            "categories": categories,
+            "options_random": self.drawn,
+            "chance": {"all": 1 / categories, "options": guessed},
+        }
+
+
+def published(
+    file: str | os.PathLike[str], dataset: Dataset, split: str, categories: Sequence[Category]
+) -> Published:
+    """The questions of a file that have their picture in the split.
+
+    Raises:
+        FinedeficsError: the file cannot be read, or too many of its questions have no picture here.
+    """
+    read = read_options(os.fspath(file))
+    rows = dataset.table("samples", ["sample_id", "source", "category_id", "split"])
+    pictures = (
+        Picture(row["sample_id"], row["source"], row["category_id"])
+        for batch in rows.to_batches()
+        for row in batch.to_pylist()
+        if row["split"] == split
+    )
+    matched = match(read.items, pictures, categories, place=str(file))
+    digest = digest_of([asdict(item) for item in read.items])
+    return Published(PurePath(file).name, digest, matched)
+
+
+def ask(
+    dataset: Dataset, settings: Settings, categories: Sequence[Category], file: Published | None = None
+) -> Asked:
+    """Read the pictures of the split, at most ``limit``, and choose their options.
+
+    Args:
+        settings: ``options`` is what there can be (`effective`).
+        file: asks its own pictures and options only.
+    """
+    samples = [sample for sample in dataset.samples(settings.split) if sample.category_id is not None]
+    if file is not None:
+        options = file.matched.options
+        samples = [sample for sample in samples if sample.sample_id in options][: settings.limit]
+        return Asked(samples, [options[sample.sample_id] for sample in samples])
+    samples = samples[: settings.limit]
+    ids = [category.category_id for category in categories]
+    choices = choose_options(samples, ids, settings.options, seed=settings.seed)
+    return Asked(samples, [one.options for one in choices], sum(one.drawn > 0 for one in choices))
+
+
+def effective(settings: Settings, categories: Sequence[Category], file: Published | None) -> Settings:
+    """The settings with as many options as are asked: of fewer categories all, of a file its own."""
+    options = file.most if file is not None else min(settings.options, len(categories))
+    return settings.model_copy(update={"options": options})

@@ -1,0 +1,79 @@
+"""What an evaluation cannot do, found from a dataset's counts: before a model is read or a cluster starts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.records import SPLITS
+from finedefics_platform.config.experiment import Evaluation as Settings
+from finedefics_platform.data.store import Dataset
+
+if TYPE_CHECKING:
+    from finedefics.records import Category
+
+HELD_OUT = ("test", "val")  # what an evaluation may be asked on, the better one first
+
+
+def labelled_pictures(dataset: Dataset, split: str) -> int:
+    """Labelled pictures of a split, from the manifest."""
+    counts = dataset.manifest["counts"].get(split, {})
+    return sum(number for category, number in counts.items() if category)
+
+
+def evaluable_splits(dataset: Dataset) -> tuple[str, ...]:
+    """Held-out splits with labelled pictures, the better one first; none where categories are too few."""
+    if dataset.manifest["tables"]["categories"]["rows"] < 2:
+        return ()
+    return tuple(split for split in HELD_OUT if labelled_pictures(dataset, split))
+
+
+def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
+    """The categories that compete.
+
+    Raises:
+        FinedeficsError: there is one category only, no labelled picture in the split, none to weigh the
+            ensemble on, or the ensemble is asked for where its weight is chosen (exit code 2).
+    """
+    from finedefics.evaluation.items import check_answers
+
+    check_answers(settings.answers)
+    if "ensemble" in settings.answers and settings.split == "val":
+        raise wrong_use(
+            "the ensemble's weight is chosen on val, so its accuracy there would flatter it",
+            place="answer `ensemble`",
+            cure="evaluate on the split test, or leave the answer out",
+        )
+    categories = check_categories(dataset, settings.split)
+    if "ensemble" in settings.answers and not labelled_pictures(dataset, "val"):
+        raise FinedeficsError(
+            "no labelled picture in the split val, on which the ensemble's weight is chosen",
+            place=dataset.reference,
+            cure="leave the answer `ensemble` out, or add a val split",
+        )
+    return categories
+
+
+def check_categories(dataset: Dataset, split: str) -> "list[Category]":
+    """The categories; FinedeficsError where there is one only, or no labelled picture in the split."""
+    categories = dataset.categories()
+    if len(categories) < 2:
+        raise FinedeficsError(
+            f"{len(categories)} category, and an evaluation asks which of several it is",
+            place=dataset.reference,
+            cure="ingest pictures of at least two categories, or name more in categories.jsonl",
+        )
+    if not labelled_pictures(dataset, split):
+        raise FinedeficsError(
+            f"no labelled picture in the split {split}",
+            place=dataset.reference,
+            cure=_instead(evaluable_splits(dataset), split),
+        )
+    return categories
+
+
+def _instead(splits: Sequence[str], asked: str) -> str:
+    """What can be done where the split that was asked for has nothing."""
+    if splits:
+        return f"evaluate on another split: --split {splits[0]}"
+    folders = " or ".join(f"{split}/<category>/" for split in SPLITS if split in HELD_OUT)
+    return f"nothing is held out: put labelled pictures into {folders} and ingest again"

@@ -1,0 +1,150 @@
+"""An evaluation asks what there is, says what it asked, and refuses at once what cannot be asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bird_folder import encoded, put
+
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.cli.main import main
+from finedefics_platform.cli.train import _next_step
+from finedefics_platform.config.experiment import Evaluation
+from finedefics_platform.data.ingesting import ingest
+from finedefics_platform.data.store import open_dataset
+from finedefics_platform.evaluation import run as evaluation
+from finedefics_platform.evaluation.checks import evaluable_splits
+from finedefics_platform.evaluation.run import evaluate
+from finedefics_platform.models.evidence import collect
+
+CHEAP = Evaluation(answers=("alignment",))
+KINDS = ("鷦鷯", "Grüner Specht", "crow")  # names in other scripts are names
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> Workspace:
+    """Datasets that nobody described or mined: `three` categories, `one` category, `untested`."""
+    root = tmp_path_factory.mktemp("there-is")
+    workspace = open_workspace(root / "workspace")
+    number = 0
+    for name, kinds, splits in (
+        ("three", KINDS, ("train", "val", "test")),
+        ("one", KINDS[:1], ("train", "test")),
+        ("untested", KINDS, ("train", "val")),
+        ("train-only", KINDS, ("train",)),
+    ):
+        for kind in kinds:
+            for split in splits:
+                for _ in range(2):
+                    put(root / name, f"{split}/{kind}/{number:03}.png", encoded(number))
+                    number += 1
+        ingest(workspace, name, root / name)
+    return workspace
+
+
+def test_fewer_categories_than_options_and_nothing_mined(
+    place: Workspace, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_HOME", str(place.root))
+    asked = ["evaluate", str(tiny_model), "--data", "three", "--answers", "alignment"]
+    assert main([*asked, "--json"]) == 0
+    *_, last = (json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{"))
+    said = last["summary"]
+    assert said["protocol"] == {"answers": ["alignment"], "options": 3, "seed": 0}
+    assert (said["pictures"], said["options_random"], said["categories"]) == (6, 6, 3)
+    assert said["chance"] == {"all": pytest.approx(1 / 3), "options": pytest.approx(1 / 3)}
+    assert main(asked) == 0
+    told = capfd.readouterr().out
+    assert "3 options: there are no more categories" in told
+    assert "6 of 6 pictures were asked on random options" in told
+    assert "3 options, some random" in told
+
+
+def test_asking_for_as_many_as_there_are_is_the_same_evaluation(place: Workspace, tiny_model: Path) -> None:
+    made = evaluate(place, tiny_model, "three", CHEAP)
+    assert evaluate(place, tiny_model, "three", CHEAP.model_copy(update={"options": 3})).place == made.place
+    pairs = evaluate(place, tiny_model, "three", CHEAP.model_copy(update={"options": 2}))
+    assert (pairs.summary["options_random"], pairs.summary["chance"]["options"]) == (6, 0.5)
+
+
+def test_a_published_file_is_asked_as_it_stands(place: Workspace, tiny_model: Path, tmp_path: Path) -> None:
+    rows = open_dataset(place, "three").table("samples", ["source", "split"]).to_pylist()
+    sources = [row["source"] for row in rows if row["split"] == "test"]
+    foci: dict[str, list[dict[str, Any]]] = {}
+    for source in sources[:4]:
+        truth = source.split("/")[1]
+        wrong = next(kind for kind in KINDS if kind != truth)
+        item = {"image": f"images/{Path(source).name}", "options": [truth, wrong], "groundtruth": truth}
+        foci.setdefault(truth, []).append(item)
+    file = tmp_path / "options.json"
+    file.write_text(json.dumps(foci))
+    made = evaluate(place, tiny_model, "three", CHEAP, options=file)
+    said = made.summary
+    assert (said["pictures"], said["protocol"]["options"], said["options_random"]) == (4, 2, 0)
+    assert said["options_file"]["matched"] == said["options_file"]["items"] == 4
+    assert said["options_file"]["name"] == f"options.json@{said['protocol']['options_of']}"
+    assert made.place != evaluate(place, tiny_model, "three", CHEAP).place
+    two = CHEAP.model_copy(update={"options": 2})
+    usual, _ = collect(evaluate(place, tiny_model, "three", two), (), "now")
+    own, _ = collect(made, (), "now")
+    assert (own.ground.options, usual.ground.options) == (2, 2)
+    assert own.ground.key != usual.ground.key, "figures on other options are not compared"
+    assert "of options.json@" in str(own.ground)
+    file.write_text(json.dumps(foci, indent=1))
+    assert evaluate(place, tiny_model, "three", CHEAP, options=file).place == made.place
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("one", CHEAP, "1 category, and an evaluation asks which of several"),
+        ("untested", CHEAP, "no labelled picture in the split test; evaluate on another split: --split val"),
+        ("train-only", CHEAP, "no labelled picture in the split test; nothing is held out: put labelled"),
+        (
+            "train-only",
+            CHEAP.model_copy(update={"split": "val"}),
+            "no labelled picture in the split val; nothing is held out",
+        ),
+        ("three", Evaluation(answers=("ensemble",), split="val"), "chosen on val"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_starts(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, name: str, settings: Evaluation, message: str
+) -> None:
+    def started(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a model was read or a cluster started")
+
+    for what in ("model_digest", "model_folder", "ensure_ray"):
+        monkeypatch.setattr(evaluation, what, started)
+    with pytest.raises(FinedeficsError, match=message) as caught:
+        evaluate(place, "no model at all", name, settings)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_ensemble_without_a_val_split_is_refused(place: Workspace) -> None:
+    with pytest.raises(FinedeficsError, match="no labelled picture in the split val, on which"):
+        evaluate(place, "no model", without_val(place), Evaluation(answers=("ensemble",)))
+
+
+def without_val(place: Workspace) -> str:
+    folder = place.root.local
+    assert folder is not None
+    for number, kind in enumerate(KINDS):
+        for split in ("train", "test"):
+            put(
+                folder.parent / "unweighed",
+                f"{split}/{kind}/{number}.png",
+                encoded(5000 + number * 2 + len(split)),
+            )
+    return ingest(place, "unweighed", folder.parent / "unweighed").reference
+
+
+def test_training_prints_only_a_next_step_that_works(place: Workspace) -> None:
+    said = {name: _next_step(open_dataset(place, name), "run-1", name) for name in ("three", "untested")}
+    assert said["three"] == "next: finedefics evaluate run-1 --data three"
+    assert said["untested"] == "next: finedefics evaluate run-1 --data untested --split val"
+    for name in ("one", "train-only"):
+        assert evaluable_splits(open_dataset(place, name)) == ()
+        assert f"nothing in {name} can judge it" in _next_step(open_dataset(place, name), "run-1", name)
