@@ -23,6 +23,7 @@ from finedefics.describers.questions import (
     ask_names,
     ask_values,
 )
+from finedefics.describers.vocabulary import ASKED
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 
@@ -73,6 +74,7 @@ class AskingDescriber:
     """
 
     reads_images = True
+    closing = ASKED
 
     def __init__(self, name: str, model: Model, given: Given) -> None:
         self.name, self.model = name, model

@@ -1,5 +1,6 @@
 """The step "describe": choose a describer, find what is said of pictures, close the vocabulary, write."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from finedefics.describers import DESCRIBERS, AskingDescriber, Describer, Given,
 from finedefics.describers.file import FileDescriber
 from finedefics.describers.models import LocalModel
 from finedefics.describers.names import CategoryNamesDescriber
-from finedefics.describers.vocabulary import ANNOTATED, ASKED, Closing, merge_counts
+from finedefics.describers.vocabulary import ANNOTATED, Closing, merge_counts
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import VOCABULARY, Category
 from finedefics.registry import split_spec
@@ -149,7 +150,7 @@ def _asker(
 ) -> Iterator[Asker]:
     log = AnswerLog(workspace.answers, made.model.model_id)
     asked = dataset.manifest["tables"]["samples"]["rows"]
-    allowed = settings.allow_failed * min(asked, settings.limit or asked)
+    allowed = _allowed(settings, min(asked, settings.limit or asked))
     asker = Asker(made.model, log, made.options.attempts, allowed)
     try:
         if isinstance(made.model, LocalModel):
@@ -163,6 +164,11 @@ def _asker(
         log.flush()
 
 
+def _allowed(settings: Settings, questions: int) -> float:
+    """Questions that may fail; where all may, nothing stops the asking."""
+    return settings.allow_failed * questions if settings.allow_failed < 1 else math.inf
+
+
 def _describe(
     workspace: Workspace,
     dataset: Dataset,
@@ -172,28 +178,30 @@ def _describe(
     progress: Progress,
     asker: Asker | None = None,
 ) -> Dataset:
-    closing = ASKED if asker else ANNOTATED
-    step = step_digest("describe", dataset, _READ, [made.describer_id, settings.limit, asdict(closing)])
+    closing: Closing = getattr(made, "closing", ANNOTATED)
+    identity = [made.describer_id, DESCRIBERS.identity(called) if called.endswith(".py") else None]
+    step = step_digest("describe", dataset, _READ, [identity, settings.limit, asdict(closing)])
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
         place = workspace.answers / "said" / f"{dataset.name}-{step}"
-        files = _first_pass(dataset, made, asker, place, settings, progress)
-        vocabulary = _vocabulary(dataset, files, closing)
-        if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
-            files = word_files(made, asker, files, vocabulary, place / "worded", progress)
-        work = partial(
-            write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
-        )
-        written: list[Described] = run_tasks(
-            files, work, chunk=1, label="writing descriptions", progress=progress
-        )
+        try:
+            files = _first_pass(dataset, made, asker, place, settings, progress)
+            vocabulary = _vocabulary(dataset, files, closing)
+            if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
+                files = word_files(made, asker, files, vocabulary, place / "worded", progress)
+            work = partial(
+                write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
+            )
+            written: list[Described] = run_tasks(
+                files, work, chunk=1, label="writing descriptions", progress=progress
+            )
+        finally:
+            place.delete()
         provenance = _provenance(dataset, made, called, files, written, vocabulary)
         if asker:
             provenance |= {"usage": asker.usage.as_dict(), "limit": settings.limit}
-        published = _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
-        place.delete()
-        return published
+        return _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
 
 
 def _first_pass(
@@ -304,7 +312,7 @@ def _describe_categories(
 ) -> Dataset:
     categories = dataset.categories()
     wanting: list[Category] = [c for c in categories if settings.overwrite or not c.attributes]
-    asker.allowed = settings.allow_failed * len(wanting)
+    asker.allowed = _allowed(settings, len(wanting))
     if wanting:
         learn_names(made, asker)
     step = step_digest("names", dataset, ("categories",), [made.describer_id, settings.overwrite])
