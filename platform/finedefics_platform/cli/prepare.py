@@ -31,7 +31,7 @@ def prepare(
     allow_rejected: Annotated[
         float,
         typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures that may be refused."),
-    ] = 0.1,
+    ] = 0.5,
     describer: Annotated[
         str | None,
         typer.Option("--describer", help="As of `data describe`; default: the best without a model."),
