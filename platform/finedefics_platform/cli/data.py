@@ -38,7 +38,7 @@ def ingest(
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     allow_rejected: Annotated[
         float,
-        typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures beyond which rejects stop it."),
+        typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures that may be refused."),
     ] = 0.5,
     json: Json = False,
 ) -> None:
