@@ -151,7 +151,8 @@ def test_a_linked_folder_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("Cape_May  Warbler", "cape-may-warbler"), ("家麻雀 2", "家麻雀-2")]
+    ("name", "expected"),
+    [("Cape_May  Warbler", "cape-may-warbler"), ("家麻雀 2", "家麻雀-2"), ("E\u0301tourneau", "étourneau")],
 )
 def test_category_ids(name: str, expected: str) -> None:
     assert category_id(name) == expected

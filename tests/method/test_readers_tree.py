@@ -60,7 +60,15 @@ def test_files_are_listed_and_read(tree: Tree) -> None:
 
 
 def test_what_is_not_there_is_said(tree: Tree) -> None:
-    for path in ("train/wren/b.jpg", "", "../source/notes.txt", "/etc/hostname", "a\0b", "train/.DS_Store"):
+    for path in (
+        "train/wren/b.jpg",
+        "train/../notes.txt",
+        "",
+        "../source/notes.txt",
+        "/etc/hostname",
+        "a\0b",
+        "train/.DS_Store",
+    ):
         assert not tree.exists(path)
         with pytest.raises(FileNotFoundError):
             tree.read(path)

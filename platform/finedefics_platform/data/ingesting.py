@@ -33,7 +33,7 @@ from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
 
-ALLOWED_REJECTED = 0.5  # more says that the source is not what it is taken for
+ALLOW_REJECTED = 0.5  # more says that the source is not what it is taken for
 
 
 def ingest(
@@ -44,7 +44,7 @@ def ingest(
     reader: str = "auto",
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
-    allow_rejected: float = ALLOWED_REJECTED,
+    allow_rejected: float = ALLOW_REJECTED,
     row_group_rows: int = ROW_GROUP_ROWS,
     progress: Progress = SILENT,
 ) -> Dataset:
@@ -109,10 +109,10 @@ def _check_share(kept: int, rejected: list[Rejected], most: float, source: Sourc
         )
     if len(rejected) > most * (kept + len(rejected)):
         kind, number = Counter(kind_of(row.reason) for row in rejected).most_common(1)[0]
-        example = next(row.source for row in rejected if kind_of(row.reason) == kind)
+        first = next(row for row in rejected if kind_of(row.reason) == kind)
         raise FinedeficsError(
             f"{len(rejected)} of the {kept + len(rejected)} pictures cannot be used, "
-            f"most of them: {kind} ({number}), such as {example}",
+            f"{number} of them like {first.source}: {first.reason}",
             place=source.place,
             cure=f"mend the source, or allow more than {most:.0%} with --allow-rejected",
         )
