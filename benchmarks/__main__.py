@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks.answers
+import benchmarks.false_conflicts
 import benchmarks.memory
+import benchmarks.mining
 import benchmarks.stage_one  # noqa: F401  (importing registers)
 from benchmarks.registry import BENCHMARKS, Result
 

@@ -200,13 +200,13 @@ def summary(worlds: Sequence[Mapping[str, Figures]]) -> dict[str, dict[str, dict
             found[mode][figure] = {
                 "mean": statistics.mean(values),
                 "difference": statistics.mean(paired),
-                "half_width": _half_width(paired),
+                "half_width": half_width(paired),
                 "n": len(worlds),
             }
     return found
 
 
-def _half_width(differences: Sequence[float]) -> float:
+def half_width(differences: Sequence[float]) -> float:
     n = len(differences)
     if n < 2:
         return math.inf

@@ -8,7 +8,7 @@ import torch
 from benchmarks.drawn import Row, true_category
 from finedefics.batch import Batch
 from finedefics.contrast import Rows, rows_of_term
-from finedefics.negatives import nearest_categories
+from finedefics.mining.attributes import nearest_categories
 from finedefics.records import Category
 from finedefics.terms import CONTRASTIVE_TERMS, FEEDS, ObjectiveSettings
 

@@ -11,7 +11,7 @@ from finedefics.batch import Batch, Collator
 from finedefics.conversation import Templates
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, picture
-from finedefics.negatives import AttributeMiner, Confusable
+from finedefics.mining import AttributeMiner, Confusable
 from finedefics.objective import Objective
 from finedefics.records import Category, Sample
 from finedefics.scoring import Recogniser

@@ -17,7 +17,7 @@ from torch import Tensor
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.distributed import world_size
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.negatives import nearest_categories
+from finedefics.mining.attributes import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
 from finedefics.records import Category, Sample, check_distinct
@@ -95,6 +95,8 @@ class Collator:
         packed: several sequences share a row; False pads every one to the longest.
         seed: of the order in which a multiple choice shows its options, with the step.
         attributes: names that samples' attributes have beside the table's; equal on every rank.
+        similar: for each category its most similar others, the hard negatives of its text, most similar
+            first; a category that is missing has none. By default those that share most attributes.
 
     Raises:
         FinedeficsError: a category has no name, or two have one id or name (exit code 2).
@@ -111,6 +113,7 @@ class Collator:
         packed: bool = True,
         seed: int = 0,
         attributes: Iterable[str] = (),
+        similar: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         check_distinct(categories)
         self.packed, self.seed = packed, seed
@@ -120,7 +123,7 @@ class Collator:
         self.position = {category_id: i for i, category_id in enumerate(self.categories)}
         self.settings = settings
         self.negatives = negatives
-        self.similar = nearest_categories(categories, keep=negatives)
+        self.similar = similar or nearest_categories(categories, keep=negatives)
         named = {name for category in categories for name in category.attributes}
         self.attributes = frozenset(named.union(attributes))
 
@@ -237,7 +240,8 @@ class _Draft:
         if "text" in self.c.settings.feeds("text"):
             for tokens in self.c.render.statement_tokens(category.name, category.description):
                 self.sequences.append((tokens, len(tokens) - 1, GENERATION_TERMS.index("text"), ABSENT))
-        negatives = [self.c.categories[i] for i in self.c.similar[category.category_id]]
+        similar = self.c.similar.get(category.category_id, ())[: self.c.negatives]
+        negatives = [self.c.category(i, f"similar categories of {category.category_id}") for i in similar]
         self._row("text", category, category.description, category.attributes, negatives, None)
 
     def _dialogue(self, term: str, question: str, answer: str, image: int, block: tuple[int, ...]) -> None:

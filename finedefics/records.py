@@ -89,6 +89,16 @@ ROW_GROUPS = pa.schema(
     ]
 )
 
+# What the attributes of descriptions may say, and which wordings were taken to mean it.
+VOCABULARY = pa.schema(
+    [
+        pa.field("attribute", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("pictures", pa.int64(), nullable=False),
+        pa.field("said", pa.list_(pa.string())),  # most frequent first
+    ]
+)
+
 QUARANTINE = pa.schema([("source", pa.string()), ("split", pa.string()), ("reason", pa.string())])
 
 # Companions of the samples: one row a sample in the same files, row groups and order.
@@ -102,6 +112,7 @@ TABLES = {
     "negatives": NEGATIVES,
     "neighbours": NEIGHBOURS,
     "row_groups": ROW_GROUPS,
+    "vocabulary": VOCABULARY,
     "quarantine": QUARANTINE,
 }
 

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from finedefics.errors import FinedeficsError
 
@@ -25,7 +25,7 @@ WHITE = (255, 255, 255, 255)
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """An RGB copy that looks as a viewer shows the picture.
+    """The picture in RGB as a viewer shows it; it is the same one where nothing has to be changed.
 
     It stands as the camera was held (EXIF), sixteen bits are scaled to eight, what is transparent becomes
     white, floats from 0 to 1 become 0 to 255.
@@ -35,7 +35,8 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     """
     try:
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F" or picture.mode.startswith("I"):
             picture = _grey(picture)
         if picture.mode == "La":  # Pillow converts it to nothing else
@@ -43,7 +44,8 @@ def as_rgb(picture: Image.Image) -> Image.Image:
         if picture.has_transparency_data:
             seen = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", seen.size, WHITE), seen)
-        return picture.convert("RGB")
+        # copies of what needs no change would take a quarter of the time that decoding takes
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     except FinedeficsError:
         raise
     except UNDECODABLE as error:

@@ -5,18 +5,36 @@ pictures, so the object terms meet them as well.
 """
 
 import heapq
-from collections import deque
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from finedefics.negatives import nearest_categories
+from finedefics.mining.attributes import nearest_categories
 from finedefics.records import Category
 
 C = TypeVar("C", bound=Hashable)
 
 NEAR = 16  # entries of a category's ranking that pull others into its batch
+
+
+def lane_counts(start: int, stop: int, batch: int, lanes: int) -> npt.NDArray[np.int64]:
+    """How many of the places [start, stop) of a sequence lie in each lane.
+
+    The sequence is cut into batches of ``batch`` places, and a batch into ``lanes`` equal parts: lane l is
+    the l-th part of every batch.
+
+    Returns:
+        [lanes] numbers that add up to ``stop - start``.
+    """
+    width = batch // lanes
+    first = np.arange(lanes, dtype=np.int64) * width
+
+    def before(place: int) -> npt.NDArray[np.int64]:
+        return place // batch * width + np.clip(place % batch - first, 0, width)
+
+    return before(stop) - before(start)
 
 
 def confusable_order(
@@ -26,6 +44,7 @@ def confusable_order(
     rng: np.random.Generator,
     *,
     filled: int = 0,
+    lanes: int = 1,
 ) -> list[int]:
     """A permutation of rows whose consecutive batches hold mutually similar categories.
 
@@ -34,6 +53,9 @@ def confusable_order(
     rows left, another random row starts the next cluster; a category's second row waits until every category
     with rows left is inside.
 
+    With ``lanes``, every row keeps to a place in its own lane (see `lane_counts`), so that who reads the
+    lanes' rows one after the other has them when they are due. Rows are then given lane by lane.
+
     Args:
         categories: [rows] the category of every row.
         nearest: for each category the similar ones, most similar first; the first `NEAR` count, categories
@@ -41,61 +63,104 @@ def confusable_order(
         batch: rows of a batch.
         rng: the only source of chance.
         filled: rows that the first batch holds already; the order then ends it first.
+        lanes: equal parts of a batch, each with rows of its own.
 
     Raises:
-        ValueError: the batch is not positive.
+        ValueError: the batch is not positive, or its parts are not equal.
     """
     if batch < 1:
         raise ValueError(f"a batch has at least one row, not {batch}")
-    rows = rng.permutation(len(categories)).tolist()
-    pools: dict[C, deque[int]] = {}
-    for row in rows:
-        pools.setdefault(categories[row], deque()).append(row)
-    chance = {category: place for place, category in enumerate(pools)}
+    if lanes < 1 or batch % lanes:
+        raise ValueError(f"a batch of {batch} rows has no {lanes} equal parts")
+    start = filled % batch
+    stop = start + len(categories)
+    pool = _Pool(categories, lane_counts(start, stop, batch, lanes).tolist(), rng)
     order: list[int] = []
-    placed = [False] * len(rows)
-    inside: set[C] = set()
-    room, start = batch - filled % batch, 0
-    while len(order) < len(rows):
-        while placed[rows[start]]:
-            start += 1
-        seeds = (categories[r] for r in rows[start:] if not placed[r] and categories[r] not in inside)
-        seed = next(seeds, None) if len(inside & pools.keys()) < len(pools) else None
-        if seed is None:
-            inside.clear()
-            continue
-        for category in _cluster(seed, pools.keys() - inside, nearest, room, chance):
-            row = pools[category].popleft()
-            placed[row] = True
-            order.append(row)
-            inside.add(category)
-            room -= 1
-            if not pools[category]:
-                del pools[category]
-        if room == 0:
-            room = batch
-            inside.clear()
+    for place in range(0, stop, batch):
+        room = lane_counts(max(place, start), min(place + batch, stop), batch, lanes).tolist()
+        order += pool.take(room, nearest)
     return order
 
 
-def _cluster(
-    seed: C, free: Collection[C], nearest: Mapping[C, Sequence[C]], size: int, chance: Mapping[C, int]
-) -> list[C]:
-    """At most ``size`` of the free categories, grown from ``seed`` by how high those inside rank them."""
-    found, scores = [seed], dict[C, float]()
-    queue: list[tuple[float, int, C]] = []
-    while len(found) < size:
-        for rank, category in enumerate(nearest.get(found[-1], ())[:NEAR]):
-            if category in free:
-                scores[category] = scores.get(category, 0.0) + 1 / (1 + rank)
-                # an entry that is outbid stays behind its successor; equal scores fall by the epoch's chance
-                heapq.heappush(queue, (-scores[category], chance[category], category))
-        while queue and queue[0][2] in found:
-            heapq.heappop(queue)
-        if not queue:
-            break
-        found.append(heapq.heappop(queue)[2])
-    return found
+class _Pool(Generic[C]):
+    """Rows that are in no batch yet."""
+
+    def __init__(self, categories: Sequence[C], sizes: Sequence[int], rng: np.random.Generator) -> None:
+        self.categories = categories
+        self.lane = np.repeat(np.arange(len(sizes)), sizes).tolist()
+        self.placed = [False] * len(categories)
+        self.waiting: list[list[int]] = [[] for _ in sizes]  # by lane
+        self.rows: dict[C, list[int]] = {}  # by category
+        for row in rng.permutation(len(categories)).tolist():
+            self.waiting[self.lane[row]].append(row)
+            self.rows.setdefault(categories[row], []).append(row)
+        # equal scores fall by the order's chance
+        self.chance = {category: place for place, category in enumerate(self.rows)}
+
+    def take(self, room: list[int], nearest: Mapping[C, Sequence[C]]) -> list[int]:
+        """The rows of the next batch, lane by lane; ``room`` says how many of each lane it takes."""
+        self.waiting = [[row for row in rows if not self.placed[row]] for rows in self.waiting]
+        chosen: list[list[int]] = [[] for _ in room]
+        inside: set[C] = set()
+        scores: dict[C, float] = {}
+        queue: list[tuple[float, int, C]] = []
+        for _ in range(sum(room)):
+            row = self._similar(queue, scores, inside, room)
+            if row is None:
+                row = self._other(inside, room)
+            if row is None:  # every category that has rows here is inside: each may come once more
+                inside.clear()
+                scores.clear()
+                row = self._other(inside, room)
+            assert row is not None
+            self._place(row, room, chosen)
+            category = self.categories[row]
+            inside.add(category)
+            for rank, other in enumerate(nearest.get(category, ())[:NEAR]):
+                if other in self.rows and other not in inside:
+                    scores[other] = scores.get(other, 0.0) + 1 / (1 + rank)
+                    # an entry that is outbid stays behind its successor
+                    heapq.heappush(queue, (-scores[other], self.chance[other], other))
+        return [row for rows in chosen for row in rows]
+
+    def _similar(
+        self, queue: list[tuple[float, int, C]], scores: dict[C, float], inside: set[C], room: list[int]
+    ) -> int | None:
+        """A row of the category that those inside rank highest, of those with a row in a lane with room."""
+        while queue:
+            score, _, category = heapq.heappop(queue)
+            if category in inside or scores.get(category) != -score:
+                continue
+            if (row := self._open_row(category, room)) is not None:
+                return row
+        return None
+
+    def _open_row(self, category: C, room: list[int]) -> int | None:
+        """The category's row in the lane that has the most room, None where it has none in an open lane."""
+        rows = self.rows.get(category, ())
+        best = max(rows, key=lambda row: room[self.lane[row]], default=None)
+        return best if best is not None and room[self.lane[best]] else None
+
+    def _other(self, inside: set[C], room: list[int]) -> int | None:
+        """A random row of a category that is not inside, from the lane with the most room that has one."""
+        if len(inside) >= len(self.rows) and self.rows.keys() <= inside:
+            return None
+        for lane in sorted(range(len(room)), key=lambda lane: -room[lane]):
+            if not room[lane]:
+                break
+            for row in self.waiting[lane]:
+                if not self.placed[row] and self.categories[row] not in inside:
+                    return row
+        return None
+
+    def _place(self, row: int, room: list[int], chosen: list[list[int]]) -> None:
+        lane, category = self.lane[row], self.categories[row]
+        room[lane] -= 1
+        chosen[lane].append(row)
+        self.placed[row] = True
+        self.rows[category].remove(row)
+        if not self.rows[category]:
+            del self.rows[category]
 
 
 def similar_categories(

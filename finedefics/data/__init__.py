@@ -1,5 +1,1 @@
-"""Where pictures come from: readers of sources, and generated worlds."""
-
-from finedefics.data import readers, released  # a reader is registered when its module is imported
-
-__all__ = ["readers", "released"]
+"""Where pictures come from: trees of files, readers of sources, and generated worlds."""

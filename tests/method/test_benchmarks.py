@@ -26,6 +26,8 @@ NAMES = {
     "stage1_speedup_one_pass_batch8",
     "text_padding",
     "contrastive_memory",
+    "false_conflicts",
+    "missed_conflicts",
     "alignment_vs_describe",
     "alignment_vs_describe_language",
     "alignment_vs_describe_long",

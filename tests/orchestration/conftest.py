@@ -69,6 +69,35 @@ def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
     return draft.publish("drawn")
 
 
+@pytest.fixture(scope="session")
+def partly_described(drawn_workspace: Workspace) -> Dataset:
+    """Twenty pictures without a label, of which every third has a description; no negatives known of some."""
+    rows = [sample_row(f"s{number:02}", f"picture {number}".encode(), None, "train") for number in range(20)]
+    descriptions = [
+        {
+            "sample_id": row["sample_id"],
+            "attributes": None,
+            "description": f"look {number}" if number % 3 == 0 else None,
+            "describer_id": "some",
+        }
+        for number, row in enumerate(rows)
+    ]
+    negatives = [
+        {
+            "sample_id": row["sample_id"],
+            "candidates": [{"category_id": f"c{(number + i) % 3}", "similarity": 1.0} for i in range(2)],
+            "miner_id": "some",
+        }
+        for number, row in enumerate(rows)
+    ]
+    draft = new_version(drawn_workspace, "partly")
+    categories = [{"category_id": f"c{number}", "name": f"name {number}"} for number in range(3)]
+    draft.write("categories", pa.Table.from_pylist(categories, TABLES["categories"]), {})
+    tables = {"samples": rows, "descriptions": descriptions, "negatives": negatives}
+    write_aligned(draft, tables, {}, ["c0", "c1", "c2"])
+    return draft.publish("partly")
+
+
 def write_aligned(
     draft: Draft, tables: dict[str, list[dict]], about: dict[str, dict], categories: list[str]
 ) -> None:
@@ -96,7 +125,7 @@ def write_aligned(
                     "bytes": sum(len(samples[i]["image"]) for i in group),
                     "split": samples[group[0]]["split"],
                     "labelled": labels[0] is not None,
-                    "described": len(group),
+                    "described": sum(tables["descriptions"][i]["description"] is not None for i in group),
                     "categories": [position.get(label, -1) for label in labels],
                     "likes": [position[like] for like in likes],
                 }

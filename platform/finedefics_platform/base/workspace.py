@@ -26,6 +26,11 @@ class Workspace:
         return self.root / "datasets"
 
     @property
+    def answers(self) -> Location:
+        """What models answered that were asked about pictures and categories: ``answers/<model>/``."""
+        return self.root / "answers"
+
+    @property
     def models(self) -> Location:
         """Base models that the platform made itself, and packages of registered ones."""
         return self.root / "models"
@@ -44,6 +49,11 @@ class Workspace:
     def evaluations(self) -> Location:
         """Evaluations (item x answer), addressed by what they were made from."""
         return self.root / "evaluations"
+
+    @property
+    def embeddings(self) -> Location:
+        """What embedders made of datasets' pictures, addressed by what they were made from."""
+        return self.root / "embeddings"
 
     @property
     def categories(self) -> Location:

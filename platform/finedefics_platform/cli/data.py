@@ -6,7 +6,10 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .describe import describe
 from .inspecting import inspect
+from .mine import mine
+from .prepare import prepare
 
 if TYPE_CHECKING:
     from finedefics_platform.data.store import Dataset
@@ -16,80 +19,57 @@ app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_i
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
+app.command()(prepare)
 app.command()(inspect)
 
 
 @app.command()
 def ingest(
-    folder: Annotated[str, typer.Argument(help="The source: a folder of pictures, or a released CSV.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, an archive or a table: a path, or s3://… and the like.")
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset; a version of it is added.")],
-    reader: Annotated[str, typer.Option("--reader", help="How the source is laid out.")] = "folder",
+    reader: Annotated[
+        str, typer.Option("--reader", help="How the source is laid out: a name, or a .py file that reads it.")
+    ] = "auto",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make a versioned dataset from a folder of pictures.
+    """Make a versioned dataset from pictures.
 
-    Layout: <split>/<category>/<picture> or <category>/<picture>, and optionally annotations.jsonl and
-    categories.jsonl. Pictures that cannot be used are quarantined with the reason. With --reader released
-    the source is a pretrain.csv or finetune.csv of the Finedefics release; its hard negatives are kept for
-    `finedefics data mine NAME --miner provided`.
+    The layout is recognised: <category>/<picture> or <split>/<category>/<picture> (and optionally
+    annotations.jsonl, categories.jsonl, class_attributes.csv); CUB-200, Stanford Cars and Dogs, Oxford Pet
+    and Flowers, FGVC-Aircraft as they are published, unpacked or as an archive; a CSV, TSV, JSON-lines or
+    Parquet table; a CSV of the Finedefics release, whose hard negatives `finedefics data mine NAME --miner
+    provided` takes. Pictures that cannot be used are quarantined with the reason.
 
     Example: `finedefics data ingest ~/pictures/birds --name birds`
+
+    Example: `finedefics data ingest s3://bucket/birds.csv --name birds --columns image=path,label=species`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.data import ingesting
+    from finedefics_platform.data.sources import parse_columns
 
     out = reporter(json)
-    made = ingesting.ingest(open_workspace(), name, folder, reader=reader, seed=seed, progress=out)
-    _finish(out, made, next_step="describe")
+    told = parse_columns(columns)
+    made = ingesting.ingest(
+        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+    )
+    finish(out, made, next_step="describe")
 
 
-@app.command()
-def describe(
-    dataset: Reference,
-    describer: Annotated[
-        str, typer.Option("--describer", help="Who describes the pictures.")
-    ] = "annotations",
-    json: Json = False,
-) -> None:
-    """Give every picture its attribute description.
-
-    Example: `finedefics data describe birds`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import describing
-
-    out = reporter(json)
-    made = describing.describe(open_workspace(), dataset, describer=describer, progress=out)
-    without = made.manifest["provenance"]["descriptions"]["without_description"]
-    if without:
-        out.say(f"[yellow]{without} pictures have no description[/]: the source says nothing of them")
-    _finish(out, made, next_step="mine", without_description=without)
+app.command()(describe)
 
 
-@app.command()
-def mine(
-    dataset: Reference,
-    miner: Annotated[str, typer.Option("--miner", help="How similarity is judged.")] = "attributes",
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Candidates kept for every picture.")] = 16,
-    json: Json = False,
-) -> None:
-    """Rank the most similar wrong categories of every picture.
-
-    Example: `finedefics data mine birds --keep 16`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.data import mining
-
-    out = reporter(json)
-    made = mining.mine(open_workspace(), dataset, miner=miner, keep=keep, progress=out)
-    without = made.manifest["provenance"]["negatives"]["without_candidates"]
-    if without:
-        out.say(f"[yellow]{without} pictures have no candidates[/]: no attributes are known of them")
-    _finish(out, made, next_step="inspect", without_candidates=without)
+app.command()(mine)
 
 
-def _finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
+    """Say which version was made, what it holds and what comes next."""
     from finedefics_platform.data.inspection import quarantine_reasons
 
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}

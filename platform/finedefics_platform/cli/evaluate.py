@@ -1,29 +1,41 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
 
+if TYPE_CHECKING:
+    from finedefics_platform.evaluation.items import Evaluated
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
-    ],
     data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="In place of a model a frozen encoder: clip:MODEL, vision:MODEL, tuned:MODEL, a .py file.",
+        ),
+    ] = None,
     answers: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--answers",
             help="By comma: names, names_corrected, names_free, alignment, alignment_names, "
-            "alignment_descriptions, describe, letters, letters_foci, letters_likelihood, ensemble.",
+            "alignment_descriptions, describe, letters, letters_foci, letters_likelihood, ensemble "
+            "[default: names,alignment,describe]; of an encoder zero_shot, zero_shot_texts, knn, "
+            "linear_probe [default: all it can, but zero_shot_texts].",
         ),
-    ] = "names,alignment,describe",
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
     options: Annotated[
@@ -43,8 +55,13 @@ def evaluate(
     name.
 
     Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
+
+    Example: `finedefics evaluate --encoder vision:facebook/dinov2-base --data birds`
     """
-    from finedefics.evaluation.tables import accuracy_table
+    if encoder is not None or model is None:
+        from .evaluate_encoder import evaluate_encoder
+
+        return evaluate_encoder(model, encoder, data, answers, split, limit, options, register, json)
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
@@ -56,7 +73,11 @@ def evaluate(
 
     out = reporter(json)
     workspace = open_workspace()
-    asked = {"split": split, "answers": tuple(answers.split(",")), "limit": limit}
+    asked = {
+        "split": split,
+        "answers": tuple((answers or "names,alignment,describe").split(",")),
+        "limit": limit,
+    }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
     check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
     opened = open_model(workspace, model)
@@ -71,18 +92,7 @@ def evaluate(
         options=options,
         progress=out,
     )
-    speeds = {model: done.summary["pictures_per_second"]}
-    tables = {
-        scope: accuracy_table({model: done.items()}, speeds, scope)[model] for scope in ("all", "options")
-    }
-    for scope, table in tables.items():
-        if table:
-            out.table(
-                "all categories" if scope == "all" else _options_title(done.summary),
-                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
-                _figures(table),
-            )
-    _say_options(out, done.summary, settings.options)
+    tables = show_figures(out, model, done, settings.options)
     for answer, share in done.summary["unparseable"].items():
         if share:
             out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
@@ -92,6 +102,30 @@ def evaluate(
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
     out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
+
+
+def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> dict[str, Any]:
+    """Print what an evaluation found, and how it asked; returns the tables by scope.
+
+    Args:
+        name: of the model or encoder.
+        wanted: options that were asked for.
+    """
+    from finedefics.evaluation.tables import accuracy_table
+
+    speeds = {name: done.summary["pictures_per_second"]}
+    tables = {
+        scope: accuracy_table({name: done.items()}, speeds, scope)[name] for scope in ("all", "options")
+    }
+    for scope, table in tables.items():
+        if table:
+            out.table(
+                "all categories" if scope == "all" else _options_title(done.summary),
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
+                _figures(table),
+            )
+    _say_options(out, done.summary, wanted)
+    return tables
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:

@@ -101,8 +101,8 @@ def _show(out: Reporter, made: "Prepared") -> None:
     out.say(f"[bold green]{made.dataset.reference}[/]")
     splits = ", ".join(f"{s.split} {s.labelled + s.unlabelled}" for s in found.splits)
     unlabelled = sum(split.unlabelled for split in found.splits)
-    counts = f"{found.pictures} pictures of {found.categories} categories: {splits}"
-    out.say(f"  {counts}; {unlabelled} without a label")
+    counted = f"{found.pictures} pictures of {found.categories} categories"
+    out.say(f"  {counted}: {splits}; {unlabelled} unlabelled")
     for reason, number in found.quarantined.items():
         example = escape(found.quarantined_examples[reason][0])
         out.say(f"  [yellow]{number} in quarantine[/]: {escape(reason)}, such as {example}")

@@ -1,14 +1,17 @@
 """Ingest: a dataset version from a source of pictures."""
 
+import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from finedefics import __version__
-from finedefics.attributes import write_description
-from finedefics.data.readers import READERS, Listing
+from finedefics.data.readers import READERS, Listing, read_source
+from finedefics.data.tree import Tree
+from finedefics.describers import write_description
 from finedefics.errors import FinedeficsError
 from finedefics.records import CATEGORIES, QUARANTINE, Category, attributes_to_arrow
 from finedefics_platform.base.digest import digest_of
@@ -25,6 +28,7 @@ from finedefics_platform.data.samples import (
     sample_table,
     write_files,
 )
+from finedefics_platform.data.sources import open_source
 from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
@@ -33,9 +37,10 @@ from finedefics_platform.data.versions import new_version
 def ingest(
     workspace: Workspace,
     name: str,
-    folder: str | Path,
+    source: str | os.PathLike[str] | Location,
     *,
-    reader: str = "folder",
+    reader: str = "auto",
+    columns: Mapping[str, str] | None = None,
     seed: int = 0,
     row_group_rows: int = ROW_GROUP_ROWS,
     progress: Progress = SILENT,
@@ -44,38 +49,47 @@ def ingest(
 
     Args:
         name: of the dataset; a version of it is added.
-        folder: the source, as ``reader`` understands it.
+        source: a folder, an archive or a table, as a path or a URI.
+        reader: how it is laid out; "auto" asks the readers, and a ``.py`` file brings its own.
+        columns: what the reader is told of a table's columns.
         seed: decides the split where the source has none.
         row_group_rows: most rows of a row group, the unit in which training shuffles and reads.
 
     Raises:
         FinedeficsError: the source is missing or wrong, no picture of it can be used, or a write failed.
     """
-    listing = READERS[reader](folder, seed=seed)
-    step = _ingest_digest(listing, reader, seed, row_group_rows)
-    named = workspace.name_of(Location.of(folder))
-    provenance: dict[str, Any] = {"step": "ingest", "reader": reader, "folder": named, "seed": seed}
+    opened = open_source(source, seed=seed, columns=columns)
+    reader, listing = read_source(opened, reader)
+    step = _ingest_digest(listing, opened.tree, READERS.identity(reader), seed, row_group_rows)
+    named = workspace.name_of(Location.of(source))
+    provenance: dict[str, Any] = {"step": "ingest", "reader": reader, "source": named, "seed": seed}
+    provenance |= listing.notes
+    if columns:
+        provenance["columns"] = dict(columns)
     with step_of(workspace, name, step, "ingest", progress) as done:
         if done:
             return done
-        kept, rejected = admit(listing.entries, check_pictures(listing.entries, progress))
-        rejected += [Rejected(source, None, reason) for source, reason in listing.rejected]
+        kept, rejected = admit(listing.entries, check_pictures(opened.tree, listing.entries, progress))
+        rejected += [Rejected(path, None, reason) for path, reason in listing.rejected]
         if not kept:
             raise FinedeficsError(
                 f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
-                place=str(Path(folder) / rejected[0].source),
-                cure="give JPEG or PNG pictures that open",
+                place=opened.tree.where(rejected[0].source),
+                cure="give pictures that open",
             )
         rows = sample_table(kept)
         files = cut_into_files(rows, row_group_rows)
         draft = new_version(workspace, name)
-        written = write_files(draft.home, rows, files, progress)
+        written = write_files(draft.home, opened.tree, rows, files, progress)
         layout = {
             "row_group_rows": row_group_rows,
             "row_group_bytes": ROW_GROUP_BYTES,
             "row_groups_per_file": GROUPS_PER_FILE,
         }
-        draft.parts("samples", [samples for samples, _ in written], {**provenance, "layout": layout})
+        told = {**provenance, "layout": layout}
+        if recoded := Counter(outcome.recoded for _, outcome in kept if outcome.recoded):
+            told["stored as PNG"] = dict(sorted(recoded.items()))  # by the format that they were in
+        draft.parts("samples", [samples for samples, _ in written], told)
         draft.parts("annotations", [annotations for _, annotations in written], provenance)
         draft.count(_counts(rows))
         draft.write("row_groups", row_group_table(rows, files, listing.categories), provenance)
@@ -105,16 +119,15 @@ def _category_rows(categories: tuple[Category, ...]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CATEGORIES)
 
 
-def _ingest_digest(listing: Listing, reader: str, seed: int, row_group_rows: int) -> str:
+def _ingest_digest(listing: Listing, tree: Tree, reader: str, seed: int, row_group_rows: int) -> str:
     # Like make, by size and time of change: hashing every picture would be most of the work to be saved.
-    files = [[asdict(entry), *_size_and_time(entry.path)] for entry in listing.entries]
+    files = [[asdict(entry), *_stamp(tree, entry.address or entry.source)] for entry in listing.entries]
     known = [asdict(category) for category in listing.categories]
     return digest_of([__version__, "ingest", reader, seed, row_group_rows, files, known, listing.rejected])
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def _stamp(tree: Tree, address: str) -> tuple[int, int]:
     try:
-        status = Path(path).stat()
+        return tree.stamp(address)
     except OSError:
         return -1, -1
-    return status.st_size, status.st_mtime_ns

@@ -3,40 +3,18 @@
 Checking runs in tasks; deciding needs all of them at once and only their hashes, so it runs in one place.
 """
 
-import hashlib
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from PIL import Image
+from functools import partial
 
 from finedefics.data.readers import Entry, category_id
-from finedefics.errors import FinedeficsError
+from finedefics.data.tree import Tree
 from finedefics.records import SPLITS
 from finedefics_platform.base.progress import Progress
 from finedefics_platform.base.tasks import run_tasks
+from finedefics_platform.data.checking import Checked, check_at
 
-FORMATS = ("JPEG", "PNG")
 _CHECKED_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A picture as found, or why it cannot be used.
-
-    Attributes:
-        look: difference hash (`difference_hash`).
-        bytes: of the encoded picture.
-    """
-
-    content_hash: str = ""
-    width: int = 0
-    height: int = 0
-    look: int = 0
-    bytes: int = 0
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,58 +26,19 @@ class Rejected:
     reason: str
 
 
-def check_pictures(entries: Sequence[Entry], progress: Progress) -> list[Checked]:
-    """Read and decode every picture in Ray tasks; one outcome an entry, in their order."""
-    paths = [entry.path for entry in entries]
-    return run_tasks(paths, _check_all, chunk=_CHECKED_AT_ONCE, label="checking pictures", progress=progress)
+def check_pictures(tree: Tree, entries: Sequence[Entry], progress: Progress) -> list[Checked]:
+    """Read and decode every picture in Ray tasks; one outcome an entry, in their order.
+
+    Raises:
+        FinedeficsError: the store that the source is in does not answer.
+    """
+    addresses = [entry.address or entry.source for entry in entries]
+    work = partial(_check_all, tree=tree)
+    return run_tasks(addresses, work, chunk=_CHECKED_AT_ONCE, label="checking pictures", progress=progress)
 
 
-def check_picture(path: str) -> Checked:
-    """Read one picture and decode it as training will; never raises for what is in the file."""
-    from PIL import UnidentifiedImageError
-
-    from finedefics.rgb import as_rgb
-
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        return Checked(problem=f"cannot be read ({getattr(error, 'strerror', None) or error})")
-    if not content:
-        return Checked(problem="empty file")
-    try:
-        with warnings.catch_warnings():
-            # A picture that is suspiciously large is an error here, not a warning in some worker's log.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as picture:
-                kind = picture.format
-                picture.verify()
-            if kind not in FORMATS:
-                return Checked(problem=f"unsupported format {kind} (JPEG and PNG are)")
-            with Image.open(io.BytesIO(content)) as picture:
-                picture.load()  # verify reads headers and checksums; only decoding finds a cut-off file
-                seen = as_rgb(picture)
-    except UnidentifiedImageError:
-        return Checked(problem="not a picture")
-    except FinedeficsError as error:
-        return Checked(problem=error.thing)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
-        return Checked(problem=f"damaged picture ({error})")
-    digest = hashlib.sha256(content).hexdigest()
-    return Checked(digest, seen.width, seen.height, difference_hash(seen), len(content))
-
-
-def difference_hash(picture: Image.Image) -> int:
-    """64 bits that say where a picture gets brighter from left to right; near duplicates differ in few."""
-    grey = picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR).tobytes()
-    bits = 0
-    for row in range(8):
-        for column in range(8):
-            bits = bits << 1 | (grey[9 * row + column] < grey[9 * row + column + 1])
-    return bits
-
-
-def _check_all(paths: Sequence[str]) -> list[Checked]:
-    return [check_picture(path) for path in paths]
+def _check_all(addresses: Sequence[str], tree: Tree) -> list[Checked]:
+    return [check_at(tree, address) for address in addresses]
 
 
 def admit(

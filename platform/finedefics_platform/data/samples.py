@@ -7,17 +7,18 @@ than one file.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import pyarrow as pa
 
 from finedefics.data.readers import Entry, category_id
+from finedefics.data.tree import Tree
 from finedefics.errors import FinedeficsError
 from finedefics.records import ANNOTATIONS, ROW_GROUPS, SAMPLES, SPLITS, Category, attributes_to_arrow
 from finedefics_platform.base.progress import Progress
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.tasks import run_tasks
-from finedefics_platform.data.ingestion import Checked
+from finedefics_platform.data.checking import Checked, as_stored
 from finedefics_platform.data.parquet import Part, plan_part, write_part, write_planned
 
 # A row group is what training reads at once and holds in memory: bounded in rows and in bytes.
@@ -29,9 +30,10 @@ GROUPS_PER_FILE = 16
 def sample_table(kept: Sequence[tuple[Entry, Checked]]) -> pa.Table:
     """Rows of the samples table without their pictures, in the order they are stored.
 
-    Beside the table's own columns: ``bytes`` of the picture, ``entry``, its position in ``kept``, and its
-    ``path``. Sections (train with and without label, val, test) stand one after the other; inside one, ids
-    order the pictures, which are hashes: any stretch of rows is a mixture of categories.
+    Beside the table's own columns: ``bytes`` of the picture, its ``address`` in the source, and the format
+    that it was ``recoded`` from (null for one stored as it is). Sections (train with and without label, val,
+    test) stand one after the other; inside one, ids order the pictures, which are hashes: any stretch of rows
+    is a mixture of categories.
     """
     identities = [f"{outcome.content_hash}\0{entry.source}" for entry, outcome in kept]
     columns = {
@@ -47,7 +49,8 @@ def sample_table(kept: Sequence[tuple[Entry, Checked]]) -> pa.Table:
         "source": [entry.source for entry, _ in kept],
         "look": pa.array([outcome.look for _, outcome in kept], pa.uint64()),
         "bytes": pa.array([outcome.bytes for _, outcome in kept], pa.int64()),
-        "path": [entry.path for entry, _ in kept],
+        "address": [entry.address or entry.source for entry, _ in kept],
+        "recoded": pa.array([outcome.recoded for _, outcome in kept], pa.string()),
         "section": pa.array(
             [2 * SPLITS.index(entry.split) + (entry.category is None) for entry, _ in kept], pa.int8()
         ),
@@ -125,9 +128,12 @@ def row_group_table(
 
 
 def write_files(
-    home: Location, rows: pa.Table, files: Sequence[Sequence[Stretch]], progress: Progress
+    home: Location, tree: Tree, rows: pa.Table, files: Sequence[Sequence[Stretch]], progress: Progress
 ) -> list[tuple[Part, Part]]:
     """Write samples and annotations in Ray tasks, a file of each a task; files that are there stay.
+
+    Args:
+        tree: where the pictures are read.
 
     Raises:
         FinedeficsError: a picture changed since it was checked, or a file cannot be written.
@@ -137,36 +143,39 @@ def write_files(
         first, last = file[0].start, file[-1].stop
         groups = [(group.start - first, group.stop - group.start) for group in file]
         items.append((home, rows.slice(first, last - first), groups))
-    return run_tasks(items, _write_files, chunk=1, label="writing samples", progress=progress)
+    return run_tasks(
+        items, partial(_write_files, tree=tree), chunk=1, label="writing samples", progress=progress
+    )
 
 
 def _write_files(
-    items: Sequence[tuple[Location, pa.Table, Sequence[tuple[int, int]]]],
+    items: Sequence[tuple[Location, pa.Table, Sequence[tuple[int, int]]]], tree: Tree
 ) -> list[tuple[Part, Part]]:
-    return [_write_file(home, [rows.slice(*group) for group in groups]) for home, rows, groups in items]
+    return [_write_file(home, tree, [rows.slice(*group) for group in groups]) for home, rows, groups in items]
 
 
-def _write_file(home: Location, groups: Sequence[pa.Table]) -> tuple[Part, Part]:
+def _write_file(home: Location, tree: Tree, groups: Sequence[pa.Table]) -> tuple[Part, Part]:
     stored = [name for name in SAMPLES.names if name != "image"]
     part = plan_part("samples", [group.select(stored) for group in groups])
-    write_planned(home, "samples", part, lambda: map(_with_pictures, groups))
+    write_planned(home, "samples", part, lambda: (_with_pictures(tree, group) for group in groups))
     return part, write_part(home, "annotations", [group.select(ANNOTATIONS.names) for group in groups])
 
 
-def _with_pictures(group: pa.Table) -> pa.Table:
-    pairs = zip(group["path"].to_pylist(), group["content_hash"].to_pylist(), strict=True)
-    return group.append_column("image", pa.array([_read_again(*pair) for pair in pairs], pa.binary()))
+def _with_pictures(tree: Tree, group: pa.Table) -> pa.Table:
+    columns = [group[name].to_pylist() for name in ("address", "content_hash", "recoded")]
+    pictures = [_read_again(tree, *row) for row in zip(*columns, strict=True)]
+    return group.append_column("image", pa.array(pictures, pa.binary()))
 
 
-def _read_again(path: str, content_hash: str) -> bytes:
+def _read_again(tree: Tree, address: str, content_hash: str, recoded: str | None) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        content = as_stored(tree.read(address), recoded)
     except OSError:
         content = b""
     if hashlib.sha256(content).hexdigest() != content_hash:
         raise FinedeficsError(
             "the picture changed while it was ingested",
-            place=path,
-            cure="ingest again when the folder is at rest",
+            place=tree.where(address),
+            cure="ingest again when the source is at rest",
         )
     return content

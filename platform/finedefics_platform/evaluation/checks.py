@@ -43,6 +43,18 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
             place="answer `ensemble`",
             cure="evaluate on the split test, or leave the answer out",
         )
+    categories = check_categories(dataset, settings.split)
+    if "ensemble" in settings.answers and not labelled_pictures(dataset, "val"):
+        raise FinedeficsError(
+            "no labelled picture in the split val, on which the ensemble's weight is chosen",
+            place=dataset.reference,
+            cure="leave the answer `ensemble` out, or add a val split",
+        )
+    return categories
+
+
+def check_categories(dataset: Dataset, split: str) -> "list[Category]":
+    """The categories; FinedeficsError where there is one only, or no labelled picture in the split."""
     categories = dataset.categories()
     if len(categories) < 2:
         raise FinedeficsError(
@@ -50,17 +62,11 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
             place=dataset.reference,
             cure="ingest pictures of at least two categories, or name more in categories.jsonl",
         )
-    if not labelled_pictures(dataset, settings.split):
+    if not labelled_pictures(dataset, split):
         raise FinedeficsError(
-            f"no labelled picture in the split {settings.split}",
+            f"no labelled picture in the split {split}",
             place=dataset.reference,
-            cure=_instead(evaluable_splits(dataset), settings.split),
-        )
-    if "ensemble" in settings.answers and not labelled_pictures(dataset, "val"):
-        raise FinedeficsError(
-            "no labelled picture in the split val, on which the ensemble's weight is chosen",
-            place=dataset.reference,
-            cure="leave the answer `ensemble` out, or add a val split",
+            cure=_instead(evaluable_splits(dataset), split),
         )
     return categories
 

@@ -84,7 +84,7 @@ def _check_descriptions(stage: Stage, index: "SampleIndex") -> None:
         asked = name in stage.terms and stage.terms[name].weight > 0
         if not asked or set(stage.term_feeds(name)) & set(stage.feeds) != {"labelled"}:
             continue  # the other feeds have descriptions by their definition
-        if index.companions.descriptions.keys().isdisjoint(index.feeds["labelled"].ids):
+        if not index.labelled_described:
             raise FinedeficsError(
                 f"term {name} learns from descriptions, and no labelled training picture has one",
                 place=f"dataset {index.dataset}",

@@ -41,11 +41,12 @@ from finedefics_platform.training.checkpoints import (
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
-from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead
+from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
 from finedefics_platform.training.trained import TOKEN
 
 Validate = Callable[[Backbone, Dataset, Experiment, int, int], dict[str, float]]
 STEPS_AHEAD = 2
+COLLATED_AT_ONCE = 2  # steps; most of the time goes into decoding and scaling pictures, outside of Python
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _start(task: Assignment, events: EventWriter | None) -> Loop:
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
     dataset = open_version(task.dataset)
-    index = SampleIndex.of(dataset)
+    index = SampleIndex.of(dataset, task.experiment.data.sampler)
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 
 
@@ -218,7 +219,8 @@ def _run_stage(
         negatives=experiment.data.negatives,
         templates=experiment.data.templates.as_templates(),
         seed=stage_seed(experiment, number),
-        attributes=loop.index.attributes,
+        attributes=loop.dataset.attribute_names(),
+        similar=loop.dataset.neighbours(),
     )
     objective.train()
     meter = Meter()
@@ -297,7 +299,10 @@ def stage_seed(experiment: Experiment, number: int) -> int:
 
 
 def _collated(rows_of: Iterable[tuple[int, FeedRows]], collate: Collator) -> Iterator[tuple[int, Batch]]:
-    return ((step, collate(rows, step=step)) for step, rows in rows_of)
+    def collated(item: tuple[int, FeedRows]) -> tuple[int, Batch]:
+        return item[0], collate(item[1], step=item[0])
+
+    return in_parallel(collated, rows_of, COLLATED_AT_ONCE)
 
 
 def _finite_terms(output: ObjectiveOutput, stage: Stage, step: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ from finedefics_platform.training.sharding import (
     optimizer_elements,
     start_engine,
 )
-from finedefics_platform.training.stream import SampleIndex, plan_stage
+from finedefics_platform.training.stream import TrainingStream, in_threads
 from finedefics_platform.training.worker import objective_settings
 
 STEPS = 3
@@ -43,8 +43,6 @@ def main() -> None:
         timeout=timedelta(seconds=120),
     )
     dataset = open_dataset(open_workspace(workspace), "drawn")
-    index = SampleIndex.of(dataset)
-    samples = {sample.sample_id: sample for sample in dataset.samples("train")}
     found = {}
     for zero_stage in (0, 1, 2, 3) if world_size > 1 else (0,):
         experiment = parse_experiment(document(str(model), zero_stage), place="test")
@@ -54,14 +52,8 @@ def main() -> None:
         objective = Objective(backbone, settings)
         engine = start_engine(objective, experiment, stage, world_size)
         collate = Collator(backbone.processor, dataset.categories(), settings, negatives=2)
-        plan = plan_stage(index, dict(stage.feeds), STEPS, 0)
         steps = []
-        for step in range(STEPS):
-            rows = {}
-            for feed, positions in plan.shard(step, rank, world_size).items():
-                ids = [index.feeds[feed].ids[position] for position in positions]
-                texts = [index.categories[position] for position in positions] if feed == "text" else []
-                rows[feed] = texts or [samples[sample_id] for sample_id in ids]
+        for step, rows in TrainingStream(dataset, stage, 0, rank, world_size, engine=in_threads):
             output = engine(collate(rows, step=step))
             norm = backward_and_step(engine, output.loss)
             steps.append({name: float(value) for name, value in output.terms.items()} | {"norm": norm})

@@ -1,0 +1,165 @@
+"""The describer "transformers:MODEL": a multimodal model run here, by its folder or hub name."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finedefics.describers.asking import AskingDescriber
+from finedefics.describers.contract import DESCRIBERS, Given
+from finedefics.describers.models import Answer, Failure, Keep, Outcome
+from finedefics.describers.questions import Question
+from finedefics.describers.shrink import shrunk
+from finedefics.errors import FinedeficsError, wrong_use
+
+
+@DESCRIBERS.register("transformers")
+def transformers_describer(given: Given) -> AskingDescriber:
+    """Asks a model whose weights are loaded here, or in workers of the platform."""
+    return AskingDescriber("transformers", TransformersModel.of(given), given)
+
+
+class TransformersModel:
+    """An image-text-to-text model that generates greedily; its weights are loaded at the first question.
+
+    It travels pickled without its weights.
+
+    Args:
+        path: folder or hub name.
+        batch: questions that are generated together.
+        dtype: of the weights; float32 on a CPU, else what the checkpoint has.
+        edge: longest edge of a picture that it is shown, in pixels.
+    """
+
+    def __init__(self, path: str, *, batch: int = 8, dtype: str | None = None, edge: int = 1024) -> None:
+        self.path, self.batch, self.dtype, self.edge = path, batch, dtype, edge
+
+    @staticmethod
+    def of(given: Given) -> "TransformersModel":
+        """The model that a describer names, with the user's options."""
+        if not given.argument:
+            raise wrong_use(
+                "no model is named", place="describer 'transformers'", cure="write transformers:MODEL"
+            )
+        known = ("batch", "dtype", "edge")
+        options: dict[str, Any] = {k: given.options[k] for k in known if given.options.get(k) is not None}
+        return TransformersModel(given.argument, **options)
+
+    @cached_property
+    def model_id(self) -> str:
+        """Of a folder the digest of its content, else the hub's name."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return f"transformers:{self.path}"
+        sha = hashlib.sha256()
+        for file in sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors", ".jinja")):
+            sha.update(json.dumps([file.name, file.stat().st_size]).encode())
+            with file.open("rb") as stream:
+                sha.update(hashlib.file_digest(stream, "sha256").digest())
+        return f"transformers:{folder.name}-{sha.hexdigest()[:12]}"
+
+    def answer_all(self, questions: Iterable[Question], keep: Keep) -> None:
+        """Answer in this process, a batch at a time."""
+        waiting = iter(questions)
+        while some := list(islice(waiting, self.batch)):
+            for question, outcome in zip(some, self.answer(some), strict=True):
+                keep(question, outcome)
+
+    def answer(self, questions: Sequence[Question]) -> list[Outcome]:
+        """Generate the answers to some questions; one whose picture cannot be used fails alone.
+
+        Raises:
+            FinedeficsError: the model cannot be loaded.
+        """
+        ready = [self._prepared(question) for question in questions]
+        usable = [(q, p) for q, p in zip(questions, ready, strict=True) if not isinstance(p, Failure)]
+        # one batch has either a picture in every row or in none: processors refuse a mixture
+        outcomes: dict[int, Outcome] = {
+            id(q): p for q, p in zip(questions, ready, strict=True) if isinstance(p, Failure)
+        }
+        for shown in (True, False):
+            some = [(q, p) for q, p in usable if (p is not None) == shown]
+            if some:
+                answers = self._generate([q for q, _ in some], [p for _, p in some if p is not None])
+                outcomes |= {id(q): answer for (q, _), answer in zip(some, answers, strict=True)}
+        return [outcomes[id(question)] for question in questions]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_loaded", None)
+        return state
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        from finedefics.backbones.loading import load_processor
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = self.dtype or ("float32" if device == "cpu" else "auto")
+        try:
+            processor = load_processor(self.path)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.path, dtype=dtype, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, FinedeficsError):
+                raise
+            raise FinedeficsError(
+                f"no loadable image-text-to-text model ({str(error).splitlines()[0][:160]})",
+                place=self.path,
+                cure="give a folder with config.json and safetensors, or a hub name",
+            ) from error
+        processor.tokenizer.padding_side = "left"  # generating goes on from the last position
+        return model.to(device).eval(), processor
+
+    def _prepared(self, question: Question) -> Any:
+        """The picture of a question as RGB, None where it has none."""
+        import io
+
+        from PIL import Image
+
+        if question.image is None:
+            return None
+        try:
+            _, data = shrunk(question.image, self.edge)
+            with Image.open(io.BytesIO(data)) as picture:
+                return picture.convert("RGB")
+        except (OSError, ValueError, FinedeficsError) as error:
+            return Failure(f"the picture cannot be used ({' '.join(str(error).split())[:120]})")
+
+    def _generate(self, questions: Sequence[Question], pictures: Sequence[Any]) -> list[Outcome]:
+        import torch
+
+        model, processor = self._loaded
+        texts = [self._prompt(processor, question) for question in questions]
+        shown = {"images": [[picture] for picture in pictures]} if pictures else {}
+        inputs = processor(text=texts, padding=True, return_tensors="pt", add_special_tokens=True, **shown)
+        inputs = {
+            k: v.to(model.device, model.dtype) if v.is_floating_point() else v.to(model.device)
+            for k, v in inputs.items()
+        }
+        limit = max(question.tokens for question in questions)
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs, max_new_tokens=limit, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id
+            )
+        read = inputs["input_ids"].shape[1]
+        written = processor.tokenizer.batch_decode(out[:, read:], skip_special_tokens=True)
+        pad = processor.tokenizer.pad_token_id
+        return [
+            Answer(text, int(inputs["attention_mask"][row].sum()), int((out[row, read:] != pad).sum()))
+            for row, text in enumerate(written)
+        ]
+
+    @staticmethod
+    def _prompt(processor: Any, question: Question) -> str:
+        content = [{"type": "image"}] if question.image is not None else []
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
+        if getattr(processor, "chat_template", None):
+            return str(processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
+        return f"{processor.image_token if content else ''}{question.text}\n"

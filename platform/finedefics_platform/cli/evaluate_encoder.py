@@ -1,0 +1,66 @@
+"""`finedefics evaluate --encoder`: what a frozen encoder reaches on the same pictures."""
+
+from finedefics.errors import wrong_use
+
+from .console import reporter
+
+
+def evaluate_encoder(
+    model: str | None,
+    encoder: str | None,
+    data: str,
+    answers: str | None,
+    split: str,
+    limit: int | None,
+    options: str | None,
+    register: str | None,
+    json: bool,
+) -> None:
+    """Answer by an encoder, print the figures and what they can not say; arguments as of `evaluate`."""
+    if (model is None) == (encoder is None):
+        raise wrong_use(
+            "neither a model nor an encoder is named"
+            if model is None
+            else "a model and an encoder are named",
+            place="finedefics evaluate",
+            cure="give a model, or --encoder with clip:MODEL, vision:MODEL, tuned:MODEL or a .py file",
+        )
+    assert encoder is not None
+    if register:
+        raise wrong_use(
+            "an encoder is not registered: it is a baseline, and no version of a model",
+            place="--register",
+            cure="leave it out",
+        )
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.config.experiment import Evaluation
+    from finedefics_platform.config.section import parse_document
+    from finedefics_platform.evaluation.encoders import default_answers
+    from finedefics_platform.evaluation.encoders import evaluate_encoder as run
+
+    from .evaluate import show_figures
+    from .mine import tuned_folder
+
+    out = reporter(json)
+    workspace = open_workspace()
+    encoder_place = tuned_folder(workspace, encoder)
+    wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place)
+    asked = {"split": split, "answers": wanted, "limit": limit}
+    settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    done = run(workspace, encoder_place, data, settings, options=options, progress=out)
+    tables = show_figures(out, encoder, done, settings.options)
+    summary = done.summary
+    for answer, able in summary["able"].items():
+        if able < summary["categories"]:
+            out.say(
+                f"[yellow]{answer} can name {able} of {summary['categories']} categories[/]: it knows those "
+                "with a labelled training picture, and is wrong on every other"
+            )
+    for answer, chosen in summary["chosen"].items():
+        if chosen:
+            out.say(f"{answer}: " + ", ".join(f"{key} {_short(value)}" for key, value in chosen.items()))
+    out.done(encoder=encoder, folder=str(done.place), summary=summary, tables=tables)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

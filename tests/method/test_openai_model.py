@@ -1,0 +1,162 @@
+"""A model behind an endpoint: what is asked again, what is given up, what stops everything."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from model_endpoint import HANG, Asked, Endpoint, Reply, endpoint, knows
+
+from finedefics.describers.models import Answer, Failure, Outcome
+from finedefics.describers.openai import OpenAIModel
+from finedefics.describers.questions import Question, ask_category
+from finedefics.errors import FinedeficsError
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-1")
+    return "sk-very-secret-1"
+
+
+def ask(
+    server: Endpoint, monkeypatch: pytest.MonkeyPatch, count: int = 1, **settings: float
+) -> list[Outcome]:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    questions = [ask_category("bird", ["crown"], f"species {number}") for number in range(count)]
+    outcomes: dict[str, Outcome] = {}
+
+    def keep(question: Question, outcome: Outcome) -> None:
+        assert question.key not in outcomes, "each is handed over once"
+        outcomes[question.key] = outcome
+
+    settings = {"pause": 0.001, **settings}
+    OpenAIModel("parrot", **settings).answer_all(iter(questions), keep)  # type: ignore[arg-type]
+    return [outcomes[question.key] for question in questions]
+
+
+def after(replies: Sequence[Reply | str]) -> object:
+    """The server's replies to its first requests; then it knows everything."""
+    return lambda asked: replies[asked.number - 1] if asked.number <= len(replies) else knows(asked)
+
+
+def test_every_question_is_answered_with_few_requests_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint() as server:
+        found = ask(server, monkeypatch, 20, concurrency=3)
+        assert len(server.asked) == 20
+        assert server.at_once <= 3
+        assert server.asked[0].key == "Bearer sk-very-secret-1"
+        assert server.asked[0].body["model"] == "parrot"
+        assert server.asked[0].body["temperature"] == 0
+    assert all(isinstance(one, Answer) and one.prompt_tokens == 100 for one in found)
+
+
+BUSY = Reply("slow down", 429, {"Retry-After": "0.4"})
+BROKEN = Reply("oops", 500)
+
+
+def test_what_is_refused_for_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(after([BROKEN, BROKEN, Reply("", 503)])) as server:
+        (found,) = ask(server, monkeypatch)
+        assert (type(found), len(server.asked)) == (Answer, 4)
+
+
+def test_all_requests_wait_as_long_as_the_endpoint_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(after([BUSY])) as server:
+        found = ask(server, monkeypatch, 3, concurrency=1)
+        assert all(isinstance(one, Answer) for one in found)
+        assert server.times[1] - server.times[0] >= 0.4
+
+
+def test_an_endpoint_that_stays_broken_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(lambda asked: BROKEN) as server:
+        (found,) = ask(server, monkeypatch, retries=2)
+        assert len(server.asked) == 3
+    assert found == Failure("the endpoint answers 500 oops, 3 times")
+
+
+def test_one_that_never_answers_is_left_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(lambda asked: HANG) as server:
+        (found,) = ask(server, monkeypatch, deadline=0.2, retries=5)
+        assert len(server.asked) == 2, "waiting is dear: once more, and no more"
+    assert found == Failure("no answer in 0.2 s, 2 times")
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>busy</html>", b"{}", b"[]", b'{"choices": []}', b"\xff\xfe", b'{"choices": [{}]}', b""]
+)
+def test_what_is_no_completion_is_asked_again(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    with endpoint(after([Reply(body=body)])) as server:
+        (found,) = ask(server, monkeypatch)
+        assert (type(found), len(server.asked)) == (Answer, 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "the key is refused"), (403, "the key is refused"), (404, "no model 'parrot'")]
+)
+def test_what_no_repeating_helps_stops_at_once(
+    monkeypatch: pytest.MonkeyPatch, status: int, says: str, key: str
+) -> None:
+    with endpoint(lambda asked: Reply(f"bad key {key}", status)) as server:
+        with pytest.raises(FinedeficsError, match=says) as caught:
+            ask(server, monkeypatch, 50, concurrency=2)
+        assert len(server.asked) <= 4
+    assert str(status) in str(caught.value)
+    assert key not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+
+
+def test_an_account_without_quota_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"error": {"message": "no", "type": "x", "code": "insufficient_quota"}}).encode()
+    with (
+        endpoint(lambda asked: Reply(status=429, body=body)) as server,
+        pytest.raises(FinedeficsError, match="no quota left"),
+    ):
+        ask(server, monkeypatch, 50, concurrency=2)
+
+
+def test_a_question_that_is_refused_fails_alone(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    refused = Reply(f"too large for {key}", 413)
+    with endpoint(lambda asked: refused if "species 1" in asked.text else knows(asked)) as server:
+        found = ask(server, monkeypatch, 3)
+        assert len(server.asked) == 3
+    assert [type(one) for one in found] == [Answer, Failure, Answer]
+    assert "413" in found[1].reason  # type: ignore[union-attr]
+    assert key not in found[1].reason  # type: ignore[union-attr]
+
+
+def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(asked: Asked) -> Reply | str:
+        for name in ("max_tokens", "temperature"):
+            if name in asked.body:
+                error = {
+                    "message": "unsupported",
+                    "type": "x",
+                    "code": "unsupported_parameter",
+                    "param": name,
+                }
+                return Reply(status=400, body=json.dumps({"error": error}).encode())
+        return knows(asked)
+
+    with endpoint(picky) as server:
+        found = ask(server, monkeypatch, 3, concurrency=1)
+        assert len(server.asked) == 5
+        assert "max_completion_tokens" in server.asked[-1].body
+    assert all(isinstance(one, Answer) for one in found)
+
+
+def test_an_endpoint_that_is_not_there_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint() as server:
+        pass
+    (found,) = ask(server, monkeypatch, retries=1)
+    assert isinstance(found, Failure)
+    assert found.reason.endswith("(Connection error.), 2 times")
+
+
+def test_without_an_endpoint_nothing_is_sent_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FinedeficsError, match="set OPENAI_BASE_URL") as caught:
+        OpenAIModel("parrot").answer_all([ask_category("bird", ["crown"], "wren")], lambda q, o: None)
+    assert caught.value.exit_code == 2

@@ -1,0 +1,156 @@
+"""The folder reader: layouts, annotations, splits, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finedefics.data.readers import READERS, Entry, Listing, category_id, open_source
+from finedefics.errors import FinedeficsError
+
+
+def touch(root: Path, *sources: str) -> Path:
+    for source in sources:
+        (root / source).parent.mkdir(parents=True, exist_ok=True)
+        (root / source).write_bytes(b"listing decodes nothing")
+    return root
+
+
+def lines(file: Path, *rows: object) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(root: Path, seed: int = 0) -> Listing:
+    return READERS["folder"](open_source(root, seed=seed))
+
+
+def by_source(listing: Listing) -> dict[str, Entry]:
+    return {entry.source: entry for entry in listing.entries}
+
+
+def test_split_folders_and_category_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "train/Cape_May_Warbler/a.jpg", "test/Cape_May_Warbler/b.png", "val/House Wren/c.jpg")
+    touch(tmp_path, "README.md", "train/.DS_Store")
+    listing = read(tmp_path)
+    found = [(entry.source, entry.split, entry.category) for entry in listing.entries]
+    assert found == [
+        ("test/Cape_May_Warbler/b.png", "test", "Cape May Warbler"),
+        ("train/Cape_May_Warbler/a.jpg", "train", "Cape May Warbler"),
+        ("val/House Wren/c.jpg", "val", "House Wren"),
+    ]
+    assert [c.category_id for c in listing.categories] == ["cape-may-warbler", "house-wren"]
+    assert listing.rejected == ()
+
+
+def test_pictures_out_of_place_are_rejected_with_a_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wren/a.jpg", "train/wren/old/b.jpg", "loose.png")
+    assert read(tmp_path).rejected == (
+        ("loose.png", "lies outside the split folders"),
+        ("train/wren/old/b.jpg", "lies deeper than its category's folder"),
+    )
+
+
+def test_split_by_seed_covers_every_split_and_repeats(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{i}.jpg" for name in ("wren", "lark") for i in range(10)), "rare/0.jpg")
+    first, again, other = read(tmp_path, seed=1), read(tmp_path, seed=1), read(tmp_path, seed=2)
+    assert first == again
+    assert first != other
+    for name in ("wren", "lark"):
+        splits = sorted(entry.split for entry in first.entries if entry.category == name)
+        assert splits == ["test"] * 2 + ["train"] * 7 + ["val"]
+    assert by_source(first)["rare/0.jpg"].split == "train"
+
+
+def test_annotations_complete_a_folder_layout(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wren/a.jpg", "train/wren/b.jpg", "test/wren/c.jpg")
+    note = {"image": "train/wren/a.jpg", "description": "small", "attributes": {"wing bars": 2}}
+    lines(tmp_path / "annotations.jsonl", note, {"image": "train/wren/b.jpg", "category": None})
+    found = by_source(read(tmp_path))
+    a, b = found["train/wren/a.jpg"], found["train/wren/b.jpg"]
+    assert (a.split, a.category, a.description, a.attributes) == (
+        "train",
+        "wren",
+        "small",
+        {"wing bars": "2"},
+    )
+    assert (b.split, b.category) == ("train", None)
+    assert found["test/wren/c.jpg"].category == "wren"
+
+
+def test_annotations_stand_alone_and_keep_missing_pictures_in_sight(tmp_path: Path) -> None:
+    touch(tmp_path, "images/x.jpg", "images/unnamed.jpg")
+    lines(
+        tmp_path / "annotations.jsonl",
+        {"image": "images/x.jpg", "split": "train", "category": "Wren"},
+        {"image": "images/missing.jpg", "split": "test", "category": "Wren"},
+    )
+    listing = read(tmp_path)
+    assert sorted(by_source(listing)) == ["images/missing.jpg", "images/x.jpg"]
+    assert listing.rejected == (("images/unnamed.jpg", "not named in annotations.jsonl"),)
+
+
+def test_categories_file_adds_texts_and_categories_without_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "train/house_wren/a.jpg")
+    known = {"name": "House Wren", "super_category": "wrens", "description": "brown", "attributes": None}
+    lines(tmp_path / "categories.jsonl", known, {"name": "Dodo", "attributes": {"wing": "short"}})
+    dodo, wren = read(tmp_path).categories
+    assert (dodo.category_id, dodo.attributes) == ("dodo", {"wing": "short"})
+    assert (wren.category_id, wren.name, wren.super_category) == ("house-wren", "House Wren", "wrens")
+
+
+@pytest.mark.parametrize(
+    ("text", "thing"),
+    [
+        ("{not json", "not valid JSON"),
+        ('["x.jpg"]', "not a JSON object"),
+        ('{"category": "Wren"}', "`image` is missing"),
+        ('{"image": "../x.jpg"}', "outside the folder"),
+        ('{"image": "y.jpg", "split": "dev"}', "unknown split 'dev'"),
+        ('{"image": "y.jpg", "caption": "x"}', "unknown key `caption`"),
+        ('{"image": "y.jpg", "description": 3}', "`description` is not a string"),
+        ('{"image": "y.jpg", "attributes": ["red"]}', "no mapping"),
+        ('{"image": "./images/x.jpg"}', "named twice"),
+    ],
+)
+def test_a_bad_annotation_names_file_and_line(tmp_path: Path, text: str, thing: str) -> None:
+    (tmp_path / "annotations.jsonl").write_text('{"image": "images/x.jpg"}\n\n' + text + "\n")
+    with pytest.raises(FinedeficsError, match=r"annotations\.jsonl, line 3") as caught:
+        read(tmp_path)
+    assert thing in str(caught.value)
+
+
+def test_two_categories_of_one_id_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wren/a.jpg")
+    lines(tmp_path / "categories.jsonl", {"name": "House Wren"}, {"name": "house-wren"})
+    with pytest.raises(FinedeficsError, match=r"categories\.jsonl, line 2.*same id"):
+        read(tmp_path)
+
+
+def test_missing_folder_empty_folder_and_unknown_split(tmp_path: Path) -> None:
+    with pytest.raises(FinedeficsError, match="no such folder or file"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(FinedeficsError, match="no picture in this folder"):
+        read(touch(tmp_path, "README.md"))
+    with pytest.raises(FinedeficsError, match="unknown split 'validation'"):
+        read(touch(tmp_path, "train/wren/a.jpg", "validation/wren/b.jpg"))
+
+
+def test_an_unknown_reader_lists_the_known_ones() -> None:
+    with pytest.raises(FinedeficsError, match="folder") as caught:
+        READERS["video"]
+    assert caught.value.exit_code == 2
+
+
+def test_a_linked_folder_is_read_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.jpg")
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/wren").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
+    assert [entry.source for entry in read(tmp_path / "data").entries] == ["train/wren/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Cape_May  Warbler", "cape-may-warbler"), ("家麻雀 2", "家麻雀-2")]
+)
+def test_category_ids(name: str, expected: str) -> None:
+    assert category_id(name) == expected
