@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from finedefics_platform.data.inspection import Inspection
     from finedefics_platform.data.preparing import Prepared
 
+ALLOW_REJECTED = 0.1  # share of the pictures
 _SHOWN = 6  # of anything in one line
 
 
@@ -25,13 +26,13 @@ def prepare(
         str, typer.Option("--reader", help="How the source is laid out; auto: found by looking.")
     ] = "auto",
     columns: Annotated[
-        str | None, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,… (see `data ingest`).")
-    ] = None,
+        str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,… (see `data ingest`).")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     allow_rejected: Annotated[
         float,
         typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures that may be refused."),
-    ] = 0.1,
+    ] = ALLOW_REJECTED,
     describer: Annotated[
         str | None,
         typer.Option("--describer", help="As of `data describe`; default: the best without a model."),
@@ -63,9 +64,12 @@ def prepare(
 
     out = reporter(json)
     workspace = open_workspace()
-    reading = {"reader": reader, "seed": seed, "allow_rejected": allow_rejected}
-    if columns is not None:
-        reading["columns"] = parse_columns(columns)
+    reading = {
+        "reader": reader,
+        "columns": parse_columns(columns),
+        "seed": seed,
+        "allow_rejected": allow_rejected,
+    }
     made = run(
         workspace,
         name,
@@ -76,7 +80,7 @@ def prepare(
         embedder=None if embedder is None else tuned_folder(workspace, embedder),
         progress=out,
     )
-    place = html or (workspace.root / "sheets" / f"{made.dataset.name}.html").uri
+    place = html or (workspace.sheets / f"{made.dataset.name}.html").uri
     sheet = write_sheet(made.dataset, made.inspection, place, pictures, progress=out)
     _show(out, made)
     out.say(f"contact sheet: {escape(sheet)}")

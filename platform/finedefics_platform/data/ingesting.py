@@ -19,6 +19,7 @@ from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.ingestion import Rejected, admit, check_pictures
+from finedefics_platform.data.rejected import check_rejected
 from finedefics_platform.data.samples import (
     GROUPS_PER_FILE,
     ROW_GROUP_BYTES,
@@ -42,6 +43,7 @@ def ingest(
     reader: str = "auto",
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
+    allow_rejected: float = 1.0,
     row_group_rows: int = ROW_GROUP_ROWS,
     progress: Progress = SILENT,
 ) -> Dataset:
@@ -53,10 +55,12 @@ def ingest(
         reader: how it is laid out; "auto" asks the readers, and a ``.py`` file brings its own.
         columns: what the reader is told of a table's columns.
         seed: decides the split where the source has none.
+        allow_rejected: share of the pictures that may be refused; with more nothing is made.
         row_group_rows: most rows of a row group, the unit in which training shuffles and reads.
 
     Raises:
-        FinedeficsError: the source is missing or wrong, no picture of it can be used, or a write failed.
+        FinedeficsError: the source is missing or wrong, no picture of it can be used or too many cannot,
+            or a write failed.
     """
     opened = open_source(source, seed=seed, columns=columns)
     reader, listing = read_source(opened, reader)
@@ -77,6 +81,7 @@ def ingest(
                 place=opened.tree.where(rejected[0].source),
                 cure="give pictures that open",
             )
+        check_rejected(len(kept), rejected, allow_rejected, opened.tree.where())
         rows = sample_table(kept)
         files = cut_into_files(rows, row_group_rows)
         draft = new_version(workspace, name)

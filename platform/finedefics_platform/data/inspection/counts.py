@@ -18,6 +18,7 @@ from finedefics_platform.data.inspection.figures import (
     sizes_of,
 )
 from finedefics_platform.data.inspection.rows import Rows
+from finedefics_platform.data.rejected import kind_of
 from finedefics_platform.data.store import Dataset
 
 MOST_PAIRS = 100  # of near duplicates that are named
@@ -147,7 +148,7 @@ def _quarantine(dataset: Dataset) -> tuple[dict[str, int], dict[str, tuple[str, 
     examples: dict[str, list[str]] = defaultdict(list)
     for table in dataset.tables("quarantine", ["source", "reason"]) if dataset.has("quarantine") else ():
         for row in table.to_pylist():
-            kind = row["reason"].split(" (")[0]
+            kind = kind_of(row["reason"])
             numbers[kind] += 1
             if len(examples[kind]) < _EXAMPLES:
                 examples[kind].append(row["source"])
