@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finedefics.errors import FinedeficsError
     from finedefics_platform.data.inspection import Inspection
     from finedefics_platform.data.preparing import Prepared
+    from finedefics_platform.data.store import Dataset
 
 ALLOW_REJECTED = 0.1  # share of the pictures
 _SHOWN = 6  # of anything in one line
@@ -86,6 +87,8 @@ def prepare(
     out.say(f"contact sheet: {escape(sheet)}")
     following = after_mine(made.dataset)
     out.say(f"next: {escape(following)}")
+    if following.startswith("finedefics init"):
+        out.say(f"then: {escape(_then(made.dataset))}")
     out.done(
         dataset=made.dataset.reference,
         path=str(made.dataset.root),
@@ -98,6 +101,18 @@ def prepare(
         html=sheet,
         next=following,
     )
+
+
+def _then(dataset: "Dataset") -> str:
+    """What follows on the first experiment, as far as the data goes."""
+    from finedefics_platform.evaluation.checks import evaluable_splits
+
+    train = f"finedefics train {dataset.name}.yaml"
+    splits = evaluable_splits(dataset)
+    if not splits:
+        return f"{train}; nothing is held out that could judge it"
+    split = "" if splits[0] == "test" else f" --split {splits[0]}"
+    return f"{train}, and finedefics evaluate RUN --data {dataset.name}{split} (RUN is what it prints)"
 
 
 def _show(out: Reporter, made: "Prepared") -> None:
@@ -114,7 +129,6 @@ def _show(out: Reporter, made: "Prepared") -> None:
         out.say(f"  [yellow]{near} held-out pictures look like a training picture[/]: see the contact sheet")
     _show_descriptions(out, found, made.undescribed)
     _show_negatives(out, found, made.unmined)
-    _show_held_out(out, found)
 
 
 def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "FinedeficsError | None") -> None:
@@ -143,9 +157,3 @@ def _show_negatives(out: Reporter, found: "Inspection", unmined: "FinedeficsErro
         out.say(f"  [yellow]{without} pictures have none[/]: too little is known of them")
     for category, others in list(found.nearest.items())[:_SHOWN]:
         out.say(f"    {escape(category)} is most like {escape(', '.join(others)) or 'nothing known'}")
-
-
-def _show_held_out(out: Reporter, found: "Inspection") -> None:
-    held_out = {split.split: split.labelled for split in found.splits if split.split != "train"}
-    if not any(held_out.values()):
-        out.say("  [yellow]nothing is held out[/]: what is trained on this cannot be evaluated on it")
