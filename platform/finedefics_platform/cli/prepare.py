@@ -121,7 +121,7 @@ def _show(out: Reporter, made: "Prepared") -> None:
     splits = ", ".join(f"{s.split} {s.labelled + s.unlabelled}" for s in found.splits)
     unlabelled = sum(split.unlabelled for split in found.splits)
     counted = f"{found.pictures} pictures of {found.categories} categories"
-    out.say(f"  {counted}: {splits}; {unlabelled} unlabelled")
+    out.say(f"  {counted}: {splits}; {unlabelled} without a label")
     for reason, number in found.quarantined.items():
         example = escape(found.quarantined_examples[reason][0])
         out.say(f"  [yellow]{number} in quarantine[/]: {escape(reason)}, such as {example}")

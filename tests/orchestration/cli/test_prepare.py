@@ -98,22 +98,30 @@ def test_one_category_is_prepared_and_said_to_be_one(
     assert set(load_experiment("one.yaml").stages[0].terms) == {"answer"}
 
 
-def test_equal_pictures_and_names_that_differ_by_case_are_told(
+def test_equal_pictures_in_train_and_test_are_told(
     ray_cluster: Any, workspace: Workspace, here: Path, capfd: Any
 ) -> None:
     for split, kind, numbers in (
-        ("train", "Wren", range(10)),
-        ("train", "wren", range(10, 20)),
+        ("train", "wren", range(20)),
         ("train", "lark", range(20, 30)),
         ("test", "wren", (30, 31, 3)),  # 3 is in train as well
         ("test", "lark", (32, 33)),
     ):
         for number in numbers:
-            put(here / "cased", f"{split}/{kind}/{number}.png", encoded(number))
-    assert main(["data", "prepare", "cased", "--name", "cased"]) == 0
+            put(here / "leak", f"{split}/{kind}/{number}.png", encoded(number))
+    assert main(["data", "prepare", "leak", "--name", "leak"]) == 0
     told = capfd.readouterr().out
     assert "34 pictures of 2 categories: train 29, test 5" in told
-    assert "1 in quarantine: the same picture is in test, such as train/Wren/3.png" in told
+    assert "1 in quarantine: the same picture is in test, such as train/wren/3.png" in told
+
+
+def test_names_that_differ_by_case_are_refused_in_one_line(here: Path, capfd: Any) -> None:
+    plain_folder(here / "cased", ("Wren", "wren", "lark"), each=3)
+    assert main(["data", "prepare", "cased", "--name", "cased"]) != 0
+    (error,) = capfd.readouterr().err.splitlines()
+    assert "'Wren'" in error
+    assert "'wren'" in error
+    assert "rename one of the two" in error
 
 
 def test_more_refused_pictures_than_allowed_stop_it(
@@ -143,7 +151,7 @@ def test_more_refused_pictures_than_allowed_stop_it(
         ("nowhere", [], None, "nowhere"),
         ("plain", ["--describer", "nobody"], 2, "unknown describer; choose one of: annotations"),
         ("plain", ["--embedder", "x", "--miner", "attributes"], 2, "a miner and an embedder are named"),
-        ("plain", ["--allow-rejected", "2"], 2, "2.0 is not in the range"),
+        ("plain", ["--allow-rejected", "2"], 2, "invalid value for '--allow-rejected'"),
     ],
 )
 def test_wrong_requests_say_so_in_one_line(
