@@ -138,6 +138,9 @@ def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "Finedef
     told = found.provenance["descriptions"]
     by = escape(str(told.get("called") or told.get("describer")))
     out.say(f"  {found.described} of {found.pictures} described by {by}, {len(found.attributes)} attributes")
+    if usage := told.get("usage"):
+        tokens = f"{usage['prompt_tokens']} tokens in prompts, {usage['answer_tokens']} in answers"
+        out.say(f"    {usage['requests']} answers, {usage['kept_before']} kept before; {tokens}")
     for one in found.attributes[:_SHOWN]:
         values = ", ".join(f"{value} {number}" for value, number in one.values[:_SHOWN])
         out.say(f"    {escape(one.name)}: {100 * one.coverage:.0f} % of the described; {escape(values)}")
