@@ -138,6 +138,8 @@ def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "Finedef
     told = found.provenance["descriptions"]
     by = escape(str(told.get("called") or told.get("describer")))
     out.say(f"  {found.described} of {found.pictures} described by {by}, {len(found.attributes)} attributes")
+    if told.get("of") == "category":
+        out.say("    by what is known of their category, whether or not a picture shows it")
     if usage := told.get("usage"):
         tokens = f"{usage['prompt_tokens']} tokens in prompts, {usage['answer_tokens']} in answers"
         out.say(f"    {usage['requests']} answers, {usage['kept_before']} kept before; {tokens}")
