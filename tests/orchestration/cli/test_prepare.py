@@ -135,9 +135,8 @@ def test_more_refused_pictures_than_allowed_stop_it(
     for command in (arguments, ["data", "ingest", "broken", "--name", "broken"]):
         assert main(command) == 1
         last = capfd.readouterr().err.splitlines()[-1]
-        assert "4 of 12 pictures cannot be used, 33.3 % where 10 % are allowed" in last
-        assert "3 not a picture, such as wren/bad0.jpg" in last
-        assert last.endswith("or allow more with --allow-rejected")
+        assert "4 of the 12 pictures cannot be used, 3 of them like wren/bad0.jpg: not a picture" in last
+        assert last.endswith("allow more than 10% with --allow-rejected")
     assert dataset_names(workspace) == []
     assert main([*arguments, "--allow-rejected", "0.34"]) == 0
     assert open_dataset(workspace, "broken").manifest["tables"]["quarantine"]["rows"] == 4

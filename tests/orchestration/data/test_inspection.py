@@ -58,7 +58,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> tuple[Wor
     for file, lines in (("annotations.jsonl", notes), ("categories.jsonl", known)):
         put(root / "pictures", file, "".join(json.dumps(line) + "\n" for line in lines).encode())
     workspace = open_workspace(root / "workspace")
-    ingest(workspace, "odd", root / "pictures", row_group_rows=4)
+    ingest(workspace, "odd", root / "pictures", row_group_rows=4, allow_rejected=0.2)
     describe(workspace, "odd")
     return workspace, mine(workspace, "odd")
 

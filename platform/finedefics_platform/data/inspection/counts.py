@@ -8,6 +8,7 @@ import numpy as np
 
 from finedefics.records import SPLITS
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.data.ingestion import kind_of
 from finedefics_platform.data.inspection.duplicates import near_pairs
 from finedefics_platform.data.inspection.figures import (
     Attribute,
@@ -18,7 +19,6 @@ from finedefics_platform.data.inspection.figures import (
     sizes_of,
 )
 from finedefics_platform.data.inspection.rows import Rows
-from finedefics_platform.data.rejected import kind_of
 from finedefics_platform.data.store import Dataset
 
 MOST_PAIRS = 100  # of near duplicates that are named
