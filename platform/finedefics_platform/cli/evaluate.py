@@ -125,6 +125,7 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
                 _figures(table),
             )
     _say_options(out, done.summary, wanted)
+    _say_chance(out, done.summary, tables)
     return tables
 
 
@@ -153,6 +154,23 @@ def _say_options(out: Reporter, summary: Mapping[str, Any], wanted: int) -> None
             f"[yellow]{pictures} were asked on random options[/] (by seed): too few similar categories are "
             "mined for them, and random ones are easier to tell apart"
         )
+
+
+def _say_chance(out: Reporter, summary: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    """Figures that guessing reaches: of a model that knows nothing, or of pictures that got mixed up."""
+    for scope, chance in summary.get("chance", {}).items():
+        guessed = [
+            f"{answer} ({group})"
+            for answer, cells in tables[scope].items()
+            for group in ("labelled", "new")
+            if group in cells and cells[group]["low"] <= chance
+        ]
+        if guessed:
+            among = "all categories" if scope == "all" else "options"
+            out.say(
+                f"[yellow]not shown to be better than guessing[/] among {among} ({100 * chance:.1f} %): "
+                + ", ".join(guessed)
+            )
 
 
 def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
