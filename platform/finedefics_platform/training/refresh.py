@@ -4,11 +4,13 @@ What the model mines is kept in the run's storage, ``negatives/<stage>/``, and i
 ``tables.json`` is there: a run that goes on uses the same, whatever its weights are by then.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from finedefics.errors import wrong_use
 from finedefics.mining import KEEP, EmbeddingMiner, Ranked, check_finite
@@ -18,7 +20,7 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import MINED, MODEL, Stage
-from finedefics_platform.data.embeddings import read_array, write_array
+from finedefics_platform.data.embeddings import write_array
 from finedefics_platform.data.mined_files import MinedFile, mine_file
 from finedefics_platform.data.mining import neighbours, with_likes
 from finedefics_platform.data.parquet import Part, write_part
@@ -159,7 +161,7 @@ def _write_tables(
     """Aligned negatives, neighbours and row groups below ``place``, then the word that they are complete."""
     miner_id = f"model-{run}-{stage.name}"
     positions, similarity = (
-        np.concatenate([read_array(place / f"{what}-{rank}.npy") for rank in range(world)])
+        np.concatenate([_read(place / f"{what}-{rank}.npy") for rank in range(world)])
         for what in ("positions", "similarity")
     )
     found: list[MinedFile] = []
@@ -213,6 +215,11 @@ def _check_same_pictures(stage: Stage, dataset: Dataset, other: Dataset) -> None
 
 def _place(run: Location, stage: Stage) -> Location:
     return run / "negatives" / stage.name
+
+
+def _read(file: Location) -> npt.NDArray[Any]:
+    # not by the node's cache: another start of the run, on another number of ranks, may have written it
+    return np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
 
 
 def _together() -> None:
