@@ -114,11 +114,6 @@ class Embeddings:
         """[rows, dim] of the samples file with this number; zeros for a picture without a text to embed."""
         return read_array(self.place / _part(file))
 
-    def group(self, dataset: Dataset, group: RowGroup) -> Array:
-        """[rows, dim] of one row group."""
-        before = sum(g.rows for g in dataset.groups_of_file()[group.file][: group.index])
-        return self.part(group.file)[before : before + group.rows]
-
 
 def embed(
     workspace: Workspace, dataset: Dataset, named: NamedEmbedder, progress: Progress = SILENT
