@@ -28,7 +28,7 @@ from finedefics_platform.training.stream.reading import COLUMNS, read_rows
 MILLION = 1_000_000
 RANKS = 64
 BATCH = 256
-PART = 65_536
+PART = 50_000
 
 
 @benchmark("stream_amplification")

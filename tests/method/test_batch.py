@@ -36,5 +36,5 @@ def test_texts_contrast_with_the_similar_categories_that_are_given(backbone: Bac
 def test_a_similar_category_that_is_missing_is_named(backbone: Backbone) -> None:
     similar = {CATEGORIES[0].category_id: ["auk"]}
     collate = Collator(backbone.processor, CATEGORIES, SETTINGS, negatives=2, similar=similar)
-    with pytest.raises(FinedeficsError, match="similar categories of .*: category 'auk' is not in the"):
+    with pytest.raises(FinedeficsError, match=r"similar categories of .*: category 'auk' is not in the"):
         collate({"text": CATEGORIES[:1]}, step=0)
