@@ -33,6 +33,13 @@ def describe(
             rich_help_panel=_ASKING,
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help='What is in the pictures ("bird"), where categories have no super-category.',
+            rich_help_panel=_ASKING,
+        ),
+    ] = None,
     hide_names: Annotated[
         bool,
         typer.Option(
@@ -119,6 +126,7 @@ def describe(
     out = reporter(json)
     options: dict[str, object] = {
         "attributes": tuple(name.strip() for name in (attributes or "").split(",") if name.strip()),
+        "kind": kind,
         "hide_names": hide_names,
         "wording": wording,
         "edge": image_edge,
@@ -147,7 +155,8 @@ def describe(
     fields |= _show_usage(out, told.get("usage"), prices)
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
     out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
-    out.say(f"next: finedefics data {'describe' if of_categories else 'mine'} {made.name}")
+    following = "mine" if made.has("descriptions") else "describe"
+    out.say(f"next: finedefics data {following} {made.name}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)
 
 
@@ -183,8 +192,8 @@ def _show_usage(out: Reporter, usage: dict[str, int] | None, prices: "Prices | N
         return {}
     cost = prices.of(usage["prompt_tokens"], usage["answer_tokens"]) if prices else None
     out.say(
-        f"{usage['requests']} answers, {usage['kept_before']} were kept before; tokens: "
-        f"{usage['prompt_tokens']} in prompts, {usage['answer_tokens']} in answers" + _money(cost)
+        f"asked for this version: {usage['requests']} answers, {usage['kept_before']} were kept before; "
+        f"tokens: {usage['prompt_tokens']} in prompts, {usage['answer_tokens']} in answers" + _money(cost)
     )
     return {"usage": usage, "cost": cost}
 
