@@ -167,6 +167,7 @@ def _show_pictures(out: Reporter, made: "Dataset", told: dict[str, Any]) -> dict
         vocabulary = told["vocabulary"]
         rows = [[escape(name), f"{share:.1%}", vocabulary[name]] for name, share in told["coverage"].items()]
         out.table("Attributes", ["attribute", "pictures", "values"], rows)
+    _show_wordings(out, made)
     if told["without_description"]:
         out.say(f"[yellow]{told['without_description']} pictures have no description[/]")
         for reason, count in told["reasons"].items():
@@ -178,6 +179,24 @@ def _show_pictures(out: Reporter, made: "Dataset", told: dict[str, Any]) -> dict
         out.say(f"{hidden} values held a category's name, which was taken out")
     shown = ("without_description", "coverage", "reasons", "rows_without_picture", "names_hidden", "called")
     return {name: told[name] for name in shown if name in told}
+
+
+def _show_wordings(out: Reporter, made: "Dataset") -> None:
+    """Which wordings were taken for one value: a user may disagree."""
+    if not made.has("vocabulary"):
+        return
+    joined = [row for row in made.table("vocabulary").to_pylist() if len(row["said"] or ()) > 1]
+    joined.sort(key=lambda row: -row["pictures"])
+    rows = []
+    for row in joined[:_SHOWN]:
+        others = [text for text in row["said"] if text != row["value"]]
+        more = f" … and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        rows.append(
+            [escape(row["attribute"]), escape(row["value"]), escape(", ".join(others[:_SHOWN])) + more]
+        )
+    if rows:
+        title = f"Wordings taken for one value ({len(joined)} values; all in the table `vocabulary`)"
+        out.table(title, ["attribute", "value", "also said as"], rows)
 
 
 def _show_categories(out: Reporter, told: dict[str, Any]) -> dict[str, Any]:

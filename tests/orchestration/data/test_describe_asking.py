@@ -287,7 +287,8 @@ def test_categories_take_the_values_that_pictures_have(
     workspace: Workspace, plain: Dataset, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     def words_it(asked: Asked) -> str:
-        return json.dumps({"crown": "grey" if asked.picture else "a greyish crown", "tail": "long"})
+        grey = ("grey" if asked.number % 3 else "Grey") if asked.picture else "a greyish crown"
+        return json.dumps({"crown": grey, "tail": "long"})
 
     with endpoint(words_it) as server:
         settings = asking(server, monkeypatch, options={"attributes": ("crown", "tail")})
@@ -297,7 +298,9 @@ def test_categories_take_the_values_that_pictures_have(
         assert made.files("descriptions") == described.files("descriptions")
         # what was asked for is not replaced by what the data has itself
         assert main(["data", "describe", "plain"]) == 0
-        assert "described before by openai:parrot" in capfd.readouterr().out
+        shown = capfd.readouterr().out
+        assert "described before by openai:parrot" in shown
+        assert "Wordings taken for one value" in shown
         assert open_described(workspace).digest == made.digest
 
 
