@@ -65,10 +65,16 @@ def test_what_is_refused_for_now_is_asked_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_all_requests_wait_as_long_as_the_endpoint_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with endpoint(after([BUSY])) as server:
-        found = ask(server, monkeypatch, 3, concurrency=1)
+    def says(asked: Asked) -> Reply | str:
+        if asked.number == 1:
+            return BUSY
+        time.sleep(0.1)  # the other one has its answer when the first has long been told to wait
+        return knows(asked)
+
+    with endpoint(says) as server:
+        found = ask(server, monkeypatch, 6, concurrency=2)
         assert all(isinstance(one, Answer) for one in found)
-        assert server.times[1] - server.times[0] >= 0.4
+        assert server.times[2] - server.times[0] >= 0.4, "whoever was not told waits too"
 
 
 @pytest.mark.parametrize("told", ["soon", "", "nan", "-3", "Wed, 21 Oct 2015 07:28:00 GMT"])

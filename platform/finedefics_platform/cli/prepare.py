@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from finedefics_platform.data.preparing import Prepared
     from finedefics_platform.data.store import Dataset
 
-ALLOW_REJECTED = 0.1  # share of the pictures
+ALLOW_REJECTED = 0.5  # share of the pictures; more says that the source is not what it is taken for
 _SHOWN = 6  # of anything in one line
 
 

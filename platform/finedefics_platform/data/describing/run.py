@@ -92,7 +92,8 @@ def describe(
     """Add the descriptions table; pictures that the describer has nothing to say of are counted.
 
     Args:
-        describer: ``name`` or ``name:argument``; None: `best_describer`.
+        describer: ``name`` or ``name:argument``; None: `best_describer`, unless the pictures were described
+            by one that was named, whose descriptions stay.
 
     Raises:
         FinedeficsError: there is no such dataset or describer, or too many questions got no usable answer.
@@ -100,6 +101,9 @@ def describe(
     settings = settings or Settings()
     dataset = open_dataset(workspace, reference)
     if describer is None:
+        if (by := _asked_before(dataset)) is not None:
+            progress.say(f"described before by {by}; name a describer to describe anew")
+            return dataset
         describer = best_describer(dataset)
         progress.say(f"describer: {describer}")
     made = _made(dataset, describer, settings)
@@ -110,6 +114,13 @@ def describe(
             return _describe_categories(workspace, dataset, made, asker, settings, progress)
         learn_names(made, asker)
         return _describe(workspace, dataset, made, describer, settings, progress, asker)
+
+
+def _asked_before(dataset: Dataset) -> str | None:
+    """Who described the pictures, where that took more than the data itself."""
+    told = dataset.manifest["provenance"].get("descriptions", {})
+    called = told.get("called")
+    return None if called in ("annotations", "categories") else called
 
 
 def estimate_of(
@@ -315,12 +326,17 @@ def _describe_categories(
     asker.allowed = _allowed(settings, len(wanting))
     if wanting:
         learn_names(made, asker)
-    step = step_digest("names", dataset, ("categories",), [made.describer_id, settings.overwrite])
+    step = step_digest(
+        "names", dataset, ("categories", "vocabulary"), [made.describer_id, settings.overwrite]
+    )
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
         with progress.progress("asking about categories", len(wanting)) as advance:
-            filled, unknown = fill_categories(made, asker, categories, overwrite=settings.overwrite)
+            known = known_values(
+                categories, dataset.table("vocabulary") if dataset.has("vocabulary") else None
+            )
+            filled, unknown = fill_categories(made, asker, categories, known, overwrite=settings.overwrite)
             advance(len(wanting))
         provenance = {
             "step": "describe",
