@@ -23,10 +23,9 @@ from finedefics.describers.questions import (
     ask_names,
     ask_values,
 )
+from finedefics.describers.vocabulary import ASKED
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
-
-ANY_KIND = "object"  # what members without a super-category are called
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Options:
         hide_names: names of categories are taken out of what it says.
         wording: "fixed" puts attributes into words in one way, "model" asks the model, once an attribute set.
         attempts: how often a question is asked whose answers cannot be read.
+        kind: what is in the pictures whose category has no super-category: "bird".
         edge: longest edge in pixels of a picture that is sent; larger ones are made smaller.
     """
 
@@ -47,6 +47,7 @@ class Options:
     hide_names: bool = True
     wording: str = "fixed"
     attempts: int = 3
+    kind: str = "object"
     edge: int = 1024
 
     @staticmethod
@@ -73,6 +74,7 @@ class AskingDescriber:
     """
 
     reads_images = True
+    closing = ASKED
 
     def __init__(self, name: str, model: Model, given: Given) -> None:
         self.name, self.model = name, model
@@ -85,8 +87,8 @@ class AskingDescriber:
         """Members of every super-category."""
         found: dict[str, list[Category]] = {}
         for category in self.categories.values():
-            found.setdefault(category.super_category or ANY_KIND, []).append(category)
-        return found or {ANY_KIND: []}
+            found.setdefault(category.super_category or self.options.kind, []).append(category)
+        return found or {self.options.kind: []}
 
     @cached_property
     def hidden(self) -> HiddenNames:
@@ -120,17 +122,17 @@ class AskingDescriber:
     def values(self, subject: Subject) -> Question:
         """Step 2: what a picture shows of each attribute, all in one request."""
         kind = self._kind(subject.category_id)
-        question = ask_values(kind or ANY_KIND, self._names(kind), subject.content_hash)
+        question = ask_values(kind or self.options.kind, self._names(kind), subject.content_hash)
         return replace(question, prompts=(*question.prompts, f"edge {self.options.edge}"))
 
     def of_category(self, category: Category) -> Question:
         """What the model knows of a category in words."""
-        kind = category.super_category or ANY_KIND
+        kind = category.super_category or self.options.kind
         return ask_category(kind, self._names(kind), category.name)
 
     def text(self, category_id: str | None, attributes: Mapping[str, str]) -> TextQuestion:
         """Step 3, where the model words it: the same question for equal attributes of a kind."""
-        return ask_description(self._kind(category_id) or ANY_KIND, dict(attributes))
+        return ask_description(self._kind(category_id) or self.options.kind, dict(attributes))
 
     def unnamed(self, said: Mapping[str, str]) -> tuple[dict[str, str], int]:
         """Values without names of categories, and in how many one was said; one that was all name is gone."""
@@ -163,7 +165,7 @@ class AskingDescriber:
         """The kind of a picture: its category's, or the only one there is; None where it may be any."""
         category = self.categories.get(category_id or "")
         if category is not None:
-            return category.super_category or ANY_KIND
+            return category.super_category or self.options.kind
         return next(iter(self.kinds)) if len(self.kinds) == 1 else None
 
     def _names(self, kind: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ breast's colour too. It costs nothing, and class attributes are all that some da
 from collections.abc import Sequence
 
 from finedefics.describers.contract import DESCRIBERS, Description, Given, Subject
+from finedefics.describers.wording import write_description
 from finedefics.errors import FinedeficsError
 from finedefics.records import Category
 
@@ -41,4 +42,6 @@ class CategoryDescriber:
 
 
 def _of(category: Category) -> Description:
-    return Description((category.description or "").strip(), category.attributes)
+    text = (category.description or "").strip()
+    # a text that only says the attributes is written anew from them, in the vocabulary's values
+    return Description("" if text == write_description(category.attributes) else text, category.attributes)

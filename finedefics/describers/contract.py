@@ -45,7 +45,11 @@ class Description:
 
 
 class Describer(Protocol):
-    """Describes pictures, a batch at a time. It travels pickled to wherever pictures are."""
+    """Describes pictures, a batch at a time. It travels pickled to wherever pictures are.
+
+    One that says the same in many wordings may have an attribute ``closing`` (`vocabulary.ASKED`); without it
+    what it says is meant as it stands (`vocabulary.ANNOTATED`).
+    """
 
     reads_images: bool
 

@@ -5,11 +5,13 @@ The address comes from ``OPENAI_BASE_URL`` and the key from ``OPENAI_API_KEY``; 
 
 import asyncio
 import base64
+import math
 import os
 import random
 import re
 import time
 from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from finedefics.describers.models import Answer, Failure, Keep, Outcome
 from finedefics.describers.questions import Question
 from finedefics.describers.shrink import shrunk
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.rgb import UNDECODABLE
 
 if TYPE_CHECKING:
     import openai
@@ -142,12 +145,14 @@ class OpenAIModel:
     async def _ask(self, client: "openai.AsyncOpenAI", question: Question) -> Answer:
         import openai
 
+        try:
+            messages = _messages(question, self.edge)
+        except (*UNDECODABLE, FinedeficsError) as error:
+            raise _Refused(f"the picture cannot be used ({type(error).__name__})") from None
         settings: dict[str, Any] = {self._limit: question.tokens, "temperature": 0.0}
         settings = {name: value for name, value in settings.items() if name not in self._left_out}
         try:
-            said: Any = await client.chat.completions.create(
-                model=self.name, messages=_messages(question, self.edge), **settings
-            )
+            said: Any = await client.chat.completions.create(model=self.name, messages=messages, **settings)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise self._hopeless(error) from None
         except openai.APIStatusError as error:
@@ -244,9 +249,13 @@ def _retry_after(error: "openai.APIStatusError") -> float:
     """Seconds that the endpoint wants to be left alone, 0 where it does not say."""
     told = error.response.headers.get("retry-after", "")
     try:
-        return min(max(float(told), 0.0), _LONGEST_PAUSE)
-    except ValueError:  # a date, or nothing
-        return 0.0
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
+        except ValueError:  # it says nothing that can be read
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if math.isfinite(seconds) else 0.0
 
 
 def _host(error: "openai.APIStatusError") -> str:

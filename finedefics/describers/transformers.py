@@ -1,6 +1,7 @@
 """The describer "transformers:MODEL": a multimodal model run here, by its folder or hub name."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -8,12 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from finedefics.describers.asking import AskingDescriber
 from finedefics.describers.contract import DESCRIBERS, Given
 from finedefics.describers.models import Answer, Failure, Keep, Outcome
 from finedefics.describers.questions import Question
 from finedefics.describers.shrink import shrunk
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.rgb import UNDECODABLE, as_rgb
 
 
 @DESCRIBERS.register("transformers")
@@ -74,18 +78,20 @@ class TransformersModel:
         Raises:
             FinedeficsError: the model cannot be loaded.
         """
-        ready = [self._prepared(question) for question in questions]
-        usable = [(q, p) for q, p in zip(questions, ready, strict=True) if not isinstance(p, Failure)]
-        # one batch has either a picture in every row or in none: processors refuse a mixture
-        outcomes: dict[int, Outcome] = {
-            id(q): p for q, p in zip(questions, ready, strict=True) if isinstance(p, Failure)
-        }
-        for shown in (True, False):
-            some = [(q, p) for q, p in usable if (p is not None) == shown]
-            if some:
-                answers = self._generate([q for q, _ in some], [p for _, p in some if p is not None])
-                outcomes |= {id(q): answer for (q, _), answer in zip(some, answers, strict=True)}
-        return [outcomes[id(question)] for question in questions]
+        outcomes: dict[int, Outcome] = {}
+        # what is generated together has a picture in every row or in none, as processors want it, and one
+        # limit: so that no answer depends on what it was asked together with
+        alike: dict[tuple[bool, int], list[tuple[int, Any]]] = {}
+        for place, question in enumerate(questions):
+            picture = self._prepared(question)
+            if isinstance(picture, Failure):
+                outcomes[place] = picture
+            else:
+                alike.setdefault((picture is not None, question.tokens), []).append((place, picture))
+        for some in alike.values():
+            answers = self._generate([questions[p] for p, _ in some], [i for _, i in some if i is not None])
+            outcomes |= {place: answer for (place, _), answer in zip(some, answers, strict=True)}
+        return [outcomes[place] for place in range(len(questions))]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -103,8 +109,8 @@ class TransformersModel:
         dtype = self.dtype or ("float32" if device == "cpu" else "auto")
         try:
             processor = load_processor(self.path)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                self.path, dtype=dtype, trust_remote_code=False
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                self.path, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, FinedeficsError):
@@ -114,23 +120,26 @@ class TransformersModel:
                 place=self.path,
                 cure="give a folder with config.json and safetensors, or a hub name",
             ) from error
+        model, read = loaded
+        if missing := sorted(read["missing_keys"]):
+            raise FinedeficsError(
+                f"{len(missing)} of the model's weights are not in the checkpoint, {missing[0]} first",
+                place=self.path,
+                cure="give the whole checkpoint: they would be random numbers",
+            )
         processor.tokenizer.padding_side = "left"  # generating goes on from the last position
         return model.to(device).eval(), processor
 
     def _prepared(self, question: Question) -> Any:
-        """The picture of a question as RGB, None where it has none."""
-        import io
-
-        from PIL import Image
-
+        """The picture of a question as RGB, None where it has none, `Failure` where it is no picture."""
         if question.image is None:
             return None
         try:
             _, data = shrunk(question.image, self.edge)
             with Image.open(io.BytesIO(data)) as picture:
-                return picture.convert("RGB")
-        except (OSError, ValueError, FinedeficsError) as error:
-            return Failure(f"the picture cannot be used ({' '.join(str(error).split())[:120]})")
+                return as_rgb(picture)
+        except (*UNDECODABLE, FinedeficsError) as error:
+            return Failure(f"the picture cannot be used ({type(error).__name__})")
 
     def _generate(self, questions: Sequence[Question], pictures: Sequence[Any]) -> list[Outcome]:
         import torch
@@ -143,10 +152,12 @@ class TransformersModel:
             k: v.to(model.device, model.dtype) if v.is_floating_point() else v.to(model.device)
             for k, v in inputs.items()
         }
-        limit = max(question.tokens for question in questions)
         with torch.inference_mode():
             out = model.generate(
-                **inputs, max_new_tokens=limit, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id
+                **inputs,
+                max_new_tokens=questions[0].tokens,
+                do_sample=False,
+                pad_token_id=processor.tokenizer.pad_token_id,
             )
         read = inputs["input_ids"].shape[1]
         written = processor.tokenizer.batch_decode(out[:, read:], skip_special_tokens=True)

@@ -151,6 +151,14 @@ def test_known_attribute_names_are_not_asked_for() -> None:
     assert unlabelled.names == ("tail", "grille"), "of a picture that may be anything, everything is asked"
 
 
+def test_what_is_in_the_pictures_may_be_said() -> None:
+    bare = [Category("a", "a"), Category("b", "b", "car")]
+    describer = AskingDescriber("told", Told(lambda q: ""), Given(categories=bare, options={"kind": "bird"}))
+    assert list(describer.naming()) == ["bird", "car"]
+    describer.learn("bird", ["crown"])
+    assert "Look at the bird in this picture" in describer.values(Subject("s", category_id="a")).text
+
+
 def test_the_id_follows_what_determines_the_descriptions() -> None:
     def of(**options: object) -> str:
         describer = AskingDescriber("told", Told(lambda q: ""), Given(categories=BIRDS, options=options))
@@ -166,6 +174,7 @@ def test_the_id_follows_what_determines_the_descriptions() -> None:
         of(edge=99),
     ]
     assert len(set(ids)) == len(ids)
+    assert of() != of(kind="auk")
     assert of() == of(concurrency=3, deadline=1.0), "how it is asked is no part of it"
     with pytest.raises(FinedeficsError, match="unknown wording"):
         of(wording="verse")

@@ -1,7 +1,9 @@
 """A model behind an endpoint: what is asked again, what is given up, what stops everything."""
 
 import json
+import time
 from collections.abc import Sequence
+from email.utils import formatdate
 
 import pytest
 from model_endpoint import HANG, Asked, Endpoint, Reply, endpoint, knows
@@ -63,10 +65,30 @@ def test_what_is_refused_for_now_is_asked_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_all_requests_wait_as_long_as_the_endpoint_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with endpoint(after([BUSY])) as server:
-        found = ask(server, monkeypatch, 3, concurrency=1)
+    def says(asked: Asked) -> Reply | str:
+        if asked.number == 1:
+            return BUSY
+        time.sleep(0.1)  # the other one has its answer when the first has long been told to wait
+        return knows(asked)
+
+    with endpoint(says) as server:
+        found = ask(server, monkeypatch, 6, concurrency=2)
         assert all(isinstance(one, Answer) for one in found)
-        assert server.times[1] - server.times[0] >= 0.4
+        assert server.times[2] - server.times[0] >= 0.4, "whoever was not told waits too"
+
+
+@pytest.mark.parametrize("told", ["soon", "", "nan", "-3", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_wait_that_says_nothing_is_no_wait(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    with endpoint(after([Reply("slow down", 429, {"Retry-After": told})])) as server:
+        (found,) = ask(server, monkeypatch)
+        assert (type(found), len(server.asked)) == (Answer, 2)
+
+
+def test_a_wait_may_be_told_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    until = formatdate(time.time() + 2, usegmt=True)  # whole seconds: more than one from now
+    with endpoint(after([Reply("slow down", 503, {"Retry-After": until})])) as server:
+        ask(server, monkeypatch)
+        assert server.times[1] - server.times[0] > 0.5
 
 
 def test_an_endpoint_that_stays_broken_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,13 @@ def describe(
             rich_help_panel=_ASKING,
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help='What is in the pictures ("bird"), where categories have no super-category.',
+            rich_help_panel=_ASKING,
+        ),
+    ] = None,
     hide_names: Annotated[
         bool,
         typer.Option(
@@ -116,9 +123,12 @@ def describe(
     from finedefics_platform.data.describing import Prices, Settings, estimate_of
     from finedefics_platform.data.describing import describe as run
 
+    from .next_steps import after_describe, after_ingest
+
     out = reporter(json)
     options: dict[str, object] = {
         "attributes": tuple(name.strip() for name in (attributes or "").split(",") if name.strip()),
+        "kind": kind,
         "hide_names": hide_names,
         "wording": wording,
         "edge": image_edge,
@@ -147,7 +157,7 @@ def describe(
     fields |= _show_usage(out, told.get("usage"), prices)
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
     out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
-    out.say(f"next: finedefics data {'describe' if of_categories else 'mine'} {made.name}")
+    out.say(f"next: {escape(after_ingest(made) if of_categories else after_describe(made))}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)
 
 
@@ -158,6 +168,7 @@ def _show_pictures(out: Reporter, made: "Dataset", told: dict[str, Any]) -> dict
         vocabulary = told["vocabulary"]
         rows = [[escape(name), f"{share:.1%}", vocabulary[name]] for name, share in told["coverage"].items()]
         out.table("Attributes", ["attribute", "pictures", "values"], rows)
+    _show_wordings(out, made)
     if told["without_description"]:
         out.say(f"[yellow]{told['without_description']} pictures have no description[/]")
         for reason, count in told["reasons"].items():
@@ -169,6 +180,24 @@ def _show_pictures(out: Reporter, made: "Dataset", told: dict[str, Any]) -> dict
         out.say(f"{hidden} values held a category's name, which was taken out")
     shown = ("without_description", "coverage", "reasons", "rows_without_picture", "names_hidden", "called")
     return {name: told[name] for name in shown if name in told}
+
+
+def _show_wordings(out: Reporter, made: "Dataset") -> None:
+    """Which wordings were taken for one value: a user may disagree."""
+    if not made.has("vocabulary"):
+        return
+    joined = [row for row in made.table("vocabulary").to_pylist() if len(row["said"] or ()) > 1]
+    joined.sort(key=lambda row: -row["pictures"])
+    rows = []
+    for row in joined[:_SHOWN]:
+        others = [text for text in row["said"] if text != row["value"]]
+        more = f" … and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        rows.append(
+            [escape(row["attribute"]), escape(row["value"]), escape(", ".join(others[:_SHOWN])) + more]
+        )
+    if rows:
+        title = f"Wordings taken for one value ({len(joined)} values; all in the table `vocabulary`)"
+        out.table(title, ["attribute", "value", "also said as"], rows)
 
 
 def _show_categories(out: Reporter, told: dict[str, Any]) -> dict[str, Any]:
@@ -183,8 +212,8 @@ def _show_usage(out: Reporter, usage: dict[str, int] | None, prices: "Prices | N
         return {}
     cost = prices.of(usage["prompt_tokens"], usage["answer_tokens"]) if prices else None
     out.say(
-        f"{usage['requests']} answers, {usage['kept_before']} were kept before; tokens: "
-        f"{usage['prompt_tokens']} in prompts, {usage['answer_tokens']} in answers" + _money(cost)
+        f"asked for this version: {usage['requests']} answers, {usage['kept_before']} were kept before; "
+        f"tokens: {usage['prompt_tokens']} in prompts, {usage['answer_tokens']} in answers" + _money(cost)
     )
     return {"usage": usage, "cost": cost}
 

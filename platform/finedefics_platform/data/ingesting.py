@@ -33,7 +33,7 @@ from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
 
-ALLOW_REJECTED = 0.1  # more says that the source is not what it is taken for
+ALLOW_REJECTED = 0.5  # more says that the source is not what it is taken for
 
 
 def ingest(

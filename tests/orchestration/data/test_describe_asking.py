@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from bird_folder import encoded, put
-from model_endpoint import HANG, Asked, Endpoint, Reply, endpoint, knows
+from model_endpoint import COLOURS, HANG, Asked, Endpoint, Reply, endpoint, knows
 
 from finedefics.describers import write_description
 from finedefics.errors import FinedeficsError
@@ -196,7 +196,7 @@ def test_what_failed_is_asked_again_in_the_next_run(
             "got no answer that can be used",
             9,
         ),
-        (lambda asked: HANG if asked.picture else knows(asked), "no answer in 0.2 s, 2 times", 9),
+        (lambda asked: HANG if asked.picture else knows(asked), "no answer in 0.5 s, 2 times", 9),
         (lambda asked: "red" if asked.picture else knows(asked), "it holds no JSON object", 1 + 3 * PICTURES),
     ],
 )
@@ -206,7 +206,7 @@ def test_an_endpoint_that_is_of_no_use_stops_the_command_in_one_line(
     with endpoint(says) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         line = ["data", "describe", "plain", "--describer", PARROT, "--concurrency", "2", "--retries", "1"]
-        assert main([*line, "--deadline", "0.2"]) == 1
+        assert main([*line, "--deadline", "0.5" if "0.5 s" in message else "30"]) == 1
         assert len(server.asked) <= most
     (error,) = capfd.readouterr().err.strip().splitlines()[-1:]
     assert error.startswith("error: ")
@@ -243,6 +243,20 @@ def open_described(workspace: Workspace) -> Dataset:
     return open_dataset(workspace, "plain")
 
 
+def test_a_sentence_that_names_a_category_is_not_taken(
+    workspace: Workspace, plain: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def says(asked: Asked) -> str:
+        return "The auk has a red crown." if "Answer with the sentence" in asked.text else knows(asked)
+
+    with endpoint(says) as server:
+        settings = asking(server, monkeypatch, options={"wording": "model", "attributes": ("crown",)})
+        told = told_by(workspace, settings)
+        texts = set(open_described(workspace).table("descriptions")["description"].to_pylist())
+    assert told["sentences_refused"] > 0
+    assert texts <= {f"{colour} crown" for colour in COLOURS}
+
+
 def test_names_fill_in_what_is_not_known_of_categories(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any
 ) -> None:
@@ -267,6 +281,27 @@ def test_names_fill_in_what_is_not_known_of_categories(
         all_new = describe(workspace, "birds", describer="names:openai:parrot", settings=overwriting)
         assert len(server.asked) == 4
         assert all(c.description == write_description(c.attributes) for c in all_new.categories())
+
+
+def test_categories_take_the_values_that_pictures_have(
+    workspace: Workspace, plain: Dataset, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def words_it(asked: Asked) -> str:
+        grey = ("grey" if asked.number % 3 else "Grey") if asked.picture else "a greyish crown"
+        return json.dumps({"crown": grey, "tail": "long"})
+
+    with endpoint(words_it) as server:
+        settings = asking(server, monkeypatch, options={"attributes": ("crown", "tail")})
+        described = describe(workspace, "plain", describer=PARROT, settings=settings)
+        made = describe(workspace, "plain", describer="names:openai:parrot", settings=settings)
+        assert {c.attributes["crown"] for c in made.categories()} == {"grey"}
+        assert made.files("descriptions") == described.files("descriptions")
+        # what was asked for is not replaced by what the data has itself
+        assert main(["data", "describe", "plain"]) == 0
+        shown = capfd.readouterr().out
+        assert "described before by openai:parrot" in shown
+        assert "Wordings taken for one value" in shown
+        assert open_described(workspace).digest == made.digest
 
 
 @pytest.mark.slow

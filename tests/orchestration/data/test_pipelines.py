@@ -130,7 +130,7 @@ def test_finished_steps_are_reused_and_a_change_is_seen(
 ) -> None:
     made = [step(workspace) for step in steps(folder)]
     with monkeypatch.context() as patch:
-        for module in ("ingestion", "samples", "describing", "mining"):
+        for module in ("ingestion", "samples", "describing.run", "mining"):
             patch.setattr(f"finedefics_platform.data.{module}.run_tasks", refuse)
         assert [step(workspace).digest for step in steps(folder)] == [dataset.digest for dataset in made]
     assert open_dataset(workspace, "birds").digest == made[-1].digest
@@ -168,7 +168,7 @@ def test_pictures_without_annotation_are_counted(
     for index in range(2):
         put(tmp_path / "plain", f"train/wren/{index}.png", encoded(index))
     ingest(workspace, "plain", tmp_path / "plain")
-    described = describe(workspace, "plain")
+    described = describe(workspace, "plain", describer="annotations")
     assert described.manifest["provenance"]["descriptions"]["without_description"] == 2
     with pytest.raises(FinedeficsError, match="no second category"):
         mine(workspace, "plain")

@@ -1,5 +1,6 @@
 """The first pass where a model is asked: every answer is kept as it arrives, and none is asked for twice."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ class Asker:
     failed: int = 0
     forgiving: bool = False  # what fails is left to whoever asked
     failures: dict[str, str] = field(default_factory=dict)  # of this run, by key; asked again in the next one
+    _counted: set[str] = field(default_factory=set)
     _last: deque[bool] = field(default_factory=lambda: deque(maxlen=_ALL_FAILED))
 
     def settle(
@@ -88,9 +90,9 @@ class Asker:
                 )
             current = [self._furthest(question) for question in current]
         found = [self._read(question) for question in current]
-        for one in found:
-            if isinstance(one, Failure) and one.reason.startswith(_UNREADABLE):
-                self._count_failure(one.reason)
+        for question, one in zip(current, found, strict=True):
+            if isinstance(one, Failure):
+                self._count_failure(question.key, one.reason)
         return found
 
     def kept(self, question: Question) -> object | None:
@@ -103,13 +105,16 @@ class Asker:
             if isinstance(outcome, Answer):
                 self.log.keep(question.key, outcome)
                 self.usage.add(outcome)
-                self._last.append(True)
             else:
                 self.failures[question.key] = outcome.reason
-                self._last.append(False)
-                self._count_failure(outcome.reason)
             if advance:
                 advance(1)
+            found = self._read(question)
+            self._last.append(not isinstance(found, Failure))
+            # an answer that cannot be read is asked for once more, unless nothing else comes
+            given_up = not isinstance(outcome, Answer) or question.attempt == self.attempts
+            if isinstance(found, Failure) and (given_up or self._is_away()):
+                self._count_failure(question.key, found.reason)
 
         self.model.answer_all(questions, keep)
 
@@ -132,14 +137,17 @@ class Asker:
         except Unreadable as reason:
             return Failure(f"{_UNREADABLE} ({reason})")
 
-    def _count_failure(self, reason: str) -> None:
-        if self.forgiving:
+    def _is_away(self) -> bool:
+        return len(self._last) == _ALL_FAILED and not any(self._last)
+
+    def _count_failure(self, key: str, reason: str) -> None:
+        if self.forgiving or key in self._counted:
             return
+        self._counted.add(key)
         self.failed += 1
-        away = len(self._last) == _ALL_FAILED and not any(self._last)
-        if self.failed > self.allowed or away:
+        if self.failed > self.allowed or (self._is_away() and self.allowed < math.inf):
             self.log.flush()
-            many = f"the last {_ALL_FAILED} requests" if away else f"{self.failed} questions"
+            many = f"the last {_ALL_FAILED} requests" if self._is_away() else f"{self.failed} questions"
             raise FinedeficsError(
                 f"{many} got no answer that can be used (the last: {reason})",
                 place=self.model.model_id,

@@ -1,5 +1,6 @@
 """What a model knows of categories in words: texts for the table of categories."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,11 +14,17 @@ from finedefics_platform.data.describing.asking import Asker
 
 
 def fill_categories(
-    describer: AskingDescriber, asker: Asker, categories: Sequence[Category], *, overwrite: bool
+    describer: AskingDescriber,
+    asker: Asker,
+    categories: Sequence[Category],
+    known: Mapping[str, Sequence[str]],
+    *,
+    overwrite: bool,
 ) -> tuple[list[Category], dict[str, str]]:
     """Categories with the attributes and texts that the model knows, and why it knows nothing of others.
 
     Args:
+        known: values that stand: those of categories, and of pictures where they are described already.
         overwrite: what is there already is replaced; otherwise only what is missing is filled in.
     """
     asked = [c for c in categories if overwrite or not c.attributes]
@@ -31,13 +38,19 @@ def fill_categories(
             unknown[category.name] = one.reason if isinstance(one, Failure) else "it knows nothing of it"
     # categories are few: what is said of one alone is not rare, but two wordings of one thing are one
     closing = Closing(rare_floor=1, rare_cap=1)
-    vocabulary = Vocabulary.of(count_values(said.values()), closing, known=known_values(categories))
+    vocabulary = Vocabulary.of(count_values(said.values()), closing, known=known)
     return [_filled(c, vocabulary, said.get(c.category_id), overwrite) for c in categories], unknown
 
 
-def known_values(categories: Sequence[Category]) -> dict[str, list[str]]:
-    """Of each attribute the values that categories have, the most frequent first."""
+def known_values(categories: Sequence[Category], vocabulary: pa.Table | None = None) -> dict[str, list[str]]:
+    """Of each attribute the values that pictures and categories have, the most frequent first.
+
+    Args:
+        vocabulary: of the pictures, where they are described already.
+    """
     counts = count_values(category.attributes for category in categories)
+    for row in vocabulary.to_pylist() if vocabulary is not None else ():
+        counts.setdefault(row["attribute"], Counter())[row["value"]] += row["pictures"]
     return {
         name: sorted(values, key=lambda value: (-values[value], value)) for name, values in counts.items()
     }

@@ -1,5 +1,6 @@
 """The step "describe": choose a describer, find what is said of pictures, close the vocabulary, write."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from finedefics.describers import DESCRIBERS, AskingDescriber, Describer, Given,
 from finedefics.describers.file import FileDescriber
 from finedefics.describers.models import LocalModel
 from finedefics.describers.names import CategoryNamesDescriber
-from finedefics.describers.vocabulary import ANNOTATED, ASKED, Closing, merge_counts
+from finedefics.describers.vocabulary import ANNOTATED, Closing, merge_counts
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import VOCABULARY, Category
 from finedefics.registry import split_spec
@@ -91,7 +92,8 @@ def describe(
     """Add the descriptions table; pictures that the describer has nothing to say of are counted.
 
     Args:
-        describer: ``name`` or ``name:argument``; None: `best_describer`.
+        describer: ``name`` or ``name:argument``; None: `best_describer`, unless the pictures were described
+            by one that was named, whose descriptions stay.
 
     Raises:
         FinedeficsError: there is no such dataset or describer, or too many questions got no usable answer.
@@ -99,6 +101,9 @@ def describe(
     settings = settings or Settings()
     dataset = open_dataset(workspace, reference)
     if describer is None:
+        if (by := _asked_before(dataset)) is not None:
+            progress.say(f"described before by {by}; name a describer to describe anew")
+            return dataset
         describer = best_describer(dataset)
         progress.say(f"describer: {describer}")
     made = _made(dataset, describer, settings)
@@ -109,6 +114,13 @@ def describe(
             return _describe_categories(workspace, dataset, made, asker, settings, progress)
         learn_names(made, asker)
         return _describe(workspace, dataset, made, describer, settings, progress, asker)
+
+
+def _asked_before(dataset: Dataset) -> str | None:
+    """Who described the pictures, where that took more than the data itself."""
+    told = dataset.manifest["provenance"].get("descriptions", {})
+    called = told.get("called")
+    return None if called in ("annotations", "categories") else called
 
 
 def estimate_of(
@@ -149,7 +161,7 @@ def _asker(
 ) -> Iterator[Asker]:
     log = AnswerLog(workspace.answers, made.model.model_id)
     asked = dataset.manifest["tables"]["samples"]["rows"]
-    allowed = settings.allow_failed * min(asked, settings.limit or asked)
+    allowed = _allowed(settings, min(asked, settings.limit or asked))
     asker = Asker(made.model, log, made.options.attempts, allowed)
     try:
         if isinstance(made.model, LocalModel):
@@ -163,6 +175,11 @@ def _asker(
         log.flush()
 
 
+def _allowed(settings: Settings, questions: int) -> float:
+    """Questions that may fail; where all may, nothing stops the asking."""
+    return settings.allow_failed * questions if settings.allow_failed < 1 else math.inf
+
+
 def _describe(
     workspace: Workspace,
     dataset: Dataset,
@@ -172,28 +189,30 @@ def _describe(
     progress: Progress,
     asker: Asker | None = None,
 ) -> Dataset:
-    closing = ASKED if asker else ANNOTATED
-    step = step_digest("describe", dataset, _READ, [made.describer_id, settings.limit, asdict(closing)])
+    closing: Closing = getattr(made, "closing", ANNOTATED)
+    identity = [made.describer_id, DESCRIBERS.identity(called) if called.endswith(".py") else None]
+    step = step_digest("describe", dataset, _READ, [identity, settings.limit, asdict(closing)])
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
         place = workspace.answers / "said" / f"{dataset.name}-{step}"
-        files = _first_pass(dataset, made, asker, place, settings, progress)
-        vocabulary = _vocabulary(dataset, files, closing)
-        if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
-            files = word_files(made, asker, files, vocabulary, place / "worded", progress)
-        work = partial(
-            write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
-        )
-        written: list[Described] = run_tasks(
-            files, work, chunk=1, label="writing descriptions", progress=progress
-        )
+        try:
+            files = _first_pass(dataset, made, asker, place, settings, progress)
+            vocabulary = _vocabulary(dataset, files, closing)
+            if asker and isinstance(made, AskingDescriber) and made.options.wording == "model":
+                files = word_files(made, asker, files, vocabulary, place / "worded", progress)
+            work = partial(
+                write_files, home=dataset.root.parent, vocabulary=vocabulary, describer_id=made.describer_id
+            )
+            written: list[Described] = run_tasks(
+                files, work, chunk=1, label="writing descriptions", progress=progress
+            )
+        finally:
+            place.delete()
         provenance = _provenance(dataset, made, called, files, written, vocabulary)
         if asker:
             provenance |= {"usage": asker.usage.as_dict(), "limit": settings.limit}
-        published = _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
-        place.delete()
-        return published
+        return _publish(workspace, dataset, written, vocabulary, provenance, _address(step, asker))
 
 
 def _first_pass(
@@ -304,15 +323,20 @@ def _describe_categories(
 ) -> Dataset:
     categories = dataset.categories()
     wanting: list[Category] = [c for c in categories if settings.overwrite or not c.attributes]
-    asker.allowed = settings.allow_failed * len(wanting)
+    asker.allowed = _allowed(settings, len(wanting))
     if wanting:
         learn_names(made, asker)
-    step = step_digest("names", dataset, ("categories",), [made.describer_id, settings.overwrite])
+    step = step_digest(
+        "names", dataset, ("categories", "vocabulary"), [made.describer_id, settings.overwrite]
+    )
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
         with progress.progress("asking about categories", len(wanting)) as advance:
-            filled, unknown = fill_categories(made, asker, categories, overwrite=settings.overwrite)
+            known = known_values(
+                categories, dataset.table("vocabulary") if dataset.has("vocabulary") else None
+            )
+            filled, unknown = fill_categories(made, asker, categories, known, overwrite=settings.overwrite)
             advance(len(wanting))
         provenance = {
             "step": "describe",
