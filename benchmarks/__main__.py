@@ -12,7 +12,10 @@ import benchmarks.answers
 import benchmarks.false_conflicts
 import benchmarks.memory
 import benchmarks.mining
-import benchmarks.stage_one  # noqa: F401  (importing registers)
+import benchmarks.stage_one
+import benchmarks.stream
+import benchmarks.stream_memory
+import benchmarks.stream_reading  # noqa: F401  (importing registers)
 from benchmarks.registry import BENCHMARKS, Result
 
 RESULTS = Path(__file__).parent / "results.json"

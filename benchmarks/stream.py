@@ -1,4 +1,4 @@
-"""The training stream: its speed beside a torch DataLoader, what it reads for what it uses, and who waits."""
+"""The training stream: its speed beside a torch DataLoader, and how long a step waits for it."""
 
 import io
 import statistics
@@ -22,15 +22,7 @@ from finedefics.records import Sample
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.training.stream import (
-    FeedIndex,
-    SampleIndex,
-    TrainingStream,
-    ahead,
-    in_parallel,
-    plan_stage,
-)
-from finedefics_platform.training.stream.fetch import due
+from finedefics_platform.training.stream import TrainingStream, ahead, in_parallel
 
 ROWS = 4096
 BATCH = 32
@@ -38,8 +30,6 @@ REPEATS = 5
 NEGATIVES = 3
 AT_ONCE = 2  # processes of the DataLoader, and threads of ours
 STEPS_AHEAD = 2
-RANKS = 64
-MILLION = 1_000_000
 WAIT_STEPS = 40
 
 
@@ -109,27 +99,6 @@ def stream_vs_dataloader() -> Mapping[str, Result]:
         f"DataLoader with {AT_ONCE} workers on the same files"
     )
     return {"stream_vs_dataloader": speedup(seconds["loader"], seconds["stream"], aim=1.0, how=how)}
-
-
-@benchmark("stream_amplification")
-def stream_amplification() -> Mapping[str, Result]:
-    """Rows decompressed over rows used in one epoch of a million rows by 64 ranks: counted in the plan."""
-    sizes = np.full(MILLION // RANKS, 64)
-    first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    numbers = np.arange(len(sizes), dtype=np.int64)
-    feed = FeedIndex(numbers, first, np.full(len(sizes), 4 << 20))
-    index = SampleIndex("a million rows", numbers // 16, numbers % 16, sizes, {"labelled": feed})
-    found = {}
-    for batch in (256, 64):
-        plan = plan_stage(index, {"labelled": batch}, MILLION // batch, seed=0)
-        read = sum(64 for rank in range(RANKS) for _ in due(plan, rank, RANKS))
-        found[batch] = read / (MILLION // batch * batch)
-    how = (
-        f"rows of the row groups that {RANKS} ranks read in an epoch of {MILLION:,} rows, of the rows they "
-        f"train on: {found[256]:.3f} at 256 rows a batch, {found[64]:.3f} at 64"
-    )
-    worst = max(found.values())
-    return {"stream_amplification": Result(worst, "times", "lower", 1.5, (min(found.values()), worst), how)}
 
 
 @benchmark("data_wait_share")

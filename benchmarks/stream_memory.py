@@ -63,11 +63,13 @@ def _rank(folder: str, sampler: str) -> dict[str, float]:
     """One rank's figures: MiB of the index, MiB at the peak, seconds until the index is there."""
     import time
 
+    from finedefics_platform.base.cluster_session import ensure_ray
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.stage import Stage
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.training.stream import SampleIndex, TrainingStream
 
+    ensure_ray()  # a worker is there before its stream is
     dataset = open_dataset(open_workspace(folder), "million")
     stage = Stage(name="one", steps=STEPS, feeds={"labelled": BATCH}, terms={"answer": 1})
     before, started = _resident("VmRSS"), time.perf_counter()

@@ -29,3 +29,9 @@ def _rebuild(
 def wrong_use(thing: str, *, place: str, cure: str) -> FinedeficsError:
     """An error of the request itself (exit code 2): unknown key, unknown name, contradictory options."""
     return FinedeficsError(thing, place=place, cure=cure, exit_code=2)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of somebody else's code says, in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

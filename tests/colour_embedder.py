@@ -1,6 +1,7 @@
 """An embedder of one file, as a user writes one: a picture is its mean colour."""
 
 import io
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,10 @@ from finedefics.embedders import EMBEDDERS, normalised
 @EMBEDDERS.register("colour")
 class Colour:
     dim = 3
-    embedder_id = "colour-1"
+
+    @cached_property
+    def embedder_id(self):
+        return "colour-1"
 
     def __init__(self, argument, settings):
         pass

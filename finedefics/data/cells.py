@@ -4,6 +4,7 @@ A row of Parquet cannot be read alone: its whole row group is decompressed. Inge
 of their hashes, so the column is first written out, one content behind the other, with the places of all.
 """
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics.data.keeping import Keep
+from finedefics.errors import FinedeficsError, reason_of
 
 if TYPE_CHECKING:
     from finedefics.data.tree import Tree
@@ -33,6 +35,7 @@ def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
     Raises:
         FileNotFoundError: there is no such file, column or row.
         OSError: the file is damaged.
+        FinedeficsError: there is no space to unpack it.
     """
     file, column, row = address.rsplit(CELL, 2) if address.count(CELL) >= 2 else (address, "", "")
     if not row.isdecimal() or not tree.exists(file):
@@ -41,8 +44,16 @@ def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     try:
         cells = keep(f"files/{key}/cells", lambda aside: _unpack(tree, file, column, aside))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FinedeficsError(  # of the node, and not of the pictures
+            f"the pictures in it cannot be unpacked ({error.strerror})",
+            place=tree.where(file),
+            cure="free space",
+        ) from error
     except (LookupError, pa.ArrowException) as error:
-        raise OSError(5, f"cannot read this column ({str(error).splitlines()[0][:120]})", address) from error
+        raise OSError(5, f"cannot read this column ({reason_of(error)})", address) from error
     return _content(cells, int(row), address)
 
 

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from finedefics.data.cells import CELL, read_cell
 from finedefics.data.keeping import Keep, keep_for_now
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -39,6 +39,7 @@ class Tree(ABC):
         self._listed: dict[str, Any] | None = None
         self._refused: list[tuple[str, str]] = []
         self._forms: dict[str, str] | None = None
+        self._endings: dict[str, list[str]] | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self._again
@@ -129,10 +130,14 @@ class Tree(ABC):
 
     def find(self, *names: str, depth: int = 3) -> str | None:
         """The file whose path ends so, below at most ``depth`` folders more; the least deep one, or None."""
+        if self._endings is None:  # most files are pictures, and most questions are of the others
+            self._endings = {}
+            for path in self._members():
+                self._endings.setdefault(posixpath.splitext(path)[1], []).append(path)
         found = [
             path
-            for path in self._members()
             for name in names
+            for path in self._endings.get(posixpath.splitext(name)[1], ())
             if path == name or (path.endswith(f"/{name}") and path.count("/") - name.count("/") <= depth)
         ]
         return min(found, key=lambda path: (path.count("/"), path), default=None)
@@ -238,7 +243,7 @@ class StoreTree(Tree):
             self._store, self._root = fs.FileSystem.from_uri(self.place)
         except (ValueError, OSError) as error:
             raise wrong_use(
-                f"this address cannot be used ({str(error).splitlines()[0][:160]})",
+                f"this address cannot be used ({reason_of(error)})",
                 place=place,
                 cure="give a folder, an archive, or an address such as s3://bucket/folder",
             ) from error
@@ -283,9 +288,8 @@ class StoreTree(Tree):
         return file
 
     def _silent(self, error: OSError) -> FinedeficsError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return FinedeficsError(
-            f"the storage did not do this ({reason[:200]})",
+            f"the storage did not do this ({reason_of(error)})",
             place=self.place,
             cure="check the address, the network and the credentials (AWS_* variables for s3://)",
         )

@@ -92,7 +92,7 @@ def _rows(text: str, place: str) -> Iterator[tuple[str, str | None, Any]]:
             for number, row in enumerate(rows, start=1):
                 yield f"{place}, {category!r}, item {number}", category, row
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 if (row := _parsed(line)) is None:
                     raise FinedeficsError("not valid JSON", place=f"{place}, line {number}", cure=_CURE)

@@ -31,6 +31,10 @@ NAMES = {
     "alignment_vs_describe",
     "alignment_vs_describe_language",
     "alignment_vs_describe_long",
+    "stream_vs_dataloader",
+    "stream_amplification",
+    "stream_rank_memory",
+    "data_wait_share",
 }
 
 

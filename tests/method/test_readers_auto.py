@@ -62,6 +62,12 @@ def test_a_layout_of_two_readers_is_the_users_to_name(tmp_path: Path) -> None:
     assert read_source(open_source(tmp_path), "dogs")[0] == "dogs"
 
 
+def test_a_folder_with_annotations_is_no_table(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", encoded(1))
+    put(tmp_path, "annotations.jsonl", b'{"image": "images/a.jpg", "split": "train", "category": "Wren"}')
+    assert read_source(open_source(tmp_path))[0] == "folder"
+
+
 def test_every_reader_says_how_its_layout_looks() -> None:
     assert all(getattr(READERS[name], "layout", "") for name in READERS)
 
@@ -159,3 +165,14 @@ def test_the_photographs_of_ten_species() -> None:
     assert albatross.description is not None
     assert albatross.description.startswith("hooked seabird bill shape, brown wing color, ")
     assert {entry.split for entry in listing.entries} == {"train", "val", "test"}
+
+
+def test_asking_for_a_reader_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from finedefics.data.readers import READERS\n"
+        "assert list(READERS)\n"
+        "print([name for name in ('torch', 'scipy', 'transformers', 'pandas') if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"

@@ -217,6 +217,11 @@ def test_flowers_have_names_for_their_numbers(tmp_path: Path) -> None:
         ("passion flower", "flower"),
     ]
     assert Counter(entry.split for entry in listing.entries) == {"train": 2, "val": 2, "test": 4}
+    flowers = {entry.source: entry.category for entry in listing.entries}
+    assert (flowers["jpg/image_00004.jpg"], flowers["jpg/image_00005.jpg"]) == (
+        "passion flower",
+        "colt's foot",
+    )
     assert listing.rejected == (("jpg/image_00009.jpg", "in no split of setid.mat"),)
     (root / "cat_to_name.json").write_text('{"77": "passiflora", "12": "coltsfoot", "3": "bellflower"}')
     assert [category.name for category in read(root).categories] == ["coltsfoot", "passiflora"]

@@ -1,6 +1,7 @@
 """The folder reader: layouts, annotations, splits, and what it refuses."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,90 @@ def test_a_linked_folder_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("Cape_May  Warbler", "cape-may-warbler"), ("家麻雀 2", "家麻雀-2")]
+    ("name", "expected"),
+    [("Cape_May  Warbler", "cape-may-warbler"), ("家麻雀 2", "家麻雀-2"), ("E\u0301tourneau", "étourneau")],
 )
 def test_category_ids(name: str, expected: str) -> None:
     assert category_id(name) == expected
+
+
+def test_folders_that_hold_all_others_and_numbers_before_names_count_for_nothing(tmp_path: Path) -> None:
+    touch(tmp_path / "a", "photos/images/001.House_Wren/a.jpg", "photos/images/002.Lark/b.jpg", "README.jpg")
+    listing = read(tmp_path / "a")
+    assert [entry.category for entry in listing.entries] == ["House Wren", "Lark"]
+    assert listing.rejected == (("README.jpg", "lies outside a category's folder"),)
+    touch(tmp_path / "b", "images/train/n02085620-Wren/a.jpg", "images/test/n02085936-Sand_lark/b.jpg")
+    assert [entry.category for entry in read(tmp_path / "b").entries] == ["Sand lark", "Wren"]
+    touch(tmp_path / "c", "001.Wren/a.jpg", "Lark/b.jpg")
+    assert [entry.category for entry in read(tmp_path / "c").entries] == ["001.Wren", "Lark"]
+    touch(tmp_path / "d", "1.Wren/a.jpg", "2.wren/b.jpg")
+    assert [entry.category for entry in read(tmp_path / "d").entries] == ["1.Wren", "2.wren"]
+    touch(tmp_path / "e", "wren/a.jpg", "wren/b.jpg")
+    assert {entry.category for entry in read(tmp_path / "e").entries} == {"wren"}
+
+
+@pytest.mark.parametrize("second", ["house_wren", "House-Wren", "HOUSE WREN"])
+def test_two_folders_that_may_be_one_category_are_refused(tmp_path: Path, second: str) -> None:
+    touch(tmp_path, "House_Wren/a.jpg", f"{second}/b.jpg", "Lark/c.jpg")
+    with pytest.raises(
+        FinedeficsError, match=r"cannot be told apart; write the name of a category in one way"
+    ):
+        read(tmp_path)
+    lines(tmp_path / "categories.jsonl", {"name": "House Wren"})
+    names = {category.name for category in read(tmp_path).categories}
+    assert names == {"House Wren", "Lark"}, "who writes the name down has said that they are one"
+
+
+def test_names_in_other_scripts_and_forms_of_unicode(tmp_path: Path) -> None:
+    nfd = unicodedata.normalize("NFD", "Étourneau")
+    touch(tmp_path, f"train/{nfd}/a.jpg", "train/家麻雀/b.jpg", "train/कि/c.jpg", "train/का/d.jpg")
+    note = {"image": "train/Étourneau/a.jpg", "description": "speckled\u2028and dark"}
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(note, ensure_ascii=False) + "\r\n")
+    listing = read(tmp_path)
+    assert [category.category_id for category in listing.categories] == ["étourneau", "का", "कि", "家麻雀"]
+    assert [entry.description for entry in listing.entries if entry.category == "Étourneau"] == [
+        "speckled\u2028and dark"
+    ]
+    assert len(listing.entries) == 4
+
+
+def test_what_annotators_saw_becomes_attributes_and_a_text(tmp_path: Path) -> None:
+    touch(tmp_path, "images/001.Tern/a.jpg", "images/002.Gull/b.jpg")
+    rows = [
+        "class,attribute,value,percent",
+        "001.Tern,has_wing_color,white,90",
+        "001.Tern,has_wing_color,grey,55",  # also seen by most
+        "001.Tern,has_crown_color,black,50",
+        "001.Tern,has_crown_color,brown,40",  # nearly as often
+        "001.Tern,has_tail_shape,forked_tail,33",  # by too few
+        "002.Gull,has_tail_shape,rounded_tail,34",
+        "003.Auk,has_size,medium_(9_-_16_in),80",  # no picture
+        "003.Auk,has_bill_length,shorter_than_head,70",
+    ]
+    (tmp_path / "class_attributes.csv").write_text("\n".join(rows) + "\n")
+    auk, gull, tern = read(tmp_path).categories
+    assert (tern.name, tern.attributes) == ("Tern", {"wing color": "white"})
+    assert tern.description == "white and grey wing color, black and brown crown color"
+    assert (gull.attributes, gull.description) == ({"tail shape": "rounded"}, "rounded tail shape")
+    assert (auk.category_id, auk.attributes) == (
+        "auk",
+        {"size": "medium (9 - 16 in)", "bill length": "shorter than head"},
+    )
+    assert auk.description == "medium (9 - 16 in) size, bill length shorter than head"
+    lines(tmp_path / "categories.jsonl", {"name": "Tern", "description": "told by the user"})
+    assert read(tmp_path).categories[2].description == "told by the user"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class,attribute,value\n", r"class_attributes\.csv: there is no column `percent`; begin"),
+        ("class,attribute,value,percent\nTern,wing,white,most\n", r"csv, line 2: `percent` is 'most'"),
+        ("class,attribute,value,percent\nTern,wing,,5\n", r"csv, line 2: `value` is empty"),
+    ],
+)
+def test_a_bad_line_of_class_attributes_is_named(tmp_path: Path, text: str, said: str) -> None:
+    touch(tmp_path, "Tern/a.jpg")
+    (tmp_path / "class_attributes.csv").write_text(text)
+    with pytest.raises(FinedeficsError, match=said):
+        read(tmp_path)

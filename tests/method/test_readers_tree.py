@@ -7,8 +7,11 @@ import stat
 import tarfile
 import unicodedata
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bird_folder import put
 from native_layouts import pack
@@ -57,7 +60,15 @@ def test_files_are_listed_and_read(tree: Tree) -> None:
 
 
 def test_what_is_not_there_is_said(tree: Tree) -> None:
-    for path in ("train/wren/b.jpg", "", "../source/notes.txt", "/etc/hostname", "a\0b", "train/.DS_Store"):
+    for path in (
+        "train/wren/b.jpg",
+        "train/../notes.txt",
+        "",
+        "../source/notes.txt",
+        "/etc/hostname",
+        "a\0b",
+        "train/.DS_Store",
+    ):
         assert not tree.exists(path)
         with pytest.raises(FileNotFoundError):
             tree.read(path)
@@ -221,6 +232,20 @@ def test_a_damaged_member_of_a_zip_is_an_error_of_that_member(tmp_path: Path) ->
     assert tree.read("b.jpg") == b"second"
     with pytest.raises(OSError, match="a damaged member of the archive: Bad CRC-32"):
         tree.read("a.jpg")
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    def keep(way: str, make: Callable[[Path], None]) -> Path:
+        make(Path("/dev/full"))
+        raise AssertionError("it had space")
+
+    put(tmp_path / "source", "a.jpg", os.urandom(4096))
+    tree = open_tree(pack(tmp_path / "source", "tar.gz"), keep=keep)
+    with pytest.raises(FinedeficsError, match=r"cannot be unpacked \(No space left on device\); free space"):
+        list(tree.files())
+    pq.write_table(pa.table({"image": [os.urandom(4096)]}), tmp_path / "source/a.parquet")
+    with pytest.raises(FinedeficsError, match=r"cannot be unpacked \(No space left on device\); free space"):
+        open_tree(tmp_path / "source", keep=keep).read("a.parquet::image::0")
 
 
 def test_an_archive_that_changes_is_read_anew(tmp_path: Path) -> None:

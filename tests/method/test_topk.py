@@ -83,6 +83,12 @@ def test_without_a_label_only_what_conflicts_is_a_candidate() -> None:
     assert ranked(None, {}, [1, 0, 0]) == []
 
 
+def test_without_attributes_a_picture_without_a_label_has_none() -> None:
+    plain = [Category(name, name) for name in "abcd"]
+    found = EmbeddingMiner(plain, TARGETS).rank(TARGETS[:2], ["a", None], keep=2)
+    assert found.positions.tolist() == [[1, 2], [-1, -1]]
+
+
 def test_a_picture_without_an_embedding_has_none() -> None:
     assert ranked("a", {}, [0, 0, 0]) == []
 

@@ -48,7 +48,9 @@ def class_text(shares: Shares) -> str:
     for attribute, seen in shares.items():
         ranked = _ranked(seen)
         told = [value for value, share in ranked if share >= min(CLOSE * ranked[0][1], ALSO)][:_MOST_IN_TEXT]
-        if told:
+        if told and any(" than " in value or " as " in value for value in told):
+            phrases.append(f"{attribute} {' or '.join(told)}")  # bill length shorter than head
+        elif told:
             phrases.append(f"{' and '.join(told)} {attribute}")
     return ", ".join(phrases)
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from finedefics.data.archives import is_archive
 from finedefics.data.keeping import Keep, keep_for_now
@@ -102,6 +103,7 @@ def reader(
     return add
 
 
+@lru_cache(maxsize=65536)  # a source names its categories once a picture
 def category_id(name: str) -> str:
     """The id of a category: its name in lower case, words joined by dashes.
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics.data.tree import Tree
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 4096
@@ -98,7 +98,7 @@ class _Separated(_Text):
 
 class _JsonLines(_Text):
     def __init__(self, tree: Tree, file: str) -> None:
-        self._lines = tree.text(file).splitlines()
+        self._lines = tree.text(file).split("\n")  # other signs that end a line may stand in a text
         names: dict[str, None] = {}
         for _, row in self._parsed():
             names.update(dict.fromkeys(row if isinstance(row, dict) else ()))
@@ -123,9 +123,10 @@ class _Parquet:
         try:
             self._file = pq.ParquetFile(tree.open(file))
         except (OSError, pa.ArrowException) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise FinedeficsError(
-                f"no Parquet file that can be read ({reason})", place=tree.where(file), cure="fetch it again"
+                f"no Parquet file that can be read ({reason_of(error)})",
+                place=tree.where(file),
+                cure="fetch it again",
             ) from error
         self._schema = self._file.schema_arrow
         self._place = tree.where(file)
@@ -152,7 +153,7 @@ class _Parquet:
                         number += 1
         except (OSError, pa.ArrowException) as error:
             raise FinedeficsError(
-                f"the Parquet file is damaged ({str(error).splitlines()[0][:160]})",
+                f"the Parquet file is damaged ({reason_of(error)})",
                 place=f"{self._place}, row {number}",
                 cure="fetch it again",
             ) from error

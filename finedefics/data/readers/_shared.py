@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -9,7 +10,7 @@ from typing import Any
 
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, spoken
 from finedefics.data.tree import Tree, is_inside
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
 from finedefics.records import Category
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -190,7 +191,7 @@ def named_categories(names: Iterable[str], super_category: str | None, place: st
 
 def is_picture(path: str) -> bool:
     """Whether a file's name is that of a picture."""
-    return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
+    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES
 
 
 def below(base: str, path: str) -> str | None:
@@ -247,9 +248,8 @@ def read_mat(tree: Tree, path: str) -> dict[str, Any]:
             "there is no such file", place=tree.where(path), cure="add it to the data set"
         ) from error
     except Exception as error:  # scipy's reader raises whatever a damaged file leads it to
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise FinedeficsError(
-            f"this Matlab file cannot be read ({reason})",
+            f"this Matlab file cannot be read ({reason_of(error)})",
             place=tree.where(path),
             cure="fetch it again",
         ) from error

@@ -5,6 +5,7 @@ was, and for every class the share of annotators who saw each value. Both become
 attributes with one value each, and a text.
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def _seen(
 
 def _present(text: str, path: str, gathered: Gathered) -> Iterator[tuple[str, str, int]]:
     """Picture, value and certainty of what was seen; millions of rows, most of them of what was not."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text), start=1):
         cells = line.split(None, 4)
         if len(cells) >= 4 and cells[2] == "0":
             continue

@@ -19,7 +19,7 @@ from finedefics.errors import FinedeficsError
 from finedefics.records import SPLITS, Category
 
 ANNOTATIONS_FILE, CATEGORIES_FILE = "annotations.jsonl", "categories.jsonl"
-_BESIDE = (ANNOTATIONS_FILE, CATEGORIES_FILE, CLASS_ATTRIBUTES_FILE)
+BESIDE = (ANNOTATIONS_FILE, CATEGORIES_FILE, CLASS_ATTRIBUTES_FILE)
 # 001.Black_footed_Albatross, n02085620-Chihuahua: a number that orders the categories, or ImageNet's
 _PREFIX = re.compile(r"(?:\d+\.|n\d{8}-)(?=.)")
 
@@ -55,7 +55,7 @@ def read_folder(source: Source) -> Listing:
             unknown, or two categories have the same id.
     """
     tree = source.tree
-    files = [path for path in tree.files() if path not in _BESIDE]
+    files = [path for path in tree.files() if path not in BESIDE]
     notes = _read_annotations(tree, ANNOTATIONS_FILE)
     known = _read_categories(tree, CATEGORIES_FILE)
     home = "" if notes else _wrapper(files)
@@ -218,7 +218,7 @@ def _read_lines(tree: Tree, file: str, keys: set[str]) -> Iterator[tuple[str, di
     """Checked objects of a JSON-lines file with their places; nothing where there is no such file."""
     if not tree.exists(file):
         return
-    for number, text in enumerate(tree.text(file).splitlines(), start=1):
+    for number, text in enumerate(tree.text(file).split("\n"), start=1):
         if text.strip():
             place = f"{tree.where(file)}, line {number}"
             yield place, _check_line(text, keys, place)

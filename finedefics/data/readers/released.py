@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from string import ascii_uppercase
 from typing import Any
 
-from finedefics.conversation import LETTERS
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader
 from finedefics.data.tree import is_inside
 from finedefics.errors import FinedeficsError
@@ -159,7 +159,9 @@ def _options(question: str) -> dict[str, str]:
     """Lettered options of a question, ``A. name`` a line."""
     lines = [line.strip() for line in question.splitlines()]
     return {
-        line[0]: line[2:].strip() for line in lines if line[1:2] == "." and line[0] in LETTERS and line[2:]
+        line[0]: line[2:].strip()
+        for line in lines
+        if line[1:2] == "." and line[0] in ascii_uppercase and line[2:]
     }
 
 

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finedefics.data.cells import cell_address
-from finedefics.data.readers._class_attributes import CLASS_ATTRIBUTES_FILE
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
 from finedefics.data.readers._rows import SUFFIXES, Rows, open_rows
 from finedefics.data.readers._shared import (
@@ -24,6 +23,7 @@ from finedefics.data.readers._shared import (
     split_by_seed,
     split_named,
 )
+from finedefics.data.readers.folder import BESIDE
 from finedefics.data.readers.released import is_released
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
@@ -266,7 +266,7 @@ def _tables(source: Source) -> list[str]:
     return [
         path
         for path in source.tree.files()
-        if path.lower().endswith(SUFFIXES) and posixpath.basename(path) != CLASS_ATTRIBUTES_FILE
+        if path.lower().endswith(SUFFIXES) and posixpath.basename(path) not in BESIDE
     ]
 
 

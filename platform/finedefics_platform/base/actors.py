@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from finedefics.errors import FinedeficsError
-from finedefics.registry import file_modules
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.progress import Progress
+from finedefics_platform.base.user_code import let_user_code_travel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,11 +41,9 @@ def run_in_actors(
         return []
     ensure_ray(progress=progress)
     import ray
-    import ray.cloudpickle
     from ray.exceptions import RayActorError, RayTaskError
 
-    for module in file_modules():  # a user's own file is on this machine only
-        ray.cloudpickle.register_pickle_by_value(module)
+    let_user_code_travel()
     options, workers = _pool(ray.cluster_resources(), gpus_per_worker)
     actors: list[Any] = [
         ray.remote(_Actor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options).remote(make)

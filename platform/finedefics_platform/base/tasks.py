@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError
-from finedefics.registry import file_modules
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.progress import Progress
+from finedefics_platform.base.user_code import let_user_code_travel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,8 +36,7 @@ def run_tasks(
     import ray.cloudpickle
     import ray.data
 
-    for module in file_modules():  # a user's own file is on this machine only
-        ray.cloudpickle.register_pickle_by_value(module)
+    let_user_code_travel()
     with progress.progress(label, len(items)) as advance:
         rows = [{"index": index, "item": ray.cloudpickle.dumps(item)} for index, item in enumerate(items)]
         blocks = -(-len(rows) // chunk)

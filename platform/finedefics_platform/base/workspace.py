@@ -56,6 +56,11 @@ class Workspace:
         return self.root / "embeddings"
 
     @property
+    def sheets(self) -> Location:
+        """Contact sheets: ``sheets/<dataset>.html``."""
+        return self.root / "sheets"
+
+    @property
     def categories(self) -> Location:
         """Categories added to registered models: ``categories/<model>.jsonl``."""
         return self.root / "categories"

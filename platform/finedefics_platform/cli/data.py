@@ -9,7 +9,8 @@ from .console import Reporter, reporter
 from .describe import describe
 from .inspecting import inspect
 from .mine import mine
-from .prepare import prepare
+from .next_steps import after_ingest
+from .prepare import ALLOW_REJECTED, prepare
 
 if TYPE_CHECKING:
     from finedefics_platform.data.store import Dataset
@@ -20,7 +21,6 @@ Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 app.command()(prepare)
-app.command()(inspect)
 
 
 @app.command()
@@ -36,6 +36,10 @@ def ingest(
         str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,split=…,description=….")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
+    allow_rejected: Annotated[
+        float,
+        typer.Option("--allow-rejected", min=0, max=1, help="Share of the pictures that may be refused."),
+    ] = ALLOW_REJECTED,
     json: Json = False,
 ) -> None:
     """Make a versioned dataset from pictures.
@@ -55,26 +59,31 @@ def ingest(
     from finedefics_platform.data.sources import parse_columns
 
     out = reporter(json)
-    told = parse_columns(columns)
     made = ingesting.ingest(
-        open_workspace(), name, source, reader=reader, columns=told, seed=seed, progress=out
+        open_workspace(),
+        name,
+        source,
+        reader=reader,
+        columns=parse_columns(columns),
+        seed=seed,
+        allow_rejected=allow_rejected,
+        progress=out,
     )
-    finish(out, made, next_step="describe")
+    finish(out, made, after_ingest(made))
 
 
 app.command()(describe)
-
-
 app.command()(mine)
+app.command()(inspect)
 
 
-def finish(out: Reporter, made: "Dataset", *, next_step: str, **fields: int) -> None:
-    """Say which version was made, what it holds and what comes next."""
+def finish(out: Reporter, made: "Dataset", following: str, **fields: int) -> None:
+    """Say which version was made, what it holds, and the command that follows."""
     from finedefics_platform.data.inspection import quarantine_reasons
 
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
     out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
     for reason, number in quarantine_reasons(made).items():
         out.say(f"[yellow]quarantined {number}[/]: {escape(reason)}")
-    out.say(f"next: finedefics data {next_step} {made.name}")
+    out.say(f"next: {escape(following)}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)

@@ -123,6 +123,8 @@ def describe(
     from finedefics_platform.data.describing import Prices, Settings, estimate_of
     from finedefics_platform.data.describing import describe as run
 
+    from .next_steps import after_describe, after_ingest
+
     out = reporter(json)
     options: dict[str, object] = {
         "attributes": tuple(name.strip() for name in (attributes or "").split(",") if name.strip()),
@@ -155,8 +157,7 @@ def describe(
     fields |= _show_usage(out, told.get("usage"), prices)
     rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
     out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
-    following = "mine" if made.has("descriptions") else "describe"
-    out.say(f"next: finedefics data {following} {made.name}")
+    out.say(f"next: {escape(after_ingest(made) if of_categories else after_describe(made))}")
     out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)
 
 

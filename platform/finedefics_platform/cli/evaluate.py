@@ -125,6 +125,7 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
                 _figures(table),
             )
     _say_options(out, done.summary, wanted)
+    _say_chance(out, done.summary, tables)
     return tables
 
 
@@ -155,11 +156,28 @@ def _say_options(out: Reporter, summary: Mapping[str, Any], wanted: int) -> None
         )
 
 
+def _say_chance(out: Reporter, summary: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    """Figures that guessing reaches: of a model that knows nothing, or of pictures that got mixed up."""
+    for scope, chance in summary.get("chance", {}).items():
+        guessed = [
+            f"{answer} ({group})"
+            for answer, cells in tables[scope].items()
+            for group in ("labelled", "new")
+            if group in cells and cells[group]["low"] <= chance
+        ]
+        if guessed:
+            among = "all categories" if scope == "all" else "options"
+            out.say(
+                f"[yellow]not shown to be better than guessing[/] among {among} ({100 * chance:.1f} %): "
+                + ", ".join(guessed)
+            )
+
+
 def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """One row for each answer and group."""
     rows = []
     for answer, cells in table.items():
-        speed = f"{cells['pictures_per_second']:.0f}"
+        speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
         for group in ("labelled", "new"):
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]

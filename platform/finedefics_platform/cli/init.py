@@ -1,5 +1,7 @@
 """`finedefics init`: a commented experiment that fits a dataset, to start from."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,23 +68,22 @@ def find_dataset(workspace: "Workspace", reference: str) -> "Dataset":
         FinedeficsError: there is none; for a folder with how to make one (exit code 2).
     """
     from finedefics_platform.base.storage import Location
-    from finedefics_platform.data.store import dataset_names, open_dataset
+    from finedefics_platform.data.store import MANIFEST, dataset_names, open_dataset
 
-    known = dataset_names(workspace)
-    if reference.partition("@")[0] in known or not Path(reference).expanduser().exists():
+    known, path = dataset_names(workspace), Path(reference).expanduser()
+    somewhere = path.exists() or "://" in reference
+    if reference.partition("@")[0] in known or not somewhere or (path / MANIFEST).is_file():
         return open_dataset(workspace, reference)
-    if (Path(reference).expanduser() / "manifest.json").is_file():
-        return open_dataset(workspace, reference)
-    source = workspace.name_of(Location.of(str(Path(reference).expanduser())))
+    source = workspace.name_of(Location.of(reference if "://" in reference else str(path)))
     for name in known:
         found = open_dataset(workspace, name)
-        if source in found.manifest["provenance"]["samples"].values():
+        if found.manifest["provenance"]["samples"].get("source") == source:
             return found
-    name = Path(reference).expanduser().resolve().name
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.resolve().stem).strip("-.") or "NAME"
     raise wrong_use(
-        "no dataset was made from this folder yet",
+        "no dataset was made of this yet",
         place=reference,
-        cure=f"make one: `finedefics data prepare {reference} --name {name}`",
+        cure=f"make one: `finedefics data prepare {shlex.quote(reference)} --name {name}`",
     )
 
 

@@ -55,6 +55,7 @@ def mine(
     from finedefics_platform.data.mining import mine as run
 
     from .data import finish
+    from .next_steps import after_mine
 
     out = reporter(json)
     workspace = open_workspace()
@@ -75,7 +76,8 @@ def mine(
             f"[yellow]{without} pictures have no candidates[/]: too little is known of them "
             f"for {escape(about['chosen'])}"
         )
-    finish(out, made, next_step="inspect", without_candidates=without)
+    out.say(f"look at it: finedefics data inspect {made.name} --html {made.name}.html")
+    finish(out, made, after_mine(made), without_candidates=without)
 
 
 def tuned_folder(workspace: "Workspace", embedder: str) -> str:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from finedefics.errors import FinedeficsError
     from finedefics_platform.data.inspection import Inspection
     from finedefics_platform.data.preparing import Prepared
+    from finedefics_platform.data.store import Dataset
 
+ALLOW_REJECTED = 0.5  # share of the pictures; more says that the source is not what it is taken for
 _SHOWN = 6  # of anything in one line
 
 
@@ -25,13 +27,13 @@ def prepare(
         str, typer.Option("--reader", help="How the source is laid out; auto: found by looking.")
     ] = "auto",
     columns: Annotated[
-        str | None, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,… (see `data ingest`).")
-    ] = None,
+        str, typer.Option("--columns", help="Of a table: image=NAME,label=NAME,… (see `data ingest`).")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="Decides the split where the source has none.")] = 0,
     allow_rejected: Annotated[
         float,
         typer.Option("--allow-rejected", min=0, max=1, help="Share of pictures that may be refused."),
-    ] = 0.1,
+    ] = ALLOW_REJECTED,
     describer: Annotated[
         str | None,
         typer.Option("--describer", help="As of `data describe`; default: the best without a model."),
@@ -63,9 +65,12 @@ def prepare(
 
     out = reporter(json)
     workspace = open_workspace()
-    reading = {"reader": reader, "seed": seed, "allow_rejected": allow_rejected}
-    if columns is not None:
-        reading["columns"] = parse_columns(columns)
+    reading = {
+        "reader": reader,
+        "columns": parse_columns(columns),
+        "seed": seed,
+        "allow_rejected": allow_rejected,
+    }
     made = run(
         workspace,
         name,
@@ -76,12 +81,14 @@ def prepare(
         embedder=None if embedder is None else tuned_folder(workspace, embedder),
         progress=out,
     )
-    place = html or (workspace.root / "sheets" / f"{made.dataset.name}.html").uri
+    place = html or (workspace.sheets / f"{made.dataset.name}.html").uri
     sheet = write_sheet(made.dataset, made.inspection, place, pictures, progress=out)
     _show(out, made)
     out.say(f"contact sheet: {escape(sheet)}")
     following = after_mine(made.dataset)
     out.say(f"next: {escape(following)}")
+    if following.startswith("finedefics init"):
+        out.say(f"then: {escape(_then(made.dataset))}")
     out.done(
         dataset=made.dataset.reference,
         path=str(made.dataset.root),
@@ -96,13 +103,25 @@ def prepare(
     )
 
 
+def _then(dataset: "Dataset") -> str:
+    """What follows on the first experiment, as far as the data goes."""
+    from finedefics_platform.evaluation.checks import evaluable_splits
+
+    train = f"finedefics train {dataset.name}.yaml"
+    splits = evaluable_splits(dataset)
+    if not splits:
+        return f"{train}; nothing is held out that could judge it"
+    split = "" if splits[0] == "test" else f" --split {splits[0]}"
+    return f"{train}, and finedefics evaluate RUN --data {dataset.name}{split} (RUN is what it prints)"
+
+
 def _show(out: Reporter, made: "Prepared") -> None:
     found = made.inspection
     out.say(f"[bold green]{made.dataset.reference}[/]")
     splits = ", ".join(f"{s.split} {s.labelled + s.unlabelled}" for s in found.splits)
     unlabelled = sum(split.unlabelled for split in found.splits)
     counted = f"{found.pictures} pictures of {found.categories} categories"
-    out.say(f"  {counted}: {splits}; {unlabelled} unlabelled")
+    out.say(f"  {counted}: {splits}; {unlabelled} without a label")
     for reason, number in found.quarantined.items():
         example = escape(found.quarantined_examples[reason][0])
         out.say(f"  [yellow]{number} in quarantine[/]: {escape(reason)}, such as {example}")
@@ -110,7 +129,6 @@ def _show(out: Reporter, made: "Prepared") -> None:
         out.say(f"  [yellow]{near} held-out pictures look like a training picture[/]: see the contact sheet")
     _show_descriptions(out, found, made.undescribed)
     _show_negatives(out, found, made.unmined)
-    _show_held_out(out, found)
 
 
 def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "FinedeficsError | None") -> None:
@@ -120,6 +138,11 @@ def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "Finedef
     told = found.provenance["descriptions"]
     by = escape(str(told.get("called") or told.get("describer")))
     out.say(f"  {found.described} of {found.pictures} described by {by}, {len(found.attributes)} attributes")
+    if told.get("of") == "category":
+        out.say("    by what is known of their category, whether or not a picture shows it")
+    if usage := told.get("usage"):
+        tokens = f"{usage['prompt_tokens']} tokens in prompts, {usage['answer_tokens']} in answers"
+        out.say(f"    {usage['requests']} answers, {usage['kept_before']} kept before; {tokens}")
     for one in found.attributes[:_SHOWN]:
         values = ", ".join(f"{value} {number}" for value, number in one.values[:_SHOWN])
         out.say(f"    {escape(one.name)}: {100 * one.coverage:.0f} % of the described; {escape(values)}")
@@ -139,9 +162,3 @@ def _show_negatives(out: Reporter, found: "Inspection", unmined: "FinedeficsErro
         out.say(f"  [yellow]{without} pictures have none[/]: too little is known of them")
     for category, others in list(found.nearest.items())[:_SHOWN]:
         out.say(f"    {escape(category)} is most like {escape(', '.join(others)) or 'nothing known'}")
-
-
-def _show_held_out(out: Reporter, found: "Inspection") -> None:
-    held_out = {split.split: split.labelled for split in found.splits if split.split != "train"}
-    if not any(held_out.values()):
-        out.say("  [yellow]nothing is held out[/]: what is trained on this cannot be evaluated on it")

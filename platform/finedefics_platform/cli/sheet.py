@@ -76,7 +76,8 @@ def _lead(found: Inspection) -> list[str]:
     parts = ", ".join(f"{s.labelled + s.unlabelled} in {s.split}" for s in found.splits)
     lead = [f"{found.pictures} pictures of {found.categories} categories: {parts}."]
     if found.described:
-        lead.append(f"{found.described} are described.")
+        of_class = found.provenance.get("descriptions", {}).get("of") == "category"
+        lead.append(f"{found.described} are described{', by what is known of their category' * of_class}.")
     else:
         lead.append("None is described yet.")
     if not found.nearest:

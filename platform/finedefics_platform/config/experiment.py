@@ -16,7 +16,7 @@ from finedefics_platform.config.data import Data
 from finedefics_platform.config.documents import fill, override_by_text, read_yaml
 from finedefics_platform.config.model import Adapters, Model
 from finedefics_platform.config.section import Section, parse_document
-from finedefics_platform.config.stage import Stage
+from finedefics_platform.config.stage import MINED, Stage
 
 
 class Resources(Section):
@@ -109,7 +109,11 @@ class Experiment(Section):
         left_out |= {"data": {"dataset"}, "model": {"path", "revision"}}
         if self.adapters.kind == "full":
             left_out["adapters"] = True  # there are none
-        return digest_of(self.model_dump(mode="json", exclude=left_out))
+        document = self.model_dump(mode="json", exclude=left_out)
+        for stage in document["stages"]:
+            if stage["negatives"] == MINED:  # the dataset's, whose content counts by itself
+                del stage["negatives"]
+        return digest_of(document)
 
 
 def load_experiment(

@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from finedefics.terms import TERM_FEEDS
 from finedefics_platform.config.section import Section
 
+MINED, MODEL = "mined", "model"  # sources of hard negatives
+
 Feed = Literal["labelled", "captioned", "text"]
 Term = Literal[
     "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
@@ -69,6 +71,13 @@ class Stage(Section):
     )
     terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
     temperatures: Temperatures = Temperatures()
+    negatives: str = Field(
+        MINED,
+        min_length=1,
+        description="Where hard negatives come from: `mined`, those of the dataset; `model`, mined anew by "
+        "the model itself as the stage starts; or another version of the dataset (`birds@1a2b…`), whose "
+        "pictures are the same and whose negatives were mined otherwise.",
+    )
 
     @model_validator(mode="after")
     def _terms_are_fed(self) -> "Stage":

@@ -101,7 +101,7 @@ class Embeddings:
         embedder_id: of who made them.
         dim: width.
         mode: what a picture is compared with (`finedefics.embedders.mode_of`).
-        pictures_per_second: of one process, decoding included.
+        pictures_per_second: of one process, decoding included; 0 where it was not timed.
     """
 
     place: Location
@@ -113,11 +113,6 @@ class Embeddings:
     def part(self, file: int) -> Array:
         """[rows, dim] of the samples file with this number; zeros for a picture without a text to embed."""
         return read_array(self.place / _part(file))
-
-    def group(self, dataset: Dataset, group: RowGroup) -> Array:
-        """[rows, dim] of one row group."""
-        before = sum(g.rows for g in dataset.groups_of_file()[group.file][: group.index])
-        return self.part(group.file)[before : before + group.rows]
 
 
 def embed(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from finedefics import __version__
-from finedefics.data.readers import READERS, Listing, read_source
+from finedefics.data.readers import READERS, Listing, Source, read_source
 from finedefics.data.tree import Tree
 from finedefics.describers import write_description
 from finedefics.errors import FinedeficsError
@@ -18,7 +18,7 @@ from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.data.ingestion import Rejected, admit, check_pictures
+from finedefics_platform.data.ingestion import Rejected, admit, check_pictures, kind_of
 from finedefics_platform.data.samples import (
     GROUPS_PER_FILE,
     ROW_GROUP_BYTES,
@@ -33,6 +33,8 @@ from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
 
+ALLOW_REJECTED = 0.5  # more says that the source is not what it is taken for
+
 
 def ingest(
     workspace: Workspace,
@@ -42,6 +44,7 @@ def ingest(
     reader: str = "auto",
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
+    allow_rejected: float = ALLOW_REJECTED,
     row_group_rows: int = ROW_GROUP_ROWS,
     progress: Progress = SILENT,
 ) -> Dataset:
@@ -53,14 +56,17 @@ def ingest(
         reader: how it is laid out; "auto" asks the readers, and a ``.py`` file brings its own.
         columns: what the reader is told of a table's columns.
         seed: decides the split where the source has none.
+        allow_rejected: share of the pictures beyond which what cannot be used stops the ingest.
         row_group_rows: most rows of a row group, the unit in which training shuffles and reads.
 
     Raises:
-        FinedeficsError: the source is missing or wrong, no picture of it can be used, or a write failed.
+        FinedeficsError: the source is missing or wrong, too many of its pictures or all of them cannot be
+            used, or a write failed.
     """
     opened = open_source(source, seed=seed, columns=columns)
-    reader, listing = read_source(opened, reader)
-    step = _ingest_digest(listing, opened.tree, READERS.identity(reader), seed, row_group_rows)
+    found, listing = read_source(opened, reader)
+    reader = READERS.identity(found)
+    step = _ingest_digest(listing, opened.tree, reader, seed, row_group_rows)
     named = workspace.name_of(Location.of(source))
     provenance: dict[str, Any] = {"step": "ingest", "reader": reader, "source": named, "seed": seed}
     provenance |= listing.notes
@@ -71,12 +77,7 @@ def ingest(
             return done
         kept, rejected = admit(listing.entries, check_pictures(opened.tree, listing.entries, progress))
         rejected += [Rejected(path, None, reason) for path, reason in listing.rejected]
-        if not kept:
-            raise FinedeficsError(
-                f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
-                place=opened.tree.where(rejected[0].source),
-                cure="give pictures that open",
-            )
+        _check_share(len(kept), rejected, allow_rejected, opened)
         rows = sample_table(kept)
         files = cut_into_files(rows, row_group_rows)
         draft = new_version(workspace, name)
@@ -97,6 +98,24 @@ def ingest(
         quarantine = sorted((asdict(row) for row in rejected), key=lambda row: row["source"])
         draft.write("quarantine", pa.Table.from_pylist(quarantine, schema=QUARANTINE), provenance)
         return draft.publish(step)
+
+
+def _check_share(kept: int, rejected: list[Rejected], most: float, source: Source) -> None:
+    if not kept:
+        raise FinedeficsError(
+            f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",
+            place=source.tree.where(rejected[0].source),
+            cure="give pictures that open",
+        )
+    if len(rejected) > most * (kept + len(rejected)):
+        kind, number = Counter(kind_of(row.reason) for row in rejected).most_common(1)[0]
+        first = next(row for row in rejected if kind_of(row.reason) == kind)
+        raise FinedeficsError(
+            f"{len(rejected)} of the {kept + len(rejected)} pictures cannot be used, "
+            f"{number} of them like {first.source}: {first.reason}",
+            place=source.place,
+            cure=f"mend the source, or allow more than {most:.0%} with --allow-rejected",
+        )
 
 
 def _counts(rows: pa.Table) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 Checking runs in tasks; deciding needs all of them at once and only their hashes, so it runs in one place.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from finedefics_platform.base.tasks import run_tasks
 from finedefics_platform.data.checking import Checked, check_at
 
 _CHECKED_AT_ONCE = 256
+_WHERE = re.compile(r"^(?:line|row) \d+: ")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Rejected:
     source: str
     split: str | None
     reason: str
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its particulars: the line that it is of, and the part in brackets."""
+    return _WHERE.sub("", reason).split(" (")[0]
 
 
 def check_pictures(tree: Tree, entries: Sequence[Entry], progress: Progress) -> list[Checked]:

@@ -129,13 +129,23 @@ class EmbeddedMiner:
         return _ranker(self.targets, dataset.root).rank(part, labels, attributes, keep)
 
 
-def mine_file(dataset: Dataset, groups: Sequence[RowGroup], miner: FileMiner, keep: int) -> MinedFile:
-    """Rank the pictures of a samples file and write its negatives, row group by row group."""
+def mine_file(
+    dataset: Dataset,
+    groups: Sequence[RowGroup],
+    miner: FileMiner,
+    keep: int,
+    home: Location | None = None,
+) -> MinedFile:
+    """Rank the pictures of a samples file and write its negatives, row group by row group.
+
+    Args:
+        home: the folder to write below; default: the dataset's.
+    """
     ids = list(_positions(dataset))
     ranked = miner.rank(dataset, groups, keep)
     labels = [_labels(dataset, group) for group in groups]
     found = ranked.positions >= 0
-    part = write_negatives(dataset.root.parent, dataset, groups, ranked, ids, miner.miner_id)
+    part = write_negatives(home or dataset.root.parent, dataset, groups, ranked, ids, miner.miner_id)
     likes, votes, start = [], NO_VOTES, 0
     for group, own in zip(groups, labels, strict=True):
         rows = slice(start, start + group.rows)

@@ -107,7 +107,7 @@ def mine(
         draft.keep(dataset, [table for table in dataset.manifest["tables"] if table not in made_anew])
         draft.parts("negatives", [file.part for file in found], provenance)
         draft.write("neighbours", neighbours(categories, found, texts, keep), provenance)
-        draft.write("row_groups", _with_likes(dataset, found), provenance)
+        draft.write("row_groups", with_likes(dataset, found), provenance)
         return draft.publish(step)
 
 
@@ -249,7 +249,8 @@ def _by_words(categories: Sequence[Category], texts: npt.NDArray[np.float32] | N
     return as_ranked(rankings, position, keep)
 
 
-def _with_likes(dataset: Dataset, found: Sequence[MinedFile]) -> pa.Table:
+def with_likes(dataset: Dataset, found: Sequence[MinedFile]) -> pa.Table:
+    """The table of row groups with what each row is most like."""
     groups = dataset.table("row_groups")
     field = groups.schema.field("likes")
     likes = pa.array([list(likes) for file in found for likes in file.likes], field.type)

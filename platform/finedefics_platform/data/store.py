@@ -15,7 +15,7 @@ Writing is `finedefics_platform.data.versions`; this module only reads.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -84,7 +84,33 @@ class Dataset:
             raise FinedeficsError(
                 f"this dataset has no {table} yet", place=self.reference, cure=f"run `{command} {self.name}`"
             )
-        return [self.root.parent / way for way in self.manifest["tables"][table]["files"]]
+        entry = self.manifest["tables"][table]
+        home = Location(entry["home"]) if "home" in entry else self.root.parent
+        return [home / way for way in entry["files"]]
+
+    def with_tables(
+        self,
+        tables: Mapping[str, Mapping[str, Any]],
+        provenance: Mapping[str, Any],
+        home: Location | None = None,
+    ) -> "Dataset":
+        """This version with some tables in place of its own; in memory only.
+
+        Args:
+            tables: their entries as in a manifest.
+            provenance: of each.
+            home: where their files are named from; default: the dataset's folder.
+        """
+        placed = {
+            name: dict(entry) if home is None else {**entry, "home": home.uri}
+            for name, entry in tables.items()
+        }
+        manifest = {
+            **self.manifest,
+            "tables": {**self.manifest["tables"], **placed},
+            "provenance": {**self.manifest["provenance"], **provenance},
+        }
+        return replace(self, manifest=manifest)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, or some of its columns, in file order.

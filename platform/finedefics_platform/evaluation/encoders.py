@@ -261,16 +261,15 @@ def _write(
         **{name: array for name, array in texts.items() if array is not None},  # type: ignore[arg-type]
     )
     count, embedding = len(asked.samples), work.embeddings.pictures_per_second
-    speeds = {
-        answer: 1 / (seconds / count + (1 / embedding if embedding else 0))
-        for answer, seconds in answers.seconds.items()
-    }
+    # an answer costs its picture's embedding as well; where that was not timed, nothing is said
+    speeds = {a: 1 / (s / count + 1 / embedding) for a, s in answers.seconds.items() if embedding}
+    answered = list(answers.seconds)
     summary = {
         **about,
         "pictures": count,
         "pictures_per_second": speeds,
-        "tokens_per_picture": {answer: {"forwarded": 0.0, "generated": 0.0} for answer in speeds},
-        "unparseable": dict.fromkeys(speeds, 0.0),
+        "tokens_per_picture": {answer: {"forwarded": 0.0, "generated": 0.0} for answer in answered},
+        "unparseable": dict.fromkeys(answered, 0.0),
         "ensemble": None,
         "able": answers.able,
         "chosen": answers.chosen,

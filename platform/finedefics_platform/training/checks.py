@@ -39,7 +39,7 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         _check_descriptions(stage, index)
         deepspeed_settings(experiment, stage, experiment.resources.workers)
         if _needs_mined_negatives(experiment, stage):
-            _check_negatives(experiment.data.negatives, dataset)
+            _check_negatives(experiment.data.negatives, stage, dataset)
     if validating and experiment.evaluation.every is not None:
         _check_validation(dataset)
 
@@ -103,9 +103,16 @@ def _needs_mined_negatives(experiment: Experiment, stage: Stage) -> bool:
     return experiment.data.negatives > 0 and bool(contrasted & {"labelled", "captioned"})
 
 
-def _check_negatives(asked: int, dataset: Dataset) -> None:
-    dataset.files("negatives")
-    mined = dataset.mined_negatives()
+def _check_negatives(asked: int, stage: Stage, dataset: Dataset) -> None:
+    from finedefics.mining import KEEP
+    from finedefics_platform.training.refresh import stage_dataset
+
+    seen = stage_dataset(dataset, stage)
+    if seen is None:  # the model mines them itself
+        mined = min(KEEP, len(dataset.categories()) - 1)
+    else:
+        seen.files("negatives")
+        mined = seen.mined_negatives()
     if asked > mined:
         # They would be made up to the number with empty rows, and a search would see a plateau.
         raise wrong_use(

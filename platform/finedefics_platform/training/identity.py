@@ -17,6 +17,7 @@ from finedefics_platform.base.workspace import INSIDE, Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.model import Model
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.training.refresh import pinned
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a model is loaded from; the same weights in other frameworks' formats are left where they are.
@@ -83,18 +84,25 @@ def run_key(workspace: Workspace, experiment: Experiment, dataset: Dataset, base
         FinedeficsError: as `base_of`.
     """
     base = base or base_of(workspace, experiment.model)
+    experiment = _with_pinned_negatives(workspace, experiment, dataset)
     return f"{experiment.name}-{digest_of([experiment.digest(), dataset.digest, base.identity])}"
 
 
 def pin(
     workspace: Workspace, experiment: Experiment, dataset: Dataset, base: Base | None = None
 ) -> Experiment:
-    """The experiment with its dataset named by digest, and its model by commit and by a name that moves
-    with the workspace; arguments and errors as of `run_key`."""
+    """The experiment with its dataset, and versions that negatives come from, named by digest, and its model
+    by commit and by a name that moves with the workspace; arguments and errors as of `run_key`."""
     base = base or base_of(workspace, experiment.model)
+    experiment = _with_pinned_negatives(workspace, experiment, dataset)
     data = experiment.data.model_copy(update={"dataset": dataset.reference})
     model = experiment.model.model_copy(update={"path": base.path, "revision": base.revision})
     return experiment.model_copy(update={"data": data, "model": model})
+
+
+def _with_pinned_negatives(workspace: Workspace, experiment: Experiment, dataset: Dataset) -> Experiment:
+    stages = tuple(pinned(workspace, stage, dataset) for stage in experiment.stages)
+    return experiment.model_copy(update={"stages": stages})
 
 
 def _folder(workspace: Workspace, path: str) -> Location | None:

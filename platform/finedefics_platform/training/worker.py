@@ -40,6 +40,7 @@ from finedefics_platform.training.checkpoints import (
 )
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.meter import Meter
+from finedefics_platform.training.refresh import mine_with_model, stage_dataset
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
 from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
 from finedefics_platform.training.trained import TOKEN
@@ -177,18 +178,21 @@ def _start(task: Assignment, events: EventWriter | None) -> Loop:
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 
 
-def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]]:
-    """This rank's rows of a stage after ``done`` steps, read ahead."""
+def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]] | None:
+    """This rank's rows of a stage after ``done`` steps, read ahead; None where negatives are mined first."""
     experiment = loop.task.experiment
     stage, seed = experiment.stages[number], stage_seed(experiment, number)
+    dataset = stage_dataset(loop.dataset, stage, loop.task.run)
+    if dataset is None:
+        return None
     stream = TrainingStream(
-        loop.dataset,
+        dataset,
         stage,
         seed,
         loop.rank,
         loop.world_size,
         done,
-        loop.index,
+        loop.index if dataset is loop.dataset else SampleIndex.of(dataset, experiment.data.sampler),
         experiment.data.sampler,
     )
     return ahead(stream, STEPS_AHEAD)
@@ -198,7 +202,7 @@ def _run_stage(
     loop: Loop,
     backbone: Backbone,
     number: int,
-    rows: Iterator[tuple[int, FeedRows]],
+    rows: Iterator[tuple[int, FeedRows]] | None,
     first: int,
     resumed: bool,
 ) -> Any:
@@ -212,6 +216,12 @@ def _run_stage(
     if resumed:
         load_shards(engine, loop.rank)
     loop.say("stage", **loop.at(number, first), number=number, steps=stage.steps)
+    if rows is None:
+        _mine(loop, engine, number, first)
+        rows = _rows(loop, number, first)
+    data = stage_dataset(loop.dataset, stage, loop.task.run)
+    assert rows is not None
+    assert data is not None
     collate = Collator(
         backbone.processor,
         loop.dataset.categories(),
@@ -220,7 +230,7 @@ def _run_stage(
         templates=experiment.data.templates.as_templates(),
         seed=stage_seed(experiment, number),
         attributes=loop.dataset.attribute_names(),
-        similar=loop.dataset.neighbours(),
+        similar=data.neighbours(),
     )
     objective.train()
     meter = Meter()
@@ -264,6 +274,25 @@ def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: in
             loop.events.flush()  # what led to a checkpoint is as durable as it
         save_and_report(engine, loop.position(number, done), loop.rank)
         loop.say("checkpoint", **loop.at(number, done))
+
+
+def _mine(loop: Loop, engine: Any, number: int, done: int) -> None:
+    """A stage's negatives by the model as it stands, before the stage's first step."""
+    experiment = loop.task.experiment
+    stage = experiment.stages[number]
+    if done:  # with these weights they would be others than those that the stage began with
+        raise FinedeficsError(
+            "the negatives that the model mined are missing",
+            place=f"{loop.task.run / 'negatives' / stage.name}",
+            cure="start the run over with --force",
+        )
+    loop.say("mining", **loop.at(number, 0))
+    engine.eval()
+    with torch.no_grad():
+        mine_with_model(
+            engine.module.backbone, loop.dataset, experiment, stage, loop.task.run, loop.rank, loop.world_size
+        )
+    engine.train()
 
 
 def _validated(loop: Loop, engine: Any, validate: Validate) -> dict[str, float]:

@@ -85,7 +85,14 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(
     }
     for source, content in (good | bad).items():
         put(root, source, content)
-    dataset = ingest(workspace, "broken", root)
+    with pytest.raises(FinedeficsError) as caught:
+        ingest(workspace, "broken", root)
+    assert (
+        f"{root}: 11 of the 16 pictures cannot be used, 4 of them like train/wren/cut.jpg: damaged picture ("
+        in str(caught.value)
+    )
+    assert workspace.datasets.files() == []
+    dataset = ingest(workspace, "broken", root, allow_rejected=0.7)
     reasons = quarantine(dataset)
     assert {row["source"] for row in dataset.table("samples", ["source"]).to_pylist()} == set(good)
     assert set(reasons) == set(bad)
@@ -106,7 +113,7 @@ def test_a_named_picture_that_is_missing_is_quarantined(
 ) -> None:
     (folder / "images/train/000.png").unlink()
     dataset = ingest(workspace, "birds", folder)
-    assert quarantine(dataset) == {"images/train/000.png": "cannot be read (No such file or directory)"}
+    assert quarantine(dataset) == {"images/train/000.png": "cannot be read (there is no such file)"}
 
 
 def test_nothing_usable_is_an_error(ray_cluster: Any, workspace: Workspace, tmp_path: Path) -> None:

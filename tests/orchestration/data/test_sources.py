@@ -30,7 +30,8 @@ import json, sys
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.data.ingesting import ingest
 home, sources = open_workspace(sys.argv[1]), json.loads(sys.argv[2])
-print(json.dumps([ingest(home, f'there-{n}', **source).digest for n, source in enumerate(sources)]))
+made = [ingest(home, f'there-{n}', allow_rejected=1, **source) for n, source in enumerate(sources)]
+print(json.dumps([dataset.digest for dataset in made]))
 """
 
 
@@ -79,7 +80,7 @@ def test_one_dataset_from_a_folder_archives_and_an_object_store(
     upload_file(tmp_path / "once.tgz", f"{bucket}/archives/once.tgz")
     write_parquet(tmp_path / "parquet/birds.parquet")
     table = upload(tmp_path / "parquet", f"{bucket}/parquet") + "/birds.parquet"
-    made = [ingest(workspace, "cars", place) for place in (root, zipped, packed)]
+    made = [ingest(workspace, "cars", place, allow_rejected=1) for place in (root, zipped, packed)]
     asked = [{"source": place} for place in (folder, f"{bucket}/archives/once.tgz")]
     asked.append({"source": table, "columns": {"image": "img", "label": "kind", "split": "part"}})
     digests = elsewhere(workspace.root, *asked)
@@ -105,7 +106,7 @@ def upload_file(file: Path, uri: str) -> None:
 def test_gifs_under_a_wrong_name_are_stored_as_png(
     ray_cluster: Any, workspace: Workspace, tmp_path: Path
 ) -> None:
-    dataset = ingest(workspace, "pets", write_pets(tmp_path / "source"))
+    dataset = ingest(workspace, "pets", write_pets(tmp_path / "source"), allow_rejected=0.2)
     assert dataset.manifest["provenance"]["samples"]["stored as PNG"] == {"GIF": 2}
     rows = {row["source"]: row["image"] for row in dataset.table("samples").to_pylist()}
     assert rows["images/Abyssinian_5.jpg"].startswith(b"\x89PNG")
@@ -126,7 +127,8 @@ def write_parquet(file: Path) -> Path:
 
 def test_a_parquet_file_with_pictures_in_it(ray_cluster: Any, workspace: Workspace, tmp_path: Path) -> None:
     columns = parse_columns("image=img,label=kind,split=part")
-    dataset = ingest(workspace, "birds", write_parquet(tmp_path / "source/birds.parquet"), columns=columns)
+    file = write_parquet(tmp_path / "source/birds.parquet")
+    dataset = ingest(workspace, "birds", file, columns=columns, allow_rejected=0.25)
     images = {row["source"]: row["image"] for row in dataset.table("samples").to_pylist()}
     assert images["birds.parquet/0000003"] == encoded(3)
     reasons = {row["source"]: row["reason"] for row in dataset.table("quarantine").to_pylist()}
@@ -144,7 +146,12 @@ def test_the_command_reads_a_table_with_named_columns(
         "path,species\npics/0.png,Wren\npics/1.png,Wren\npics/2.png,Wren\n,Wren\n"
     )
     arguments = [str(tmp_path / "birds.csv"), "--name", "birds", "--columns", "image=path,label=species"]
-    assert main(["data", "ingest", *arguments, "--json"]) == 0
+    assert main(["data", "ingest", *arguments]) == 1
+    assert (
+        "1 of the 4 pictures cannot be used, 1 of them like birds.csv: line 5: `path` is empty;"
+        in capfd.readouterr().err
+    )
+    assert main(["data", "ingest", *arguments, "--allow-rejected", "0.25", "--json"]) == 0
     last = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (last["rows"]["samples"], last["rows"]["quarantine"]) == (3, 1)
 

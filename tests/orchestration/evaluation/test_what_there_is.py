@@ -60,6 +60,7 @@ def test_fewer_categories_than_options_and_nothing_mined(
     assert "3 options: there are no more categories" in told
     assert "6 of 6 pictures were asked on random options" in told
     assert "3 options, some random" in told
+    assert "not shown to be better than guessing among options (33.3 %): alignment (labelled)" in told
 
 
 def test_asking_for_as_many_as_there_are_is_the_same_evaluation(place: Workspace, tiny_model: Path) -> None:

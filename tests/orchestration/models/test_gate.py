@@ -103,6 +103,7 @@ def test_a_few_foreign_pictures_do_not_beat_many_of_the_champion() -> None:
         Ground("birds@d1", "d1", "val", 4, 0),
         Ground("birds@d1", "d1", "test", 8, 0),
         Ground("birds@d1", "d1", "test", 4, 1),
+        Ground("birds@d1", "d1", "test", 4, 0, "options.json@f1"),
     ],
 )
 def test_only_what_was_asked_alike_is_compared(other: Ground) -> None:
@@ -115,6 +116,11 @@ def test_only_what_was_asked_alike_is_compared(other: Ground) -> None:
 def test_the_name_of_a_dataset_decides_nothing() -> None:
     renamed = Ground("copy@d1", "d1", "test", 4, 0)
     assert decide([answered(800, 200, ground=renamed)], [answered(800, 200)], POLICY).allowed
+
+
+def test_the_name_of_a_file_of_options_decides_nothing() -> None:
+    one, other = (Ground("birds@d1", "d1", "test", 4, 0, f"{name}@f1") for name in ("a.json", "b.json"))
+    assert decide([answered(800, 200, ground=one)], [answered(800, 200, ground=other)], POLICY).allowed
 
 
 def test_of_two_limits_the_common_pictures_decide() -> None:

@@ -165,7 +165,7 @@ def test_a_folder_is_found_by_what_was_made_of_it(
         put(tmp_path / "pictures", f"{'ab'[number % 2]}/{number}.png", encoded(number))
     assert main(["init", "pictures"]) == 2
     error = capfd.readouterr().err
-    assert "pictures: no dataset was made from this folder yet; make one: `finedefics data prepare" in error
+    assert "pictures: no dataset was made of this yet; make one: `finedefics data prepare" in error
     made = ingest(workspace, "parts", tmp_path / "pictures")
     assert main(["init", "pictures", "--output", "x.yaml"]) == 0
     experiment = load_experiment("x.yaml")

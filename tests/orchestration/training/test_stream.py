@@ -22,7 +22,7 @@ from finedefics_platform.training.stream import (
     with_ray_data,
 )
 from finedefics_platform.training.stream.engines import Chunk
-from finedefics_platform.training.stream.fetch import FeedRows
+from finedefics_platform.training.stream.fetch import CHUNK_ROWS, FeedRows
 
 TERMS = {"labelled": "answer", "captioned": "caption", "text": "text"}
 
@@ -161,7 +161,8 @@ def test_only_what_is_due_soon_is_read(drawn_dataset: Dataset) -> None:
     for step in range(3):
         assert next(stream)[0] == step
     time.sleep(0.2)  # whatever it would read, it has read
-    assert asked <= 3 * 8 + 32 + 64 * (4 + 1 + 2 + 3)  # windows in hand, read ahead, and in the threads
+    in_hand, ahead, in_threads_ = 32, 5 * 8, 4 * CHUNK_ROWS
+    assert asked <= 3 * 8 + in_hand + ahead + in_threads_
 
 
 def test_ray_data_reads_the_same_rows_and_hands_on_the_error(

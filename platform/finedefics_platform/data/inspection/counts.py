@@ -8,6 +8,7 @@ import numpy as np
 
 from finedefics.records import SPLITS
 from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.data.ingestion import kind_of
 from finedefics_platform.data.inspection.duplicates import near_pairs
 from finedefics_platform.data.inspection.figures import (
     Attribute,
@@ -147,7 +148,7 @@ def _quarantine(dataset: Dataset) -> tuple[dict[str, int], dict[str, tuple[str, 
     examples: dict[str, list[str]] = defaultdict(list)
     for table in dataset.tables("quarantine", ["source", "reason"]) if dataset.has("quarantine") else ():
         for row in table.to_pylist():
-            kind = row["reason"].split(" (")[0]
+            kind = kind_of(row["reason"])
             numbers[kind] += 1
             if len(examples[kind]) < _EXAMPLES:
                 examples[kind].append(row["source"])

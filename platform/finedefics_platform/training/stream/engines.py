@@ -16,6 +16,7 @@ Engine = Callable[[Iterator[Chunk]], Iterator[pa.Table]]  # rows come in pieces 
 
 AT_ONCE = 2  # chunks read at the same time for a rank
 CHUNKS_A_PIPELINE = 256
+STORE_BYTES = 64 << 20  # of a rank's rows in the object store
 _PROBLEM = pa.field("problem", pa.binary())
 
 
@@ -32,9 +33,7 @@ def with_ray_data(chunks: Iterator[Chunk]) -> Iterator[pa.Table]:
     """Chunks read by Ray Data's tasks, on whatever node has room."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     # One pipeline for many chunks, and not one for a long stage: the plan is handed over piece by piece.
     while piece := list(itertools.islice(chunks, CHUNKS_A_PIPELINE)):
         items = [{"chunk": pickle.dumps(chunk)} for chunk in piece]
@@ -46,6 +45,10 @@ def with_ray_data(chunks: Iterator[Chunk]) -> Iterator[pa.Table]:
             num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=min(AT_ONCE, len(items))),
         )
+        options = rows.context.execution_options
+        options.preserve_order = True
+        # Each of many ranks would fill half of the object store with what is due much later.
+        options.resource_limits = options.resource_limits.copy(object_store_memory=STORE_BYTES)
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(table, pa.Table)
             yield _checked(table)

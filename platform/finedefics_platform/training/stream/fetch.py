@@ -13,14 +13,15 @@ from finedefics_platform.data.store import Dataset
 from finedefics_platform.training.stream.ahead import ahead
 from finedefics_platform.training.stream.engines import Chunk, Engine, with_ray_data
 from finedefics_platform.training.stream.index import SampleIndex
-from finedefics_platform.training.stream.order import FeedOrder, Stretch
+from finedefics_platform.training.stream.order import Stretch
 from finedefics_platform.training.stream.plan import StagePlan, check_divides, plan_stage, share
 from finedefics_platform.training.stream.reading import Read, files_of, samples_of
 
 FeedRows = dict[str, list[Sample] | list[Category]]
 Place = tuple[str, int]  # feed, and place in its sequence
 
-CHUNK_ROWS = 64  # rows fetched by one task, at least; fewer would be mostly task overhead
+CHUNK_ROWS = 256  # rows fetched by one task where as many are light; fewer would be mostly task overhead
+CHUNK_BYTES = 8 << 20
 
 
 class Due(NamedTuple):
@@ -28,6 +29,7 @@ class Due(NamedTuple):
 
     feed: str
     group: int  # among all row groups of the version
+    bytes: int  # of the pictures in the group
     rows: np.ndarray[Any, np.dtype[np.int64]]  # numbers of the feed's rows in the group
     places: np.ndarray[Any, np.dtype[np.int64]]
 
@@ -61,7 +63,13 @@ def _of_stretch(
     found, first = np.unique(groups, return_index=True)
     for group in found[np.argsort(first)]:
         mine = groups == group
-        yield Due(feed, int(index.group[group]), rows[mine] - index.first[group], places[mine])
+        yield Due(
+            feed,
+            int(index.group[group]),
+            int(index.bytes[group]),
+            rows[mine] - index.first[group],
+            places[mine],
+        )
 
 
 class TrainingStream:
@@ -117,32 +125,34 @@ class TrainingStream:
         return hand.pop(place)
 
     def _ahead(self) -> int:
-        """Chunks read ahead: lanes may all come to their next row groups in one step."""
-        groups = [self._groups_in_hand(o) for feed, o in self.plan.orders.items() if feed != "text"]
-        return sum(groups) + 2
-
-    def _groups_in_hand(self, order: FeedOrder) -> int:
-        return min(-(-order.pool // self.world_size) + 1, len(order.groups.first) - 1)
+        """Row groups read ahead: lanes may all come to their next ones in the same step."""
+        orders = (order for feed, order in self.plan.orders.items() if feed != "text")
+        return sum(-(-min(o.pool, len(o.groups.bytes)) // self.world_size) for o in orders) + 1
 
     def _fetch(self) -> Iterator[dict[Place, Sample]]:
-        """Samples by place, in the order in which they are first due."""
-        placed: deque[Place] = deque()
+        """Samples by place, a row group's together, in the order in which they are first due."""
+        asked: deque[Due] = deque()
 
         def chunks() -> Iterator[Chunk]:
             chunk: Chunk = []
-            rows = 0
+            rows = size = 0
             for one in due(self.plan, self.rank, self.world_size, self.start_step):
+                asked.append(one)
                 chunk.append(self._read(one))
                 rows += len(one.rows)
-                placed.extend((one.feed, place) for place in one.places.tolist())
-                if rows >= CHUNK_ROWS:
+                size += one.bytes
+                if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:
                     yield chunk
-                    chunk, rows = [], 0
+                    chunk, rows, size = [], 0, 0
             if chunk:
                 yield chunk
 
+        samples: deque[Sample] = deque()
         for table in self._engine(chunks()):
-            yield {placed.popleft(): sample for sample in samples_of(table)}
+            samples.extend(samples_of(table))
+            while asked and len(asked[0].places) <= len(samples):
+                one = asked.popleft()
+                yield {(one.feed, place): samples.popleft() for place in one.places.tolist()}
 
     def _read(self, one: Due) -> Read:
         index = self.index

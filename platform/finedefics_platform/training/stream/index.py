@@ -79,7 +79,7 @@ class SampleIndex:
         counted = {name: column.astype(np.int64) for name, column in columns.items() if name != "labelled"}
         labelled = columns["labelled"]
         train = pc.equal(groups["split"], "train").to_numpy()
-        described = counted["described"]
+        described = counted["described"] if dataset.has("descriptions") else np.zeros_like(counted["rows"])
         categories = dataset.categories()
         texts = [place for place, category in enumerate(categories) if category.description]
         chosen = {
