@@ -9,7 +9,9 @@ from bird_folder import encoded, put, write_birds
 
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import main
+from finedefics_platform.cli.prepare import ALLOW_REJECTED
 from finedefics_platform.config.experiment import load_experiment
+from finedefics_platform.data import ingesting
 from finedefics_platform.data.store import dataset_names, open_dataset
 
 OTHER_SCRIPTS = ("鷦鷯", "шишкарь", "Grüner Specht")
@@ -133,13 +135,14 @@ def test_more_refused_pictures_than_allowed_stop_it(
     put(here / "broken", "lark/empty.jpg", b"")
     arguments = ["data", "prepare", "broken", "--name", "broken"]
     for command in (arguments, ["data", "ingest", "broken", "--name", "broken"]):
-        assert main(command) == 1
+        assert main([*command, "--allow-rejected", "0.1"]) == 1
         last = capfd.readouterr().err.splitlines()[-1]
         assert "4 of the 12 pictures cannot be used, 3 of them like wren/bad0.jpg: not a picture" in last
         assert last.endswith("allow more than 10% with --allow-rejected")
     assert dataset_names(workspace) == []
     assert main([*arguments, "--allow-rejected", "0.34"]) == 0
     assert open_dataset(workspace, "broken").manifest["tables"]["quarantine"]["rows"] == 4
+    assert ALLOW_REJECTED == ingesting.ALLOW_REJECTED, "commands and calls stop at one share"
 
 
 @pytest.mark.parametrize(
