@@ -6,7 +6,7 @@
 Pictures are drawn, ingested, described and mined (attributes of their categories) and streamed for an epoch,
 each by the product's own function. Memory is that of this process and of all that it starts, twice a second:
 "memory" counts pages that processes share once (PSS), "resident" counts them in each (RSS), "object_store" is
-what the raylet has touched of the shared memory that it keeps objects in.
+what has been touched of the shared memory that the raylet keeps objects in.
 """
 
 import argparse
@@ -59,16 +59,22 @@ class Watch:
             for process in [own, *own.children(recursive=True)]:
                 try:
                     used = process.memory_full_info()
-                    name = process.name()
+                    stored = _stored(process) if process.name().startswith("raylet") else 0
                 except (psutil.Error, OSError):  # it has just ended
                     continue
                 seen["memory"] += used.pss
                 seen["resident"] += used.rss
                 seen["processes"] += MIB
-                if name.startswith("raylet"):
-                    seen["object_store"] += used.shared
+                seen["object_store"] += stored
             with self._lock:
                 self._peaks = {name: max(value, self._peaks.get(name, 0)) for name, value in seen.items()}
+
+
+def _stored(raylet: psutil.Process) -> int:
+    """Bytes of the file in shared memory that holds a raylet's objects, as far as it was ever written to."""
+    opened = Path(f"/proc/{raylet.pid}/fd")
+    stores = [fd for fd in opened.iterdir() if fd.readlink().name.startswith("plasma")]
+    return max((fd.stat().st_blocks * 512 for fd in stores), default=0)
 
 
 def draw(folder: Path, rows: int) -> None:

@@ -19,6 +19,7 @@ from finedefics.base_model import untrained_backbone
 from finedefics.batch import Batch, Collator
 from finedefics.objective import Objective
 from finedefics.records import Sample
+from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset
@@ -69,6 +70,7 @@ def collated(stream: TrainingStream, collate: Collator) -> Iterator[Batch]:
 @benchmark("stream_vs_dataloader")
 def stream_vs_dataloader() -> Mapping[str, Result]:
     """Rows a second over an epoch of the same pictures, decoded and collated by the same code."""
+    ensure_ray()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     processor = untrained_backbone(SIZES).processor
@@ -104,6 +106,7 @@ def stream_vs_dataloader() -> Mapping[str, Result]:
 @benchmark("data_wait_share")
 def data_wait_share() -> Mapping[str, Result]:
     """Share of a training step that waits for its batch, in a real small loop."""
+    ensure_ray()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = untrained_backbone(SIZES)

@@ -27,6 +27,7 @@ NAMES = {
     "text_padding",
     "contrastive_memory",
     "false_conflicts",
+    "mining_vs_bare_torch",
     "missed_conflicts",
     "alignment_vs_describe",
     "alignment_vs_describe_language",

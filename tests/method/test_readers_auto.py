@@ -68,6 +68,13 @@ def test_a_folder_with_annotations_is_no_table(tmp_path: Path) -> None:
     assert read_source(open_source(tmp_path))[0] == "folder"
 
 
+def test_a_released_file_is_told_from_any_other_table(tmp_path: Path) -> None:
+    put(tmp_path, "pretrain.csv", b"image_path,question,answer,category\na.jpg,What?,Wren,Wren\n")
+    put(tmp_path, "labels.csv", b"image_path,category\na.jpg,Wren\n")
+    found = {name: read_source(open_source(tmp_path / name))[0] for name in ("pretrain.csv", "labels.csv")}
+    assert found == {"pretrain.csv": "released", "labels.csv": "table"}
+
+
 def test_every_reader_says_how_its_layout_looks() -> None:
     assert all(getattr(READERS[name], "layout", "") for name in READERS)
 

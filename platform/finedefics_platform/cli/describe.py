@@ -196,8 +196,8 @@ def _show_wordings(out: Reporter, made: "Dataset") -> None:
             [escape(row["attribute"]), escape(row["value"]), escape(", ".join(others[:_SHOWN])) + more]
         )
     if rows:
-        title = f"Wordings taken for one value ({len(joined)} values; all in the table `vocabulary`)"
-        out.table(title, ["attribute", "value", "also said as"], rows)
+        out.say(f"{len(joined)} values were said in several ways; the table `vocabulary` has all")
+        out.table("Wordings taken for one value", ["attribute", "value", "also said as"], rows)
 
 
 def _show_categories(out: Reporter, told: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def test_the_command_reads_a_table_with_named_columns(
         "path,species\npics/0.png,Wren\npics/1.png,Wren\npics/2.png,Wren\n,Wren\n"
     )
     arguments = [str(tmp_path / "birds.csv"), "--name", "birds", "--columns", "image=path,label=species"]
-    assert main(["data", "ingest", *arguments]) == 1
+    assert main(["data", "ingest", *arguments, "--allow-rejected", "0.1"]) == 1
     assert (
         "1 of the 4 pictures cannot be used, 1 of them like birds.csv: line 5: `path` is empty;"
         in capfd.readouterr().err
