@@ -13,8 +13,10 @@ from PIL import Image
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import main
+from finedefics_platform.cli.mine import tuned_folder
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data import embeddings as embedding
+from finedefics_platform.data.describing import describe
 from finedefics_platform.data.embeddings import embed, named_embedder
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.mining import choose, mine
@@ -126,6 +128,35 @@ def test_the_best_that_the_data_allows_is_taken(workspace: Workspace, colours: s
     mined = mine(workspace, "named")
     assert all(len(sample.negatives) == 3 for sample in mined.samples("train"))
     assert mined.manifest["provenance"]["negatives"]["chosen"] == "--embedder descriptions"
+
+
+WORDS = {"red": "warm sunny", "orange": "warm dusty", "blue": "cool icy", "navy": "cool dark"}
+
+
+def test_categories_without_a_text_are_known_by_their_pictures_descriptions(
+    workspace: Workspace, tmp_path: Path, ray_cluster: Any
+) -> None:
+    root = write_colours(tmp_path / "told")
+    notes = [
+        {"image": f"{file.relative_to(root)}", "split": file.parts[-3], "category": name}
+        | {"description": f"a {words} patch"}
+        for name, words in WORDS.items()
+        for file in sorted(root.glob(f"*/{name}/*.png"))
+    ]
+    (root / "annotations.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
+    ingest(workspace, "told", root)
+    described = describe(workspace, "told")
+    assert choose(described).embedder == "descriptions"
+    mined = mine(workspace, "told", keep=1)
+    found = {sample.category_id: sample.negatives for sample in mined.samples("test")}
+    assert found == {"red": ("orange",), "orange": ("red",), "blue": ("navy",), "navy": ("blue",)}
+
+
+def test_a_tuned_model_is_called_as_everywhere(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    assert tuned_folder(workspace, f"tuned:{tmp_path}") == f"tuned:{tmp_path / 'model'}"
+    assert tuned_folder(workspace, "vision:tuned") == "vision:tuned"
 
 
 SETTINGS = Evaluation(answers=("knn", "linear_probe"), options=3)
