@@ -3,7 +3,7 @@
     python -m benchmarks.scale                       # 200,000 pictures; takes minutes, prints one JSON object
     python -m benchmarks.scale --rows 5000 --folder /somewhere/empty
 
-Pictures are drawn, ingested, described and mined (attributes of their categories) and streamed for an epoch,
+Pictures are drawn, ingested, mined (attributes of their categories) and streamed for an epoch,
 each by the product's own function. Memory is that of this process and of all that it starts, twice a second:
 "memory" counts pages that processes share once (PSS), "resident" counts them in each (RSS), "object_store" is
 what has been touched of the shared memory that the raylet keeps objects in.

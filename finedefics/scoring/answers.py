@@ -41,7 +41,7 @@ class Answer(Protocol):
         ...
 
 
-ANSWERS: Registry[Answer] = Registry("answer")
+ANSWERS: Registry[Answer] = Registry("answer", package="finedefics.scoring", group="finedefics.answers")
 
 
 def best_category(scores: Tensor) -> list[int | None]:

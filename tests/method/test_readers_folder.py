@@ -132,8 +132,22 @@ def test_missing_folder_empty_folder_and_unknown_split(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     with pytest.raises(FinedeficsError, match="no picture in this folder"):
         read(touch(tmp_path, "README.md"))
-    with pytest.raises(FinedeficsError, match="unknown split 'validation'"):
-        read(touch(tmp_path, "train/wren/a.jpg", "validation/wren/b.jpg"))
+    with pytest.raises(FinedeficsError, match="unknown split 'more' beside train"):
+        read(touch(tmp_path, "train/wren/a.jpg", "more/wren/b.jpg", "notes/todo.txt"))
+
+
+def test_splits_have_the_names_that_data_sets_give_them(tmp_path: Path) -> None:
+    found = read(
+        touch(tmp_path / "a", "Train/wren/a.jpg", "valid/wren/b.jpg", "Testing/wren/c.jpg", "x/y.txt")
+    )
+    assert {entry.source: entry.split for entry in found.entries} == {
+        "Testing/wren/c.jpg": "test",
+        "Train/wren/a.jpg": "train",
+        "valid/wren/b.jpg": "val",
+    }
+    # without a folder for training it is a name as any other
+    found = read(touch(tmp_path / "b", "dev/a.jpg", "wren/b.jpg"))
+    assert [category.name for category in found.categories] == ["dev", "wren"]
 
 
 def test_an_unknown_reader_lists_the_known_ones() -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 from finedefics.data.readers._class_attributes import CLASS_ATTRIBUTES_FILE, read_class_attributes
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
-from finedefics.data.readers._shared import categories_of, is_picture, sorted_categories, split_by_seed
+from finedefics.data.readers._shared import (
+    ALIASES,
+    categories_of,
+    is_picture,
+    sorted_categories,
+    split_by_seed,
+)
 from finedefics.data.tree import Tree, is_inside
 from finedefics.errors import FinedeficsError
 from finedefics.records import SPLITS, Category
@@ -38,7 +44,8 @@ def _recognises(source: Source) -> bool:
 def read_folder(source: Source) -> Listing:
     """List a folder of pictures.
 
-    A file in ``<split>/<category>/`` or ``<category>/`` is a picture of that category. Folders that hold all
+    A file in ``<split>/<category>/`` or ``<category>/`` is a picture of that category; splits are also called
+    ``training``, ``valid``, ``validation``, ``dev`` and ``testing``, in any case. Folders that hold all
     of the others (``images/``) count for nothing. Where all folders of categories have a number before their
     name (``001.Wren``, ``n02085620-Wren``), the name goes without it. Two folders whose names differ by case
     only, or by a dash, are refused: nobody knows whether they are one category.
@@ -59,16 +66,17 @@ def read_folder(source: Source) -> Listing:
     notes = _read_annotations(tree, ANNOTATIONS_FILE)
     known = _read_categories(tree, CATEGORIES_FILE)
     home = "" if notes else _wrapper(files)
-    top = {path.removeprefix(home).partition("/")[0] for path in files if "/" in path.removeprefix(home)}
-    split_folders = top & set(SPLITS)
+    pictures = [path.removeprefix(home) for path in files if is_picture(path)]
+    top = {path.partition("/")[0] for path in pictures if "/" in path}
+    split_folders = _splits_among(top)
     stands_alone = bool(notes) and not split_folders and all("category" in note for note in notes.values())
-    if split_folders and (strangers := top - set(SPLITS)) and not notes:
+    if split_folders and (strangers := top - split_folders.keys()) and not notes:
         raise FinedeficsError(
             f"unknown split {sorted(strangers)[0]!r} beside {', '.join(sorted(split_folders))}",
             place=tree.where(home),
             cure=f"name the split folders {', '.join(SPLITS)}",
         )
-    entries, rejected = _list_entries({*files, *notes}, home, notes, bool(split_folders), stands_alone)
+    entries, rejected = _list_entries({*files, *notes}, home, notes, split_folders, stands_alone)
     if not entries:
         raise FinedeficsError(
             "there is no picture in this folder",
@@ -90,17 +98,24 @@ def _wrapper(files: Iterable[str]) -> str:
     while placed:
         depth = len(home)
         tops = {folders[depth] for folders in placed}
-        if len(tops) > 1 or tops & set(SPLITS) or any(len(folders) < depth + 2 for folders in placed):
+        if len(tops) > 1 or _splits_among(tops) or any(len(folders) < depth + 2 for folders in placed):
             break
         home += tops
     return "".join(f"{folder}/" for folder in home)
+
+
+def _splits_among(folders: Iterable[str]) -> dict[str, str]:
+    """Which folders are splits, by their names; "valid" or "Testing" only beside a folder for training."""
+    named = {folder: ALIASES[folder.lower()] for folder in folders if folder.lower() in ALIASES}
+    exact = {folder: folder for folder in named if folder in SPLITS}
+    return named if "train" in named.values() else exact
 
 
 def _list_entries(
     sources: Iterable[str],
     home: str,
     notes: Mapping[str, dict[str, Any]],
-    has_splits: bool,
+    splits: Mapping[str, str],
     stands_alone: bool,
 ) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Pictures (split "" where the source gives none) and what could not be placed, with the reason."""
@@ -108,7 +123,7 @@ def _list_entries(
     rejected: list[tuple[str, str]] = []
     for source in sorted(sources):
         note = notes.get(source)
-        split, category, problem = _place(source, home, has_splits)
+        split, category, problem = _place(source, home, splits)
         if note is None and stands_alone:
             problem = f"not named in {ANNOTATIONS_FILE}"
         if note is None and problem:
@@ -130,13 +145,13 @@ def _list_entries(
     return entries, rejected
 
 
-def _place(source: str, home: str, has_splits: bool) -> tuple[str | None, str | None, str | None]:
+def _place(source: str, home: str, splits: Mapping[str, str]) -> tuple[str | None, str | None, str | None]:
     """Split and category by a picture's place, and why it has none."""
     *folders, _ = source.removeprefix(home).split("/")
     if not source.startswith(home):
         folders = []
-    split = folders.pop(0) if has_splits and folders and folders[0] in SPLITS else None
-    if has_splits and split is None:
+    split = splits[folders.pop(0)] if folders and folders[0] in splits else None
+    if splits and split is None:
         return None, None, "lies outside the split folders"
     if len(folders) != 1:
         where = "outside a category's folder" if not folders else "deeper than its category's folder"

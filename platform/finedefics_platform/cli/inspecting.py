@@ -214,7 +214,8 @@ def _some(names: tuple[str, ...]) -> str:
 def told(provenance: dict[str, object]) -> tuple[str, str]:
     """A table's step, and what it was made from in one line."""
     hidden = ("step", "layout", "pictures", "attributes")
-    shown = {key: value for key, value in provenance.items() if key not in hidden}
+    # figures by attribute or reason have tables of their own; --json has all
+    shown = {k: v for k, v in provenance.items() if k not in hidden and not isinstance(v, dict | list)}
     return str(provenance.get("step", "")), ", ".join(f"{k} {v}" for k, v in shown.items())
 
 

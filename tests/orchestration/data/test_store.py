@@ -323,6 +323,8 @@ def test_a_part_is_named_by_its_rows_and_row_groups_and_not_by_batches() -> None
     pieces = pa.concat_tables([whole.slice(0, 1), whole.slice(1)])
     named = plan_part("samples", [whole])
     assert named == plan_part("samples", [pieces]) == plan_part("samples", [whole.drop_columns(["image"])])
+    rounded = pa.Table.from_pylist([{**row, "look": 7} for row in rows], SAMPLES)
+    assert named == plan_part("samples", [rounded]), "another decoder's rounding made another version"
     others = [
         plan_part("samples", [whole.slice(0, 3), whole.slice(3)]),
         plan_part("samples", [whole.slice(0, 5)]),
