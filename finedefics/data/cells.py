@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,22 @@ import pyarrow.parquet as pq
 from finedefics.data.keeping import Keep
 from finedefics.errors import FinedeficsError, reason_of
 
-if TYPE_CHECKING:
-    from finedefics.data.tree import Tree
-
 CELL = "::"
 _ROWS_AT_ONCE = 64
+
+
+class Files(Protocol):
+    """What is asked of a tree."""
+
+    place: str
+
+    def exists(self, path: str) -> bool: ...
+
+    def stamp(self, path: str) -> tuple[int, int]: ...
+
+    def open(self, path: str) -> BinaryIO: ...
+
+    def where(self, path: str = "") -> str: ...
 
 
 def cell_address(file: str, column: str, row: int) -> str:
@@ -29,7 +40,7 @@ def cell_address(file: str, column: str, row: int) -> str:
     return f"{file}{CELL}{column}{CELL}{row}"
 
 
-def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
+def read_cell(tree: Files, address: str, keep: Keep) -> bytes:
     """The content at an address; empty where the cell is.
 
     Raises:
@@ -57,7 +68,7 @@ def read_cell(tree: "Tree", address: str, keep: Keep) -> bytes:
     return _content(cells, int(row), address)
 
 
-def _unpack(tree: "Tree", file: str, column: str, target: Path) -> None:
+def _unpack(tree: Files, file: str, column: str, target: Path) -> None:
     """Contents, then where each begins and the last ends, then how many there are; all numbers int64."""
     places = [0]
     with tree.open(file) as stream, target.open("wb") as out:

@@ -35,7 +35,7 @@ class Tree(ABC):
 
     def __init__(self, place: str, *, keep: Keep = keep_for_now) -> None:
         self.place, self.called, self._keep = place, place, keep
-        self._again: tuple[Callable[..., Any], tuple[Any, ...]] = (open_tree, (place,))
+        self._again: tuple[Callable[..., Any], tuple[Any, ...]] = (type(self), (place,))
         self._listed: dict[str, Any] | None = None
         self._refused: list[tuple[str, str]] = []
         self._forms: dict[str, str] | None = None
@@ -320,30 +320,6 @@ class ArchiveTree(Tree):
             place=self.place,
             cure="fetch it again, or unpack it yourself",
         )
-
-
-def open_tree(place: str | os.PathLike[str], *, keep: Keep = keep_for_now) -> Tree:
-    """Open a folder, an archive (zip, tar, compressed tar), or a folder of an object store by its URI.
-
-    Args:
-        keep: where unpacked files are kept, ``keep(way, make) -> path``; for this process's time by default.
-
-    Raises:
-        FinedeficsError: nothing is there, or it is neither folder nor archive (exit code 2).
-    """
-    from finedefics.data import archives
-
-    text = os.fspath(place)
-    if "://" in text and not text.startswith("file://"):
-        return StoreTree(text, keep=keep)
-    path = os.path.abspath(os.path.expanduser(text.removeprefix("file://")))
-    if os.path.isdir(path):
-        return FolderTree(path, keep=keep)
-    if not os.path.isfile(path):
-        raise wrong_use(
-            "there is no such folder or file", place=text, cure="give the path of a folder of pictures"
-        )
-    return archives.open_archive(path, keep)
 
 
 def is_inside(path: str) -> bool:

@@ -16,7 +16,8 @@ import pytest
 from bird_folder import put
 from native_layouts import pack
 
-from finedefics.data.tree import Tree, open_tree
+from finedefics.data.opening import open_tree
+from finedefics.data.tree import Tree
 from finedefics.errors import FinedeficsError
 
 FILES = {

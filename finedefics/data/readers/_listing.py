@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from finedefics.data.archives import is_archive
 from finedefics.data.keeping import Keep, keep_for_now
-from finedefics.data.tree import Tree, open_tree
+from finedefics.data.opening import open_tree
+from finedefics.data.tree import Tree
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import SPLITS, Category
 from finedefics.registry import Registry

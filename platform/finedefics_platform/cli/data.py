@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from .console import Reporter, reporter
+from .console import reporter
 from .describe import describe
 from .inspecting import inspect
+from .made import finish
 from .mine import mine
 from .next_steps import after_ingest
 from .prepare import ALLOW_REJECTED, prepare
 
 if TYPE_CHECKING:
-    from finedefics_platform.data.store import Dataset
+    pass
 
 app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_is_help=True)
 
@@ -75,15 +75,3 @@ def ingest(
 app.command()(describe)
 app.command()(mine)
 app.command()(inspect)
-
-
-def finish(out: Reporter, made: "Dataset", following: str, **fields: int) -> None:
-    """Say which version was made, what it holds, and the command that follows."""
-    from finedefics_platform.data.inspection import quarantine_reasons
-
-    rows = {name: table["rows"] for name, table in sorted(made.manifest["tables"].items())}
-    out.say(f"[green]{made.reference}[/]: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
-    for reason, number in quarantine_reasons(made).items():
-        out.say(f"[yellow]quarantined {number}[/]: {escape(reason)}")
-    out.say(f"next: {escape(following)}")
-    out.done(dataset=made.reference, path=str(made.root), rows=rows, **fields)

@@ -3,6 +3,7 @@
 from finedefics.errors import wrong_use
 
 from .console import reporter
+from .figures import show_figures
 
 
 def evaluate_encoder(
@@ -38,7 +39,6 @@ def evaluate_encoder(
     from finedefics_platform.evaluation.encoders import default_answers
     from finedefics_platform.evaluation.encoders import evaluate_encoder as run
 
-    from .evaluate import show_figures
     from .mine import tuned_folder
 
     out = reporter(json)

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .provenance import told
 
 if TYPE_CHECKING:
     from finedefics_platform.base.progress import Progress
@@ -209,14 +210,6 @@ def _more(out: Reporter, what: str, number: int) -> None:
 def _some(names: tuple[str, ...]) -> str:
     more = f" … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return escape(", ".join(names[:_SHOWN]) + more)
-
-
-def told(provenance: dict[str, object]) -> tuple[str, str]:
-    """A table's step, and what it was made from in one line."""
-    hidden = ("step", "layout", "pictures", "attributes")
-    # figures by attribute or reason have tables of their own; --json has all
-    shown = {k: v for k, v in provenance.items() if k not in hidden and not isinstance(v, dict | list)}
-    return str(provenance.get("step", "")), ", ".join(f"{k} {v}" for k, v in shown.items())
 
 
 def _cell(value: object) -> str:

@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 
 from .console import reporter
+from .made import finish
 
 if TYPE_CHECKING:
     from finedefics_platform.base.workspace import Workspace
@@ -54,7 +55,6 @@ def mine(
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.data.mining import mine as run
 
-    from .data import finish
     from .next_steps import after_mine
 
     out = reporter(json)

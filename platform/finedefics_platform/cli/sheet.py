@@ -9,7 +9,7 @@ from finedefics_platform.data.inspection.counts import NearPair
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.reporting.contact_sheet import ContactSheet, Pair, Picture
 
-from .inspecting import told
+from .provenance import told
 
 if TYPE_CHECKING:
     from finedefics_platform.base.progress import Progress

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 
-from finedefics.data import readers, tree
+from finedefics.data import opening, readers, tree
 from finedefics.data.readers import Source
 from finedefics.errors import wrong_use
 from finedefics_platform.base.storage import Location
@@ -42,7 +42,7 @@ def open_tree(place: str) -> tree.Tree:
     here = place
     if location.local is None and location.name.lower().endswith(tree.ARCHIVES):
         here = _copy(location)
-    return tree.open_tree(here, keep=keep).reopened_by(open_tree, place)
+    return opening.open_tree(here, keep=keep).reopened_by(open_tree, place)
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from bird_folder import encoded, put
 from PIL import Image
 
-from finedefics.data.tree import open_tree
+from finedefics.data.opening import open_tree
 from finedefics.pictures import decode_image
 from finedefics_platform.data import checking
 from finedefics_platform.data.checking import as_stored, check, check_at, difference_hash

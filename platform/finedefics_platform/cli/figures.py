@@ -1,0 +1,92 @@
+"""What `finedefics evaluate` prints of an evaluation, of a model or of an encoder."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from .console import Reporter
+
+if TYPE_CHECKING:
+    from finedefics_platform.evaluation.items import Evaluated
+
+
+def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> dict[str, Any]:
+    """Print what an evaluation found, and how it asked; returns the tables by scope.
+
+    Args:
+        name: of the model or encoder.
+        wanted: options that were asked for.
+    """
+    from finedefics.evaluation.tables import accuracy_table
+
+    speeds = {name: done.summary["pictures_per_second"]}
+    tables = {
+        scope: accuracy_table({name: done.items()}, speeds, scope)[name] for scope in ("all", "options")
+    }
+    for scope, table in tables.items():
+        if table:
+            out.table(
+                "all categories" if scope == "all" else _options_title(done.summary),
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
+                _figures(table),
+            )
+    _say_options(out, done.summary, wanted)
+    _say_chance(out, done.summary, tables)
+    return tables
+
+
+def _options_title(summary: Mapping[str, Any]) -> str:
+    count = summary["protocol"]["options"]
+    if "options_file" in summary:
+        return f"{count} options of {escape(summary['options_file']['name'])}"
+    return f"{count} options, {'some random' if summary.get('options_random') else 'hard ones'}"
+
+
+def _say_options(out: Reporter, summary: Mapping[str, Any], wanted: int) -> None:
+    """Where the options are not the mined ones that were asked for."""
+    file = summary.get("options_file")
+    if file:
+        out.say(f"{file['matched']} of {file['items']} questions of {escape(file['name'])} were asked")
+        for reason, number in file["unmatched"].items():
+            out.say(f"[yellow]{number} not asked[/]: {escape(reason)}")
+        if file["repeated"]:
+            out.say(f"[yellow]{file['repeated']} not asked[/]: an earlier question is on the same picture")
+        return
+    if summary["protocol"]["options"] < wanted:
+        out.say(f"[yellow]{summary['protocol']['options']} options[/]: there are no more categories")
+    if drawn := summary.get("options_random"):
+        pictures = f"{drawn} of {summary['pictures']} pictures"
+        out.say(
+            f"[yellow]{pictures} were asked on random options[/] (by seed): too few similar categories are "
+            "mined for them, and random ones are easier to tell apart"
+        )
+
+
+def _say_chance(out: Reporter, summary: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    """Figures that guessing reaches: of a model that knows nothing, or of pictures that got mixed up."""
+    for scope, chance in summary.get("chance", {}).items():
+        guessed = [
+            f"{answer} ({group})"
+            for answer, cells in tables[scope].items()
+            for group in ("labelled", "new")
+            if group in cells and cells[group]["low"] <= chance
+        ]
+        if guessed:
+            among = "all categories" if scope == "all" else "options"
+            out.say(
+                f"[yellow]not shown to be better than guessing[/] among {among} ({100 * chance:.1f} %): "
+                + ", ".join(guessed)
+            )
+
+
+def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each answer and group."""
+    rows = []
+    for answer, cells in table.items():
+        speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
+        for group in ("labelled", "new"):
+            if cell := cells.get(group):
+                percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
+                rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
+    return rows
