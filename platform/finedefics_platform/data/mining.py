@@ -146,7 +146,8 @@ def choose(dataset: Dataset, miner: str | None = None, embedder: str | None = No
     categories = dataset.categories()
     if (told := sum(bool(category.attributes) for category in categories)) > 1:
         return Choice(f"{told} of {len(categories)} categories have attributes", miner="attributes")
-    described = sum(group.described for group in dataset.row_groups())
+    # by their pictures' descriptions, categories are compared where they have labelled ones
+    described = sum(group.described for group in dataset.row_groups("train") if group.labelled)
     if (told := sum(bool(category.description) for category in categories)) > 1 or described:
         why = f"{told} of {len(categories)} categories and {described} pictures have a description"
         return Choice(why, embedder="descriptions")

@@ -16,6 +16,9 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import finished_step, lease_of
 
+_FOLLOWING = {"row_groups", "negatives", "neighbours"}  # made anew whenever something changes
+_MADE_BY = {"describe": ("descriptions", "vocabulary")}
+
 
 @contextmanager
 def step_of(
@@ -38,8 +41,15 @@ def step_of(
 
 
 def step_digest(verb: str, dataset: Dataset, tables: Sequence[str], settings: Any) -> str:
-    """Address of a step on a version: the tables it reads, by content, and its settings."""
-    digests = {table: dataset.manifest["tables"].get(table, {}).get("digest") for table in tables}
+    """Address of a step on a version: the tables it reads or carries over, by content, and its settings.
+
+    What it carries over counts as well: else the same step on a version with more pictures would be taken for
+    done, and bring the older pictures back.
+    """
+    carried = set(dataset.manifest["tables"]) - _FOLLOWING - set(_MADE_BY.get(verb, ()))
+    digests = {
+        table: dataset.manifest["tables"].get(table, {}).get("digest") for table in {*carried, *tables}
+    }
     return digest_of([__version__, verb, digests, settings])
 
 

@@ -18,6 +18,7 @@ from finedefics.records import CATEGORIES, DESCRIPTIONS, ROW_GROUPS, SAMPLES, TA
 from finedefics_platform.base.storage import Location, cached
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.data.parquet import Part, plan_part, row_groups, write_parquet, write_part
+from finedefics_platform.data.steps import step_digest
 from finedefics_platform.data.store import Dataset, dataset_names, open_dataset, open_version, versions
 from finedefics_platform.data.versions import finished_step, new_version
 
@@ -156,6 +157,23 @@ def test_a_finished_step_is_found_and_what_was_built_on_it_stays_the_newest(work
     finished_step(workspace, "birds", "a")  # the newest was not built on it, so asking for it brings it back
     assert open_dataset(workspace, "birds").digest == first.digest
     assert finished_step(workspace, "birds", "never") is None
+
+
+def test_a_writer_cut_off_before_it_named_the_newest_is_gone_on_with(workspace: Workspace) -> None:
+    made = publish(workspace, step="a")
+    (workspace.datasets / "birds" / "latest").delete()  # the last of the files that it writes
+    assert finished_step(workspace, "birds", "a") == made == open_dataset(workspace, "birds")
+
+
+@pytest.mark.parametrize("verb", ["describe", "mine", "names"])
+def test_a_step_on_more_pictures_is_another_step(workspace: Workspace, verb: str) -> None:
+    few = publish(workspace, samples=3)
+    many = publish(workspace, samples=5, step="more")
+    # whatever it reads of them, it carries all of them over
+    assert step_digest(verb, few, ("categories",), 1) != step_digest(verb, many, ("categories",), 1)
+    described = add_descriptions(few, workspace)
+    again = step_digest(verb, described, ("categories",), 1) == step_digest(verb, few, ("categories",), 1)
+    assert again == (verb == "describe"), "describing anew replaces descriptions, and the others keep them"
 
 
 def test_an_absent_table_names_the_command_that_makes_it(workspace: Workspace) -> None:
