@@ -157,12 +157,16 @@ def slug(species: Species) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_model(drawn_workspace: Workspace) -> Path:
-    """A Hugging Face folder of a tiny Idefics2 with random weights."""
+    """A Hugging Face folder of a tiny Idefics2 with random weights.
+
+    Of 80 seeds this one's answers are the surest: on val the best category is 0.12 ahead of the next, so that
+    tests that look at what an untrained model happens to name find the same on other processors.
+    """
     import torch
 
     from finedefics.base_model import untrained_backbone
 
-    torch.manual_seed(0)
+    torch.manual_seed(56)
     assert drawn_workspace.models.local is not None
     folder = drawn_workspace.models.local / "tiny"
     untrained_backbone().save_pretrained(folder)
