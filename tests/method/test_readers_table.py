@@ -121,6 +121,14 @@ def test_shards_of_the_hugging_face_libraries(kind: str, tmp_path: Path) -> None
     assert open_source(place).tree.read(last.address) == encoded(21)
 
 
+@pytest.mark.parametrize("train", ["default/train", "default/partial-train"])
+def test_shards_in_folders_of_their_splits(train: str, tmp_path: Path) -> None:
+    for folder, count in ((train, 5), ("default/validation", 2), ("default/test", 3)):
+        _shard(tmp_path / folder / "0000.parquet", [(encoded(n), f"{n}.png") for n in range(count)])
+    splits = [entry.split for entry in read(tmp_path).entries]
+    assert sorted(splits) == ["test"] * 3 + ["train"] * 5 + ["val"] * 2
+
+
 def test_pairs_without_bytes_lead_to_files(tmp_path: Path) -> None:
     put(tmp_path, "pics/a.png", encoded(1))
     _shard(tmp_path / "birds.parquet", [(None, "pics/a.png"), (None, "pics/b.png"), (None, "../c.png")])

@@ -79,7 +79,7 @@ def read_table(source: Source) -> Listing:
     Columns are named by ``columns`` (image, label, split, description, super_category; attributes=a+b for one
     attribute a column, or one column of mappings), or found by their usual names. In a folder or archive,
     ``file`` says which table is meant; all Parquet files together are one table, whose splits are the words
-    that their names begin with.
+    that their names begin with, or the names of folders that they are in (``default/test/0000.parquet``).
 
     A picture is a path relative to the table's folder, or lies in the Parquet file as bytes or as the Hugging
     Face libraries' ``{bytes, path}``; its source is then the file and the row. Numbers are labels as they
@@ -271,5 +271,10 @@ def _tables(source: Source) -> list[str]:
 
 
 def _shard_split(file: str) -> str:
-    match = _SHARD.match(posixpath.basename(file).lower())
-    return ALIASES[match.group()] if match else ""
+    """The split that a file is of by its name, or by that of the nearest folder it is in; "" by neither."""
+    *folders, name = file.lower().split("/")
+    if match := _SHARD.match(name):
+        return ALIASES[match.group()]
+    # default/partial-train/0000.parquet: the hub's own conversion of a large data set
+    words = (folder.removeprefix("partial-") for folder in reversed(folders))
+    return next((ALIASES[word] for word in words if word in ALIASES), "")
