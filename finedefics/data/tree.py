@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from finedefics.data.cells import CELL, read_cell
 from finedefics.data.keeping import Keep, keep_for_now
+from finedefics.data.names import LISTS, SPLIT_WORDS
 from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -296,13 +297,22 @@ class StoreTree(Tree):
 
 
 class ArchiveTree(Tree):
-    """An archive of this machine; a folder that holds all of its files is no part of their paths."""
+    """An archive of this machine; a folder that holds all of its files is no part of their paths.
+
+    Unless its name says something of the pictures: it is that of a split, or of the only category.
+    """
 
     def _peeled(self, members: dict[str, Any]) -> dict[str, Any]:
         tops = {path.partition("/")[0] if "/" in path else "" for path in members}
         if len(tops) != 1 or "" in tops:
             return members
-        return {path.partition("/")[2]: member for path, member in members.items()}
+        peeled = {path.partition("/")[2]: member for path, member in members.items()}
+        folders = {path.partition("/")[0].lower() for path in peeled if "/" in path}
+        if tops.pop().lower() in SPLIT_WORDS and not folders & SPLIT_WORDS.keys():
+            return members
+        if not folders and not any(path.lower().endswith(LISTS) for path in peeled):
+            return members
+        return peeled
 
     def _read(self, path: str) -> bytes:
         try:

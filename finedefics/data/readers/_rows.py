@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from finedefics.data.tree import Tree
 from finedefics.errors import FinedeficsError, reason_of
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 4096
 
 Row = tuple[str, dict[str, Any] | str]  # where it stands; the cells, or why there are none

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finedefics.data.cells import cell_address
+from finedefics.data.names import SPLIT_WORDS, TABLES
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
-from finedefics.data.readers._rows import SUFFIXES, Rows, open_rows
+from finedefics.data.readers._rows import Rows, open_rows
 from finedefics.data.readers._shared import (
-    ALIASES,
     Gathered,
     below,
     categories_of,
@@ -36,7 +36,7 @@ USUAL = {  # names that a column is looked for by, where the user names none
     "super_category": ("super_category", "supercategory"),
     "attributes": ("attributes",),
 }
-_SHARD = re.compile(rf"(?:{'|'.join(ALIASES)})(?=[-_.]|$)")  # train-00000-of-00005.parquet
+_SHARD = re.compile(rf"(?:{'|'.join(SPLIT_WORDS)})(?=[-_.]|$)")  # train-00000-of-00005.parquet
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Columns:
 
 def _recognises(source: Source) -> bool:
     if source.file is not None:
-        return source.file.lower().endswith(SUFFIXES) and not is_released(source)
+        return source.file.lower().endswith(TABLES) and not is_released(source)
     tables = _tables(source)
     if not tables:
         return False
@@ -266,7 +266,7 @@ def _tables(source: Source) -> list[str]:
     return [
         path
         for path in source.tree.files()
-        if path.lower().endswith(SUFFIXES) and posixpath.basename(path) not in BESIDE
+        if path.lower().endswith(TABLES) and posixpath.basename(path) not in BESIDE
     ]
 
 
@@ -274,7 +274,7 @@ def _shard_split(file: str) -> str:
     """The split that a file is of by its name, or by that of the nearest folder it is in; "" by neither."""
     *folders, name = file.lower().split("/")
     if match := _SHARD.match(name):
-        return ALIASES[match.group()]
+        return SPLIT_WORDS[match.group()]
     # default/partial-train/0000.parquet: the hub's own conversion of a large data set
     words = (folder.removeprefix("partial-") for folder in reversed(folders))
-    return next((ALIASES[word] for word in words if word in ALIASES), "")
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
