@@ -83,7 +83,7 @@ def read_table(source: Source) -> Listing:
 
     A picture is a path relative to the table's folder, or lies in the Parquet file as bytes or as the Hugging
     Face libraries' ``{bytes, path}``; its source is then the file and the row. Numbers are labels as they
-    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel). A row without
+    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel; there -1 is no label). A row without
     a split gets one by seed. Labels that differ by case only are refused.
 
     Set aside, each with its line or row: what cannot be parsed, rows without a picture, with one outside the
@@ -145,7 +145,12 @@ def _entry(
         if named is None:
             return f"unknown split {said!r}"
         split = named
-    label = _label(row.get(columns.label), opened.label_names(columns.label)) if columns.label else None
+    label = None
+    if columns.label:
+        value, names = row.get(columns.label), opened.label_names(columns.label)
+        if _is_number(value) and names and not -1 <= value < len(names):
+            return f"label {value}, and the file has names for {len(names)}, from 0"
+        label = _label(value, names)
     if label is not None and not category_id(label):
         return f"{label!r} is no name for a category"
     return Entry(
@@ -177,10 +182,14 @@ def _picture(
 
 
 def _label(value: Any, names: Sequence[str]) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
-        return spoken(names[value])
+    if names and _is_number(value):  # the Hugging Face libraries write a label that is kept secret as -1
+        return spoken(names[value]) if value >= 0 else None
     text = _text(value)
     return spoken(text) if text else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str | None:
