@@ -75,6 +75,9 @@ class Tree(ABC):
 
     def written(self, path: str) -> str:
         """The path as the tree has it, where the same text in another Unicode form was asked for."""
+        if path.isascii():
+            return path
+        self._members()  # of a store, one listing instead of a question for every path
         return self._found(path) or path
 
     def stamp(self, path: str) -> tuple[int, int]:
@@ -260,17 +263,20 @@ class StoreTree(Tree):
                 yield info.path[len(self._root) :].strip("/"), info
 
     def _stamp(self, path: str) -> tuple[int, int]:
-        info = self._members()[path]
+        info = self._info(path) if self._listed is None else self._listed[path]
         return int(info.size), int(info.mtime_ns or 0)
 
     def _has(self, path: str) -> bool:
         if self._listed is not None:
             return path in self._listed
-        try:  # a task reads what the driver has listed: it asks for one file, and does not list again
-            info = self._store.get_file_info(posixpath.join(self._root, path))
+        return is_visible(path) and self._info(path).type == fs.FileType.File
+
+    def _info(self, path: str) -> fs.FileInfo:
+        """A task reads what the driver has listed: it asks for one file, and does not list again."""
+        try:
+            return self._store.get_file_info(posixpath.join(self._root, path))
         except OSError as error:
             raise self._silent(error) from error
-        return is_visible(path) and info.type == fs.FileType.File
 
     def _read(self, path: str) -> bytes:
         with self._open(path) as file:
