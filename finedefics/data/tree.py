@@ -7,12 +7,14 @@ an archive says: members are read in place, and one that leaves the archive is r
 import io
 import os
 import posixpath
+import re
 import unicodedata
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+from urllib.parse import quote
 
 from pyarrow import fs
 
@@ -244,7 +246,7 @@ class StoreTree(Tree):
     def __init__(self, place: str, *, keep: Keep = keep_for_now) -> None:
         super().__init__(place.rstrip("/"), keep=keep)
         try:
-            self._store, self._root = fs.FileSystem.from_uri(self.place)
+            self._store, self._root = fs.FileSystem.from_uri(_quoted(self.place))
         except (ValueError, OSError) as error:
             raise wrong_use(
                 f"this address cannot be used ({reason_of(error)})",
@@ -336,6 +338,13 @@ class ArchiveTree(Tree):
             place=self.place,
             cure="fetch it again, or unpack it yourself",
         )
+
+
+def _quoted(uri: str) -> str:
+    """A URI as Arrow reads it: a folder's name may have spaces and letters of any script."""
+    path, mark, options = uri.partition("?")
+    path = quote(path, safe="/%@:+")
+    return re.sub("%(?![0-9A-Fa-f]{2})", "%25", path) + mark + options
 
 
 def is_inside(path: str) -> bool:
