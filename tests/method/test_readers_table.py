@@ -202,6 +202,18 @@ def test_bad_rows_are_set_aside_with_line_and_reason(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("stray", ['"a.jpg,Wren', 'a.jpg,"Wren', '"a.jpg"x,Wren'])
+def test_a_stray_quote_costs_its_own_line_only(stray: str, quoted: bool, tmp_path: Path) -> None:
+    cell = '"Lark, the\nhorned"' if quoted else "Lark"
+    rows = [f"{n}.jpg,{cell}" for n in range(5)]
+    (tmp_path / "birds.csv").write_text("\n".join(["image,label", *rows[:2], stray, *rows[2:]]) + "\n")
+    listing = read(tmp_path / "birds.csv")
+    assert [entry.source for entry in listing.entries] == [f"{n}.jpg" for n in range(5)]
+    ((_, reason),) = listing.rejected
+    assert reason.startswith(f"line {6 if quoted else 4}: ")
+
+
 def test_lines_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "birds.jsonl").write_text('{"image": "a.jpg", "label": "Wren"}\nx\n[1]\n\n')
     listing = read(tmp_path / "birds.jsonl")

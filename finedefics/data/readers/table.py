@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from finedefics.data.cells import cell_address
 from finedefics.data.names import SPLIT_WORDS, TABLES
@@ -83,8 +83,8 @@ def read_table(source: Source) -> Listing:
 
     A picture is a path relative to the table's folder, or lies in the Parquet file as bytes or as the Hugging
     Face libraries' ``{bytes, path}``; its source is then the file and the row. Numbers are labels as they
-    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel; there -1 is no label). A row without
-    a split gets one by seed. Labels that differ by case only are refused.
+    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel; there
+    -1 is no label). A row without a split gets one by seed. Labels that differ by case only are refused.
 
     Set aside, each with its line or row: what cannot be parsed, rows without a picture, with one outside the
     folder or on the web, with an unknown split, with a label that is no name, and pictures named twice (once
@@ -188,7 +188,7 @@ def _label(value: Any, names: Sequence[str]) -> str | None:
     return spoken(text) if text else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
