@@ -7,17 +7,20 @@ an archive says: members are read in place, and one that leaves the archive is r
 import io
 import os
 import posixpath
+import re
 import unicodedata
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+from urllib.parse import quote
 
 from pyarrow import fs
 
 from finedefics.data.cells import CELL, read_cell
 from finedefics.data.keeping import Keep, keep_for_now
+from finedefics.data.names import LISTS, SPLIT_WORDS
 from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -74,6 +77,9 @@ class Tree(ABC):
 
     def written(self, path: str) -> str:
         """The path as the tree has it, where the same text in another Unicode form was asked for."""
+        if path.isascii():
+            return path
+        self._members()  # of a store, one listing instead of a question for every path
         return self._found(path) or path
 
     def stamp(self, path: str) -> tuple[int, int]:
@@ -240,7 +246,7 @@ class StoreTree(Tree):
     def __init__(self, place: str, *, keep: Keep = keep_for_now) -> None:
         super().__init__(place.rstrip("/"), keep=keep)
         try:
-            self._store, self._root = fs.FileSystem.from_uri(self.place)
+            self._store, self._root = fs.FileSystem.from_uri(_quoted(self.place))
         except (ValueError, OSError) as error:
             raise wrong_use(
                 f"this address cannot be used ({reason_of(error)})",
@@ -259,17 +265,20 @@ class StoreTree(Tree):
                 yield info.path[len(self._root) :].strip("/"), info
 
     def _stamp(self, path: str) -> tuple[int, int]:
-        info = self._members()[path]
+        info = self._info(path) if self._listed is None else self._listed[path]
         return int(info.size), int(info.mtime_ns or 0)
 
     def _has(self, path: str) -> bool:
         if self._listed is not None:
             return path in self._listed
-        try:  # a task reads what the driver has listed: it asks for one file, and does not list again
-            info = self._store.get_file_info(posixpath.join(self._root, path))
+        return is_visible(path) and self._info(path).type == fs.FileType.File
+
+    def _info(self, path: str) -> fs.FileInfo:
+        """A task reads what the driver has listed: it asks for one file, and does not list again."""
+        try:
+            return self._store.get_file_info(posixpath.join(self._root, path))
         except OSError as error:
             raise self._silent(error) from error
-        return is_visible(path) and info.type == fs.FileType.File
 
     def _read(self, path: str) -> bytes:
         with self._open(path) as file:
@@ -296,13 +305,22 @@ class StoreTree(Tree):
 
 
 class ArchiveTree(Tree):
-    """An archive of this machine; a folder that holds all of its files is no part of their paths."""
+    """An archive of this machine; a folder that holds all of its files is no part of their paths.
+
+    Unless its name says something of the pictures: it is that of a split, or of the only category.
+    """
 
     def _peeled(self, members: dict[str, Any]) -> dict[str, Any]:
         tops = {path.partition("/")[0] if "/" in path else "" for path in members}
         if len(tops) != 1 or "" in tops:
             return members
-        return {path.partition("/")[2]: member for path, member in members.items()}
+        peeled = {path.partition("/")[2]: member for path, member in members.items()}
+        folders = {path.partition("/")[0].lower() for path in peeled if "/" in path}
+        if tops.pop().lower() in SPLIT_WORDS and not folders & SPLIT_WORDS.keys():
+            return members
+        if not folders and not any(path.lower().endswith(LISTS) for path in peeled):
+            return members
+        return peeled
 
     def _read(self, path: str) -> bytes:
         try:
@@ -320,6 +338,13 @@ class ArchiveTree(Tree):
             place=self.place,
             cure="fetch it again, or unpack it yourself",
         )
+
+
+def _quoted(uri: str) -> str:
+    """A URI as Arrow reads it: a folder's name may have spaces and letters of any script."""
+    path, mark, options = uri.partition("?")
+    path = quote(path, safe="/%@:+")
+    return re.sub("%(?![0-9A-Fa-f]{2})", "%25", path) + mark + options
 
 
 def is_inside(path: str) -> bool:

@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from native_layouts import pack
 
 from finedefics.data.readers import READERS, Entry, Listing, category_id, open_source
 from finedefics.errors import FinedeficsError
@@ -252,3 +253,18 @@ def test_a_bad_line_of_class_attributes_is_named(tmp_path: Path, text: str, said
     (tmp_path / "class_attributes.csv").write_text(text)
     with pytest.raises(FinedeficsError, match=said):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("top", ["train", "Test", "val", "wren"])
+def test_an_archive_of_one_folder_is_listed_as_the_folder(top: str, kind: str, tmp_path: Path) -> None:
+    names = [f"{n}.jpg" for n in range(4)]
+    names = names if top == "wren" else [f"{one}/{name}" for one in ("wren", "lark") for name in names]
+    root = touch(tmp_path / "source", *(f"{top}/{name}" for name in names))
+    assert read(pack(root, kind)).entries == read(root).entries
+    assert len(read(root).entries) == len(names)
+
+
+def test_a_folder_called_like_a_split_may_hold_the_splits(tmp_path: Path) -> None:
+    touch(tmp_path / "source", "test/train/wren/a.jpg", "test/val/wren/b.jpg")
+    assert [entry.split for entry in read(pack(tmp_path / "source", "zip")).entries] == ["train", "val"]

@@ -253,3 +253,13 @@ def test_a_hard_negative_that_is_the_own_category_is_told_and_left_out(tmp_path:
     reason = "the hard negative 'Tern' is the picture's own category"
     assert listing.rejected[0] == ("birds/1.jpg", f"line 2: {reason}")
     assert all(reason in told for _, told in listing.rejected)
+
+
+def test_a_stray_quote_costs_its_own_line_only(tmp_path: Path) -> None:
+    file = write(tmp_path, *(stage_one(f"birds/{n}.jpg") for n in range(3)))
+    head, *rows = file.read_bytes().decode().split("\r\n")
+    file.write_text("\r\n".join([head, '"birds/x.jpg,What is it?,,,,,Wren,', *rows]), newline="")
+    listing = READERS["released"](open_source(file))
+    assert [entry.source for entry in listing.entries] == [f"birds/{n}.jpg" for n in range(3)]
+    ((_, reason),) = listing.rejected
+    assert reason.startswith("line 2: no valid CSV")

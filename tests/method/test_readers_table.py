@@ -90,11 +90,13 @@ def test_pictures_as_bytes_are_addressed_by_row(tmp_path: Path) -> None:
         tree.read("birds.parquet::nothing::0")
 
 
-def _shard(file: Path, pictures: Sequence[tuple[bytes | None, str]]) -> None:
+def _shard(
+    file: Path, pictures: Sequence[tuple[bytes | None, str]], numbers: Sequence[int] | None = None
+) -> None:
     """A shard as the Hugging Face libraries write it."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": content, "path": path} for content, path in pictures], kind)
-    labels = pa.array([n % 2 for n in range(len(pictures))], pa.int64())
+    labels = pa.array(numbers or [n % 2 for n in range(len(pictures))], pa.int64())
     features = {
         "label": {"names": ["house_wren", "lark"], "_type": "ClassLabel"},
         "image": {"_type": "Image"},
@@ -119,6 +121,22 @@ def test_shards_of_the_hugging_face_libraries(kind: str, tmp_path: Path) -> None
     assert last.source.endswith("validation-00000-of-00001.parquet/0000001-1.png")
     assert last.address is not None
     assert open_source(place).tree.read(last.address) == encoded(21)
+
+
+@pytest.mark.parametrize("train", ["default/train", "default/partial-train"])
+def test_shards_in_folders_of_their_splits(train: str, tmp_path: Path) -> None:
+    for folder, count in ((train, 5), ("default/validation", 2), ("default/test", 3)):
+        _shard(tmp_path / folder / "0000.parquet", [(encoded(n), f"{n}.png") for n in range(count)])
+    splits = [entry.split for entry in read(tmp_path).entries]
+    assert sorted(splits) == ["test"] * 3 + ["train"] * 5 + ["val"] * 2
+
+
+def test_a_secret_label_is_none_and_a_number_without_a_name_is_set_aside(tmp_path: Path) -> None:
+    _shard(tmp_path / "a.parquet", [(encoded(n), f"{n}.png") for n in range(4)], [0, -1, 1, 2])
+    listing = read(tmp_path / "a.parquet")
+    assert [entry.category for entry in listing.entries] == ["house wren", None, "lark"]
+    assert [category.name for category in listing.categories] == ["house wren", "lark"]
+    assert listing.rejected == (("a.parquet", "row 3: label 2, and the file has names for 2, from 0"),)
 
 
 def test_pairs_without_bytes_lead_to_files(tmp_path: Path) -> None:
@@ -182,6 +200,18 @@ def test_bad_rows_are_set_aside_with_line_and_reason(tmp_path: Path) -> None:
         ("a.jpg", "named twice (birds.csv, line 13)"),
         ("d.jpg", "named as Wren in train, and as Lark in train (birds.csv, line 14)"),
     )
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("stray", ['"a.jpg,Wren', 'a.jpg,"Wren', '"a.jpg"x,Wren'])
+def test_a_stray_quote_costs_its_own_line_only(stray: str, quoted: bool, tmp_path: Path) -> None:
+    cell = '"Lark, the\nhorned"' if quoted else "Lark"
+    rows = [f"{n}.jpg,{cell}" for n in range(5)]
+    (tmp_path / "birds.csv").write_text("\n".join(["image,label", *rows[:2], stray, *rows[2:]]) + "\n")
+    listing = read(tmp_path / "birds.csv")
+    assert [entry.source for entry in listing.entries] == [f"{n}.jpg" for n in range(5)]
+    ((_, reason),) = listing.rejected
+    assert reason.startswith(f"line {6 if quoted else 4}: ")
 
 
 def test_lines_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:

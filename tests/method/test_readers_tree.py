@@ -9,15 +9,17 @@ import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bird_folder import put
 from native_layouts import pack
+from pyarrow import fs
 
 from finedefics.data.opening import open_tree
-from finedefics.data.tree import Tree
+from finedefics.data.tree import StoreTree, Tree
 from finedefics.errors import FinedeficsError
 
 FILES = {
@@ -194,7 +196,7 @@ def test_members_that_escape_are_refused_and_written_nowhere(make: object, tmp_p
 
 def test_a_member_that_stands_there_twice_is_told_of(tmp_path: Path) -> None:
     tree = open_tree(_tar(tmp_path / "a.tar", ("a/x.jpg", b"old"), ("a/y.jpg", b"y"), ("a/x.jpg", b"new")))
-    assert tree.read("x.jpg") == b"new"
+    assert tree.read("a/x.jpg") == b"new"
     assert tree.refused == (("a/x.jpg", "stands in the archive twice; the last one is read"),)
 
 
@@ -253,7 +255,7 @@ def test_an_archive_that_changes_is_read_anew(tmp_path: Path) -> None:
     first = open_tree(_tar(tmp_path / "a.tar", ("x/a.jpg", b"a"), ("x/b.jpg", b"b")))
     assert open_tree(tmp_path / "a.tar") is first, "an archive is listed once a process"
     _tar(tmp_path / "a.tar", ("x/a.jpg", b"changed"), ("x/b.jpg", b"b" * 20000))
-    assert open_tree(tmp_path / "a.tar").read("a.jpg") == b"changed"
+    assert open_tree(tmp_path / "a.tar").read("x/a.jpg") == b"changed"
 
 
 def test_linked_folders_are_followed_once_and_broken_links_stay_in_sight(tmp_path: Path) -> None:
@@ -278,3 +280,42 @@ def test_what_is_neither_folder_nor_archive(tmp_path: Path) -> None:
         open_tree(tmp_path / "a.txt")
     with pytest.raises(FinedeficsError, match="this address cannot be used"):
         open_tree("sftp://somewhere/folder")
+
+
+class Asked:
+    """A store, and what it was asked for: files by name, or a listing."""
+
+    def __init__(self, store: fs.FileSystem) -> None:
+        self.store = store
+        self.asked: list[Any] = []
+
+    def get_file_info(self, what: Any) -> Any:
+        self.asked.append(what)
+        return self.store.get_file_info(what)
+
+    def open_input_file(self, path: str) -> Any:
+        return self.store.open_input_file(path)
+
+
+def test_a_store_is_listed_where_all_of_it_is_wanted_and_asked_for_a_file_otherwise(tmp_path: Path) -> None:
+    put(tmp_path, "wren/a.jpg", b"a wren")
+    put(tmp_path, "wren/Möwe.jpg", b"a gull")
+    tree = StoreTree(tmp_path.as_uri())
+    tree._store = store = Asked(tree._store)
+    assert tree.stamp("wren/a.jpg") == (6, (tmp_path / "wren/a.jpg").stat().st_mtime_ns)
+    assert tree.read("wren/a.jpg") == b"a wren"
+    assert store.asked
+    assert all(isinstance(what, str) for what in store.asked), "a task listed the whole store"
+    store.asked.clear()
+    for path in ("wren/a.jpg", "wren/b.jpg", "wren/Möwe.jpg", "wren/Mo\u0308we.jpg"):
+        tree.written(path)
+    assert tree.written("wren/Mo\u0308we.jpg") == "wren/Möwe.jpg"
+    assert [type(what) for what in store.asked] == [fs.FileSelector], "a row was a question"
+
+
+def test_a_store_s_folder_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("my birds", "Füße", "50%", "a+b"):
+        put(tmp_path, f"{name}/wren/a.jpg", b"a wren")
+        tree = StoreTree(f"file://{tmp_path}/{name}")
+        assert [tree.read(path) for path in tree.files()] == [b"a wren"]
+        assert tree.where("wren").endswith(f"{name}/wren")

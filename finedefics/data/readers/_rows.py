@@ -1,7 +1,5 @@
 """Rows of tables as mappings, whatever file they are in; what cannot be parsed comes with the reason."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -9,10 +7,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finedefics.data.readers._csv import records
 from finedefics.data.tree import Tree
 from finedefics.errors import FinedeficsError, reason_of
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 4096
 
 Row = tuple[str, dict[str, Any] | str]  # where it stands; the cells, or why there are none
@@ -66,33 +64,26 @@ class _Separated(_Text):
         head = text.partition("\n")[0]
         if delimiter is None:  # spreadsheets of many countries write semicolons
             delimiter = ";" if ";" in head and "," not in head else ","
-        self._reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
-            self.names: Sequence[str] = [name.strip() for name in next(self._reader, [])]
-        except csv.Error as error:
+        self._records = records(text, delimiter)
+        _, header = next(self._records, (1, []))
+        if isinstance(header, str):
             raise FinedeficsError(
-                f"the header is no valid CSV ({error})", place=f"{tree.where(file)}, line 1", cure="mend it"
-            ) from error
+                f"the header is {header}", place=f"{tree.where(file)}, line 1", cure="mend it"
+            )
+        self.names: Sequence[str] = [name.strip() for name in header]
         if not any(self.names):
             raise FinedeficsError(
                 "there is no header", place=tree.where(file), cure="name the columns in line 1"
             )
 
     def rows(self, columns: Sequence[str], image: str) -> Iterator[Row]:
-        while True:
-            where = f"line {self._reader.line_num + 1}"
-            try:
-                cells = next(self._reader, None)
-            except csv.Error as error:
-                yield where, f"no valid CSV ({error})"
-                continue
-            if cells is None:
-                return
-            if not cells:
-                continue
-            if len(cells) != len(self.names):
+        for line, cells in self._records:
+            where = f"line {line}"
+            if isinstance(cells, str):
+                yield where, cells
+            elif cells and len(cells) != len(self.names):
                 yield where, f"{len(cells)} cells, and the header has {len(self.names)}"
-            else:
+            elif cells:
                 yield where, dict(zip(self.names, cells, strict=True))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from finedefics.data.names import SPLIT_WORDS
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, spoken
 from finedefics.data.tree import Tree, is_inside
 from finedefics.errors import FinedeficsError, reason_of
@@ -16,16 +17,6 @@ from finedefics.records import Category
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 HELD_OUT = {"val": 0.1, "test": 0.2}  # shares of a category where the source has no splits
 VAL_SHARE = 0.1  # of a category's train pictures, where a benchmark has no val split
-ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass
@@ -208,7 +199,7 @@ def folder_of(path: str) -> str:
 
 def split_named(text: str) -> str | None:
     """The split that a word stands for, None for an unknown word."""
-    return ALIASES.get(text.strip().lower())
+    return SPLIT_WORDS.get(text.strip().lower())
 
 
 def listed(

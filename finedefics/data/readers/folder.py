@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from finedefics.data.names import SPLIT_WORDS
 from finedefics.data.readers._class_attributes import CLASS_ATTRIBUTES_FILE, read_class_attributes
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
 from finedefics.data.readers._shared import (
-    ALIASES,
     categories_of,
     is_picture,
     sorted_categories,
@@ -106,7 +106,7 @@ def _wrapper(files: Iterable[str]) -> str:
 
 def _splits_among(folders: Iterable[str]) -> dict[str, str]:
     """Which folders are splits, by their names; "valid" or "Testing" only beside a folder for training."""
-    named = {folder: ALIASES[folder.lower()] for folder in folders if folder.lower() in ALIASES}
+    named = {folder: SPLIT_WORDS[folder.lower()] for folder in folders if folder.lower() in SPLIT_WORDS}
     exact = {folder: folder for folder in named if folder in SPLITS}
     return named if "train" in named.values() else exact
 

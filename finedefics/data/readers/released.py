@@ -4,16 +4,14 @@ A row asks one question about one picture (two in a ``multi-image`` row) and may
 picture's attribute description, its category, and the hard negatives, joined by tab and newline.
 """
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from string import ascii_uppercase
-from typing import Any
 
+from finedefics.data.readers._csv import records
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader
 from finedefics.data.tree import is_inside
 from finedefics.errors import FinedeficsError
@@ -82,34 +80,27 @@ def read_rows(source: Source) -> list[ReleasedRow]:
             "it is no file", place=source.place, cure="give the path of pretrain.csv or finetune.csv"
         )
     text = source.tree.text(source.file)
-    return list(_rows(csv.reader(io.StringIO(text, newline=""), strict=True), source.place))
+    return list(_rows(records(text), source.place))
 
 
-def _rows(reader: Any, place: str) -> Iterator[ReleasedRow]:
-    try:
-        header: list[str] = next(reader, [])
-    except csv.Error as error:
+def _rows(found: Iterator[tuple[int, list[str] | str]], place: str) -> Iterator[ReleasedRow]:
+    _, header = next(found, (1, []))
+    if isinstance(header, str):
         raise FinedeficsError(
-            f"the header is no valid CSV ({error})",
+            f"the header is {header}",
             place=f"{place}, line 1",
             cure="give a file with the released columns",
-        ) from error
+        )
     if not {"image_path", "image_path_1"} & set(header):
         raise FinedeficsError(
             "the header has no column `image_path`",
             place=f"{place}, line 1",
             cure="give a file with the released columns",
         )
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield ReleasedRow(line, (), "", "", "", "", (), "", (), problem=f"no valid CSV ({error})")
-            continue
-        if cells is None:
-            return
-        if cells:
+    for line, cells in found:
+        if isinstance(cells, str):
+            yield ReleasedRow(line, (), "", "", "", "", (), "", (), problem=cells)
+        elif cells:
             yield _row(line, cells, header)
 
 

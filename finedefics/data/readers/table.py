@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from finedefics.data.cells import cell_address
+from finedefics.data.names import SPLIT_WORDS, TABLES
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
-from finedefics.data.readers._rows import SUFFIXES, Rows, open_rows
+from finedefics.data.readers._rows import Rows, open_rows
 from finedefics.data.readers._shared import (
-    ALIASES,
     Gathered,
     below,
     categories_of,
@@ -36,7 +36,7 @@ USUAL = {  # names that a column is looked for by, where the user names none
     "super_category": ("super_category", "supercategory"),
     "attributes": ("attributes",),
 }
-_SHARD = re.compile(rf"(?:{'|'.join(ALIASES)})(?=[-_.]|$)")  # train-00000-of-00005.parquet
+_SHARD = re.compile(rf"(?:{'|'.join(SPLIT_WORDS)})(?=[-_.]|$)")  # train-00000-of-00005.parquet
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Columns:
 
 def _recognises(source: Source) -> bool:
     if source.file is not None:
-        return source.file.lower().endswith(SUFFIXES) and not is_released(source)
+        return source.file.lower().endswith(TABLES) and not is_released(source)
     tables = _tables(source)
     if not tables:
         return False
@@ -79,12 +79,12 @@ def read_table(source: Source) -> Listing:
     Columns are named by ``columns`` (image, label, split, description, super_category; attributes=a+b for one
     attribute a column, or one column of mappings), or found by their usual names. In a folder or archive,
     ``file`` says which table is meant; all Parquet files together are one table, whose splits are the words
-    that their names begin with.
+    that their names begin with, or the names of folders that they are in (``default/test/0000.parquet``).
 
     A picture is a path relative to the table's folder, or lies in the Parquet file as bytes or as the Hugging
     Face libraries' ``{bytes, path}``; its source is then the file and the row. Numbers are labels as they
-    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel). A row without
-    a split gets one by seed. Labels that differ by case only are refused.
+    are, unless the file itself has names for them (the Hugging Face libraries' ClassLabel; there
+    -1 is no label). A row without a split gets one by seed. Labels that differ by case only are refused.
 
     Set aside, each with its line or row: what cannot be parsed, rows without a picture, with one outside the
     folder or on the web, with an unknown split, with a label that is no name, and pictures named twice (once
@@ -145,7 +145,12 @@ def _entry(
         if named is None:
             return f"unknown split {said!r}"
         split = named
-    label = _label(row.get(columns.label), opened.label_names(columns.label)) if columns.label else None
+    label = None
+    if columns.label:
+        value, names = row.get(columns.label), opened.label_names(columns.label)
+        if _is_number(value) and names and not -1 <= value < len(names):
+            return f"label {value}, and the file has names for {len(names)}, from 0"
+        label = _label(value, names)
     if label is not None and not category_id(label):
         return f"{label!r} is no name for a category"
     return Entry(
@@ -177,10 +182,14 @@ def _picture(
 
 
 def _label(value: Any, names: Sequence[str]) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
-        return spoken(names[value])
+    if names and _is_number(value):  # the Hugging Face libraries write a label that is kept secret as -1
+        return spoken(names[value]) if value >= 0 else None
     text = _text(value)
     return spoken(text) if text else None
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str | None:
@@ -266,10 +275,15 @@ def _tables(source: Source) -> list[str]:
     return [
         path
         for path in source.tree.files()
-        if path.lower().endswith(SUFFIXES) and posixpath.basename(path) not in BESIDE
+        if path.lower().endswith(TABLES) and posixpath.basename(path) not in BESIDE
     ]
 
 
 def _shard_split(file: str) -> str:
-    match = _SHARD.match(posixpath.basename(file).lower())
-    return ALIASES[match.group()] if match else ""
+    """The split that a file is of by its name, or by that of the nearest folder it is in; "" by neither."""
+    *folders, name = file.lower().split("/")
+    if match := _SHARD.match(name):
+        return SPLIT_WORDS[match.group()]
+    # default/partial-train/0000.parquet: the hub's own conversion of a large data set
+    words = (folder.removeprefix("partial-") for folder in reversed(folders))
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
