@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -156,7 +156,7 @@ class OpenAIModel:
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise self._hopeless(error) from None
         except openai.APIStatusError as error:
-            if self._adapted(error):
+            if self._adapted(error, settings):
                 return await self._ask(client, question)
             raise self._judged(error) from None
         except openai.APITimeoutError:
@@ -194,13 +194,19 @@ class OpenAIModel:
             return _Later(f"the endpoint answers {told}", _retry_after(error))
         return _Refused(f"the endpoint refuses it: {told}")
 
-    def _adapted(self, error: "openai.APIStatusError") -> bool:
-        """Newer models call the limit otherwise, or know one temperature only: learned from their refusal."""
+    def _adapted(self, error: "openai.APIStatusError", sent: Mapping[str, Any]) -> bool:
+        """Newer models call the limit otherwise, or know one temperature only: learned from their refusal.
+
+        Each request is judged by what it had sent: those in flight with it are refused as well, although the
+        first of them has taught the model already.
+        """
         refused = str(error.param or "")
-        if error.status_code == 400 and refused == "max_tokens" == self._limit:
+        if error.status_code != 400 or refused not in sent:
+            return False
+        if refused == "max_tokens":
             self._limit = "max_completion_tokens"
             return True
-        if error.status_code == 400 and refused == "temperature" and refused not in self._left_out:
+        if refused == "temperature":
             self._left_out.add(refused)
             return True
         return False

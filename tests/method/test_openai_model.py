@@ -1,6 +1,7 @@
 """A model behind an endpoint: what is asked again, what is given up, what stops everything."""
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -148,23 +149,35 @@ def test_a_question_that_is_refused_fails_alone(monkeypatch: pytest.MonkeyPatch,
     assert key not in found[1].reason  # type: ignore[union-attr]
 
 
-def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def picky(asked: Asked) -> Reply | str:
-        for name in ("max_tokens", "temperature"):
-            if name in asked.body:
-                error = {
-                    "message": "unsupported",
-                    "type": "x",
-                    "code": "unsupported_parameter",
-                    "param": name,
-                }
-                return Reply(status=400, body=json.dumps({"error": error}).encode())
-        return knows(asked)
+def picky(asked: Asked) -> Reply | str:
+    """Refuses what newer models refuse."""
+    for name in ("max_tokens", "temperature"):
+        if name in asked.body:
+            error = {"message": "unsupported", "type": "x", "code": "unsupported_parameter", "param": name}
+            return Reply(status=400, body=json.dumps({"error": error}).encode())
+    return knows(asked)
 
+
+def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     with endpoint(picky) as server:
         found = ask(server, monkeypatch, 3, concurrency=1)
         assert len(server.asked) == 5
         assert "max_completion_tokens" in server.asked[-1].body
+    assert all(isinstance(one, Answer) for one in found)
+
+
+def test_what_was_in_flight_when_a_parameter_was_learned_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = threading.Barrier(4)
+
+    def says(asked: Asked) -> Reply | str:
+        if asked.number <= 4:
+            together.wait(30)  # none is refused before all are in flight
+        return picky(asked)
+
+    with endpoint(says) as server:
+        found = ask(server, monkeypatch, 8, concurrency=4)
     assert all(isinstance(one, Answer) for one in found)
 
 
