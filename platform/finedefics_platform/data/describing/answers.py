@@ -83,6 +83,13 @@ class AnswerLog:
         with self._lock:
             self._flush()
 
+    def refresh(self) -> None:
+        """Look again at what is kept: whoever was waited for has been answering meanwhile; raises as `keep`."""
+        with self._lock:
+            self._flush()
+            self._files, self._where = [], {}
+            self._read_index()
+
     def _flush(self) -> None:
         if not self._fresh:
             return
