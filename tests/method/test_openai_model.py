@@ -107,12 +107,52 @@ def test_one_that_never_answers_is_left_after_its_deadline(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>busy</html>", b"{}", b"[]", b'{"choices": []}', b"\xff\xfe", b'{"choices": [{}]}', b""]
+    "body",
+    [
+        b"<html>busy</html>",
+        b"{}",
+        b"[]",
+        b"\xff\xfe",
+        b"",
+        b'{"choices": []}',
+        b'{"choices": [{}]}',
+        b'{"choices": {"a": 1}}',
+        b'{"choices": "none"}',
+        b'{"choices": [{"message": "hello"}]}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        b'{"choices": [{"message": {"content": {"text": "red"}}}]}',
+    ],
 )
 def test_what_is_no_completion_is_asked_again(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     with endpoint(after([Reply(body=body)])) as server:
         (found,) = ask(server, monkeypatch)
         assert (type(found), len(server.asked)) == (Answer, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "usage", "expected"),
+    [
+        (
+            [
+                {"type": "thinking", "text": "hm"},
+                {"type": "text", "text": "a "},
+                {"type": "text", "text": "b"},
+            ],
+            {"prompt_tokens": 7, "completion_tokens": 3},
+            Answer("a b", 7, 3),
+        ),
+        (["odd", {"type": "text", "text": 5}], None, Answer("")),
+        ("half \ud83d of it", {"prompt_tokens": "7", "completion_tokens": 3}, Answer("half ? of it")),
+        (None, "many", Answer("")),
+        ("red", {"prompt_tokens": None, "completion_tokens": 1.5}, Answer("red")),
+    ],
+)
+def test_answers_in_odd_shapes_are_read_or_count_nothing(
+    monkeypatch: pytest.MonkeyPatch, content: object, usage: object, expected: Answer
+) -> None:
+    body = json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
+    with endpoint(lambda asked: Reply(body=body)) as server:
+        assert ask(server, monkeypatch) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +196,15 @@ def picky(asked: Asked) -> Reply | str:
             error = {"message": "unsupported", "type": "x", "code": "unsupported_parameter", "param": name}
             return Reply(status=400, body=json.dumps({"error": error}).encode())
     return knows(asked)
+
+
+def test_a_key_that_is_cut_in_two_is_hidden_as_well(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    for before in range(150, 161):
+        refused = Reply("x" * before + key, 413)
+        with endpoint(lambda asked, refused=refused: refused) as server:
+            (found,) = ask(server, monkeypatch)
+        assert isinstance(found, Failure)
+        assert "sk-" not in found.reason
 
 
 def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:

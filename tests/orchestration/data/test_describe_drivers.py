@@ -1,4 +1,4 @@
-"""Several drivers that describe the same pictures at once: what one asked, the others do not pay for again."""
+"""Several drivers that describe the same pictures at once: what one asked, none of the others pays for."""
 
 import threading
 from collections.abc import Iterator
