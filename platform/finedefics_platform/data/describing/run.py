@@ -102,7 +102,7 @@ def describe(
     settings = settings or Settings()
     dataset = open_dataset(workspace, reference)
     if describer is None:
-        if (by := _asked_before(dataset)) is not None:
+        if (by := described_by(dataset)) is not None:
             progress.say(f"described before by {by}; name a describer to describe anew")
             return dataset
         describer = best_describer(dataset)
@@ -117,8 +117,8 @@ def describe(
         return _describe(workspace, dataset, made, describer, settings, progress, asker)
 
 
-def _asked_before(dataset: Dataset) -> str | None:
-    """Who described the pictures, where that took more than the data itself."""
+def described_by(dataset: Dataset) -> str | None:
+    """Who described the pictures, where that took more than the data itself; None where nobody did."""
     told = dataset.manifest["provenance"].get("descriptions", {})
     called = told.get("called")
     return None if called in ("annotations", "categories") else called
