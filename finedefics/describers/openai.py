@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from finedefics.describers.asking import AskingDescriber
 from finedefics.describers.contract import DESCRIBERS, Given
 from finedefics.describers.models import Answer, Failure, Keep, Outcome
-from finedefics.describers.questions import Question
+from finedefics.describers.questions import Question, encodable
 from finedefics.describers.shrink import shrunk
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.rgb import UNDECODABLE
@@ -156,20 +156,14 @@ class OpenAIModel:
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise self._hopeless(error) from None
         except openai.APIStatusError as error:
-            if self._adapted(error):
+            if self._adapted(error, settings):
                 return await self._ask(client, question)
             raise self._judged(error) from None
         except openai.APITimeoutError:
             raise TimeoutError from None
         except (openai.APIError, ValueError) as error:  # no connection, or what came is no JSON
             raise _Later(f"the endpoint does not answer as it should ({self._told(error)})") from None
-        choices = getattr(said, "choices", None)
-        message = getattr(choices[0], "message", None) if choices else None
-        if message is None:
-            raise _Later("the endpoint's answer is no chat completion")
-        usage = getattr(said, "usage", None)
-        counted = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-        return Answer(message.content or "", *counted)
+        return _completion(said)
 
     def _hopeless(self, error: "openai.APIStatusError") -> FinedeficsError:
         """Asking on would get the same answer a million times."""
@@ -194,13 +188,19 @@ class OpenAIModel:
             return _Later(f"the endpoint answers {told}", _retry_after(error))
         return _Refused(f"the endpoint refuses it: {told}")
 
-    def _adapted(self, error: "openai.APIStatusError") -> bool:
-        """Newer models call the limit otherwise, or know one temperature only: learned from their refusal."""
+    def _adapted(self, error: "openai.APIStatusError", sent: Mapping[str, Any]) -> bool:
+        """Newer models call the limit otherwise, or know one temperature only: learned from their refusal.
+
+        Each request is judged by what it had sent: those in flight with it are refused as well, although the
+        first of them has taught the model already.
+        """
         refused = str(error.param or "")
-        if error.status_code == 400 and refused == "max_tokens" == self._limit:
+        if error.status_code != 400 or refused not in sent:
+            return False
+        if refused == "max_tokens":
             self._limit = "max_completion_tokens"
             return True
-        if error.status_code == 400 and refused == "temperature" and refused not in self._left_out:
+        if refused == "temperature":
             self._left_out.add(refused)
             return True
         return False
@@ -214,10 +214,10 @@ class OpenAIModel:
 
     def _told(self, error: Exception) -> str:
         """The error's own words in one short line, without the key."""
-        text = " ".join(str(getattr(error, "message", "") or error).split())
-        text = re.sub(r"^Error code: \d+( - )?", "", text)[:160]
-        key = os.environ.get("OPENAI_API_KEY")
-        return text.replace(key, "[hidden]") if key else text
+        text = str(getattr(error, "message", "") or error)
+        if key := os.environ.get("OPENAI_API_KEY"):
+            text = text.replace(key, "[hidden]")  # first: a text that is cut may end within the key
+        return re.sub(r"^Error code: \d+( - )?", "", " ".join(text.split()))[:160]
 
 
 class _Later(Exception):
@@ -243,6 +243,26 @@ def _messages(question: Question, edge: int) -> Any:
     kind, data = shrunk(question.image, edge)
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, text]}]
+
+
+def _completion(said: Any) -> Answer:
+    """The first choice's text and the tokens counted, whatever shapes came: endpoints send what they like."""
+    choices = getattr(said, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    content = getattr(message, "content", ...)
+    text = _joined(content) if isinstance(content, list) else content or ""
+    if not isinstance(text, str):
+        raise _Later("the endpoint's answer is no chat completion")
+    usage = getattr(said, "usage", None)
+    counted = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    whole = [count for count in counted if isinstance(count, int)]
+    return Answer(encodable(text), *(whole if len(whole) == len(counted) else ()))
+
+
+def _joined(parts: list[Any]) -> str:
+    """The text of a content in parts; what else is in it (thoughts, pictures) says nothing here."""
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _retry_after(error: "openai.APIStatusError") -> float:

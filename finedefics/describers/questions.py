@@ -70,7 +70,7 @@ class NamesQuestion(Question):
         found = _json(answer, list)
         if found is None and isinstance(one := _json(answer, dict), dict):
             found = next((value for value in one.values() if isinstance(value, list)), None)
-        named = [" ".join(words(name)) for name in found or [] if isinstance(name, str)]
+        named = [" ".join(words(encodable(name))) for name in found or [] if isinstance(name, str)]
         named = list(dict.fromkeys(name for name in named if 0 < len(name) <= _LONGEST_VALUE))
         if not named:
             raise Unreadable("it holds no JSON list of attribute names")
@@ -112,7 +112,7 @@ class TextQuestion(Question):
 
     def read(self, answer: str) -> str:
         """One line of text."""
-        text = " ".join(answer.split()).strip('"')
+        text = " ".join(encodable(answer).split()).strip('"')
         if not text:
             raise Unreadable("it is empty")
         return text
@@ -147,6 +147,11 @@ def ask_description(kind: str, attributes: dict[str, str]) -> TextQuestion:
     return TextQuestion(of.fill(kind=kind, attributes=listed), (of.identity,), tokens=128)
 
 
+def encodable(text: str) -> str:
+    """The text with "?" for what no file can hold: JSON can say half a character ("\\ud83d")."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _listed(names: Sequence[str]) -> str:
     return "\n".join(f"- {name}" for name in names)
 
@@ -163,7 +168,7 @@ def _value(value: Any) -> str:
         value = " and ".join(str(item) for item in value if isinstance(item, str | int))
     if not isinstance(value, str | int | float):
         return ""
-    text = " ".join(str(value).split())
+    text = " ".join(encodable(str(value)).split())
     return text if len(text) <= _LONGEST_VALUE else ""
 
 

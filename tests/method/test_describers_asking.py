@@ -47,6 +47,16 @@ def test_values_of_other_types() -> None:
     assert question.read('{"crest": "unknown"}') == {}, "an answer that sees nothing is one"
 
 
+def test_what_no_file_can_hold_is_no_part_of_an_answer() -> None:
+    half = r"\ud83d"  # JSON may say half a character
+    for read in (
+        ask_values("bird", ["crown"], "hash").read(f'{{"crown": "red {half}"}}')["crown"],
+        " ".join(ask_names("bird", ["tern"], 3).read(f'["crown {half}"]')),
+        ask_description("bird", {"crown": "red"}).read("a red \ud83d crown"),
+    ):
+        assert read.encode().decode() == read
+
+
 @pytest.mark.parametrize(
     "answer", ["", "I cannot see it.", '["crown"]', '{"colour": "red"}', "{{{{{", '{"crown": ']
 )

@@ -1,6 +1,7 @@
 """A model behind an endpoint: what is asked again, what is given up, what stops everything."""
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -106,12 +107,52 @@ def test_one_that_never_answers_is_left_after_its_deadline(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>busy</html>", b"{}", b"[]", b'{"choices": []}', b"\xff\xfe", b'{"choices": [{}]}', b""]
+    "body",
+    [
+        b"<html>busy</html>",
+        b"{}",
+        b"[]",
+        b"\xff\xfe",
+        b"",
+        b'{"choices": []}',
+        b'{"choices": [{}]}',
+        b'{"choices": {"a": 1}}',
+        b'{"choices": "none"}',
+        b'{"choices": [{"message": "hello"}]}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        b'{"choices": [{"message": {"content": {"text": "red"}}}]}',
+    ],
 )
 def test_what_is_no_completion_is_asked_again(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     with endpoint(after([Reply(body=body)])) as server:
         (found,) = ask(server, monkeypatch)
         assert (type(found), len(server.asked)) == (Answer, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "usage", "expected"),
+    [
+        (
+            [
+                {"type": "thinking", "text": "hm"},
+                {"type": "text", "text": "a "},
+                {"type": "text", "text": "b"},
+            ],
+            {"prompt_tokens": 7, "completion_tokens": 3},
+            Answer("a b", 7, 3),
+        ),
+        (["odd", {"type": "text", "text": 5}], None, Answer("")),
+        ("half \ud83d of it", {"prompt_tokens": "7", "completion_tokens": 3}, Answer("half ? of it")),
+        (None, "many", Answer("")),
+        ("red", {"prompt_tokens": None, "completion_tokens": 1.5}, Answer("red")),
+    ],
+)
+def test_answers_in_odd_shapes_are_read_or_count_nothing(
+    monkeypatch: pytest.MonkeyPatch, content: object, usage: object, expected: Answer
+) -> None:
+    body = json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
+    with endpoint(lambda asked: Reply(body=body)) as server:
+        assert ask(server, monkeypatch) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -148,23 +189,44 @@ def test_a_question_that_is_refused_fails_alone(monkeypatch: pytest.MonkeyPatch,
     assert key not in found[1].reason  # type: ignore[union-attr]
 
 
-def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def picky(asked: Asked) -> Reply | str:
-        for name in ("max_tokens", "temperature"):
-            if name in asked.body:
-                error = {
-                    "message": "unsupported",
-                    "type": "x",
-                    "code": "unsupported_parameter",
-                    "param": name,
-                }
-                return Reply(status=400, body=json.dumps({"error": error}).encode())
-        return knows(asked)
+def picky(asked: Asked) -> Reply | str:
+    """Refuses what newer models refuse."""
+    for name in ("max_tokens", "temperature"):
+        if name in asked.body:
+            error = {"message": "unsupported", "type": "x", "code": "unsupported_parameter", "param": name}
+            return Reply(status=400, body=json.dumps({"error": error}).encode())
+    return knows(asked)
 
+
+def test_a_key_that_is_cut_in_two_is_hidden_as_well(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    for before in range(150, 161):
+        refused = Reply("x" * before + key, 413)
+        with endpoint(lambda asked, refused=refused: refused) as server:
+            (found,) = ask(server, monkeypatch)
+        assert isinstance(found, Failure)
+        assert "sk-" not in found.reason
+
+
+def test_parameters_that_newer_models_refuse_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     with endpoint(picky) as server:
         found = ask(server, monkeypatch, 3, concurrency=1)
         assert len(server.asked) == 5
         assert "max_completion_tokens" in server.asked[-1].body
+    assert all(isinstance(one, Answer) for one in found)
+
+
+def test_what_was_in_flight_when_a_parameter_was_learned_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = threading.Barrier(4)
+
+    def says(asked: Asked) -> Reply | str:
+        if asked.number <= 4:
+            together.wait(30)  # none is refused before all are in flight
+        return picky(asked)
+
+    with endpoint(says) as server:
+        found = ask(server, monkeypatch, 8, concurrency=4)
     assert all(isinstance(one, Answer) for one in found)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.data.describing import best_describer, describe
+from finedefics_platform.data.describing import best_describer, describe, described_by
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.inspection import Inspection, inspect
 from finedefics_platform.data.mining import choose, mine
-from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.store import Dataset, open_dataset
 
 if TYPE_CHECKING:
     from finedefics.embedders import Settings as EmbedderSettings
@@ -62,6 +62,8 @@ def prepare(
         FinedeficsError: of a step that was asked for, or that went wrong.
     """
     dataset = ingest(workspace, name, source, **(reading or {}), progress=progress)
+    if describer is None:
+        dataset = _asked_about(workspace, dataset) or dataset
     dataset, undescribed = _described(workspace, dataset, describer, describing, progress)
     unmined = None
     if miner is None and embedder is None:
@@ -93,9 +95,20 @@ def _described(
         if not describer.startswith(_OF_CATEGORIES):
             return dataset, None
         describer = None  # categories have texts now, which may be said of their pictures
-    if reason := _refused(lambda: best_describer(dataset)):
+    if described_by(dataset) is None and (reason := _refused(lambda: best_describer(dataset))):
         return dataset, reason
     return describe(workspace, dataset.reference, settings=settings, progress=progress), None
+
+
+def _asked_about(workspace: Workspace, ingested: Dataset) -> Dataset | None:
+    """The newest version, where a model or a user's file has described the very pictures that were ingested.
+
+    What was asked for, and perhaps paid for, is not replaced by what the data says itself.
+    """
+    newest = open_dataset(workspace, ingested.name)
+    tables = (newest.manifest["tables"], ingested.manifest["tables"])
+    same = all(len({table[name]["digest"] for table in tables}) == 1 for name in ("samples", "annotations"))
+    return newest if same and described_by(newest) is not None else None
 
 
 def _refused(choosing: Callable[[], object]) -> FinedeficsError | None:

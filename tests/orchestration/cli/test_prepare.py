@@ -70,6 +70,32 @@ def test_a_described_folder_is_described_mined_shown_and_resumed(
     assert set(load_experiment("parts.yaml").stages[0].feeds) == {"labelled", "captioned", "text"}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_asked_for_is_kept_when_prepared_again(
+    ray_cluster: Any, workspace: Workspace, here: Path, capfd: Any, known: bool
+) -> None:
+    """Whether or not the data could say something itself."""
+    if known:
+        write_birds(here / "parts")
+    else:
+        plain_folder(here / "parts", ("wren", "lark"), each=6)
+    command = ["data", "prepare", "parts", "--name", "parts", "--json"]
+    assert main(command) == 0
+    samples = open_dataset(workspace, "parts").table("samples", ["sample_id"])["sample_id"].to_pylist()
+    rows = [
+        {"sample_id": one, "attributes": {"crown": ("red", "blue")[i % 2]}} for i, one in enumerate(samples)
+    ]
+    (here / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "describe", "parts", "--describer", "file:notes.jsonl"]) == 0
+    described = open_dataset(workspace, "parts")
+    assert main(command) == 0
+    done = events(capfd)[-1]
+    assert (done["undescribed"], done["described"]) == (None, len(samples))
+    kept = open_dataset(workspace, "parts")
+    assert kept.files("descriptions") == described.files("descriptions")
+    assert kept.reference == done["dataset"]
+
+
 def test_photographs_alone_go_on_with_what_works(
     ray_cluster: Any, workspace: Workspace, here: Path, capfd: Any
 ) -> None:

@@ -85,6 +85,18 @@ def test_a_line_that_was_cut_off_is_no_answer(tmp_path: Path) -> None:
     assert len(AnswerLog(Location.of(tmp_path), "openai-parrot")) == 0, "another model's answers are others"
 
 
+def test_what_is_no_text_is_no_answer(tmp_path: Path) -> None:
+    log = AnswerLog(Location.of(tmp_path), "openai:parrot")
+    log.keep("a" * 24, Answer("red"))
+    (file,) = tmp_path.rglob("*.jsonl")
+    line = file.read_bytes()
+    parts = line.replace(b"a" * 24, b"b" * 24).replace(b'"red"', b'[{"type": "text"}]')
+    file.write_bytes(parts + line)
+    again = AnswerLog(Location.of(tmp_path), "openai:parrot")
+    assert ("b" * 24 in again, again.get("b" * 24)) == (False, None), "it is asked for again"
+    assert again.get("a" * 24) == Answer("red")
+
+
 def test_answers_in_an_object_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path / "cache"))
     place = Location.of(f"{bucket}/answers")

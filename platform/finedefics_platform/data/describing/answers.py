@@ -23,6 +23,7 @@ from finedefics_platform.base.storage import Location, cached
 
 FLUSH_SECONDS, FLUSH_ANSWERS = 1.0, 256  # of what an object store has not yet
 _KEY = slice(9, 33)  # of a line: {"key": "…", which is written first
+_TEXT = slice(33, 45)
 _READERS = 16
 
 
@@ -83,6 +84,13 @@ class AnswerLog:
         with self._lock:
             self._flush()
 
+    def refresh(self) -> None:
+        """Look again at what is kept: whoever was waited for was answered meanwhile; raises as `keep`."""
+        with self._lock:
+            self._flush()
+            self._files, self._where = [], {}
+            self._read_index()
+
     def _flush(self) -> None:
         if not self._fresh:
             return
@@ -112,7 +120,8 @@ class AnswerLog:
         if not self._files or self._files[-1] != file:
             self._files.append(file)
         for key, line in lines:
-            self._where[key] = (len(self._files) - 1, start, len(line))
+            if key:
+                self._where[key] = (len(self._files) - 1, start, len(line))
             start += len(line)
 
     def _read_index(self) -> None:
@@ -126,7 +135,7 @@ class AnswerLog:
 
 
 def _lines(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Whole lines; what was being written when the process was killed is no answer."""
+    """Lines by key; "" for what was being written when the process was killed, and for what is no text."""
     for line in content.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield line[_KEY].decode(), line
+        whole = line.endswith(b"\n") and line[_TEXT] == b'", "text": "'
+        yield line[_KEY].decode() if whole else "", line

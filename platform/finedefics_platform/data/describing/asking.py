@@ -159,6 +159,11 @@ class Asker:
 _UNREADABLE = "the answer cannot be used"
 
 
+def names_wanted(describer: AskingDescriber, asker: Asker) -> list[Question]:
+    """Questions for attribute names that are still to be asked."""
+    return [asked for asked in describer.naming().values() if asker.kept(asked) is None]
+
+
 def learn_names(describer: AskingDescriber, asker: Asker) -> None:
     """Step 1: ask for the attributes of every super-category that has none.
 

@@ -18,12 +18,13 @@ from finedefics.describers.vocabulary import ANNOTATED, Closing, merge_counts
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import VOCABULARY, Category
 from finedefics.registry import split_spec
+from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import Location
+from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.tasks import run_tasks
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.describing.answers import AnswerLog
-from finedefics_platform.data.describing.asking import Asker, ask_files, learn_names
+from finedefics_platform.data.describing.asking import Asker, ask_files, learn_names, names_wanted
 from finedefics_platform.data.describing.estimate import Estimate, Prices, estimate
 from finedefics_platform.data.describing.names import (
     category_table,
@@ -37,7 +38,7 @@ from finedefics_platform.data.describing.workers import Workers
 from finedefics_platform.data.describing.writing import Described, counted_groups, say_files, write_files
 from finedefics_platform.data.steps import step_digest, step_of
 from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.data.versions import new_version
+from finedefics_platform.data.versions import lease_of, new_version
 
 _READ = ("samples", "annotations", "categories")
 _REASONS_KEPT = 20
@@ -101,7 +102,7 @@ def describe(
     settings = settings or Settings()
     dataset = open_dataset(workspace, reference)
     if describer is None:
-        if (by := _asked_before(dataset)) is not None:
+        if (by := described_by(dataset)) is not None:
             progress.say(f"described before by {by}; name a describer to describe anew")
             return dataset
         describer = best_describer(dataset)
@@ -112,12 +113,12 @@ def describe(
     with _asker(workspace, dataset, made, settings, progress) as asker:
         if isinstance(made, CategoryNamesDescriber):
             return _describe_categories(workspace, dataset, made, asker, settings, progress)
-        learn_names(made, asker)
+        _learn_names(workspace, dataset, made, asker, progress)
         return _describe(workspace, dataset, made, describer, settings, progress, asker)
 
 
-def _asked_before(dataset: Dataset) -> str | None:
-    """Who described the pictures, where that took more than the data itself."""
+def described_by(dataset: Dataset) -> str | None:
+    """Who described the pictures, where that took more than the data itself; None where nobody did."""
     told = dataset.manifest["provenance"].get("descriptions", {})
     called = told.get("called")
     return None if called in ("annotations", "categories") else called
@@ -175,6 +176,21 @@ def _asker(
         log.flush()
 
 
+def _learn_names(
+    workspace: Workspace, dataset: Dataset, made: AskingDescriber, asker: Asker, progress: Progress
+) -> None:
+    """Of several drivers one asks for the names: other names would be other questions about every picture."""
+    if wanted := names_wanted(made, asker):
+        asked = digest_of([made.model.model_id, sorted(question.key for question in wanted)])
+        place = lease_of(workspace, dataset.name, f"names-{asked}")
+        with lease(place, f"describe of {dataset.name}", progress=progress):
+            asker.log.refresh()
+            learn_names(made, asker)
+            asker.log.flush()
+    else:
+        learn_names(made, asker)
+
+
 def _allowed(settings: Settings, questions: int) -> float:
     """Questions that may fail; where all may, nothing stops the asking."""
     return settings.allow_failed * questions if settings.allow_failed < 1 else math.inf
@@ -195,6 +211,8 @@ def _describe(
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
+        if asker:
+            asker.log.refresh()  # whoever was waited for may have been cut off after most of the answers
         place = workspace.answers / "said" / f"{dataset.name}-{step}"
         try:
             files = _first_pass(dataset, made, asker, place, settings, progress)
@@ -209,6 +227,8 @@ def _describe(
             )
         finally:
             place.delete()
+            if asker:
+                asker.log.flush()  # before the next one is let in
         provenance = _provenance(dataset, made, called, files, written, vocabulary)
         if asker:
             provenance |= {"usage": asker.usage.as_dict(), "limit": settings.limit}
@@ -325,13 +345,14 @@ def _describe_categories(
     wanting: list[Category] = [c for c in categories if settings.overwrite or not c.attributes]
     asker.allowed = _allowed(settings, len(wanting))
     if wanting:
-        learn_names(made, asker)
+        _learn_names(workspace, dataset, made, asker, progress)
     step = step_digest(
         "names", dataset, ("categories", "vocabulary"), [made.describer_id, settings.overwrite]
     )
     with step_of(workspace, dataset.name, step, "describe", progress) as done:
         if done:
             return done
+        asker.log.refresh()
         with progress.progress("asking about categories", len(wanting)) as advance:
             known = known_values(
                 categories, dataset.table("vocabulary") if dataset.has("vocabulary") else None
