@@ -1,7 +1,7 @@
 """Frozen encoders on the same pictures, categories and options as the multimodal arms: what to beat.
 
 An encoder's evaluation is a folder like any other (`finedefics_platform.evaluation.items`), without a
-category index; its ``model_digest`` is the embedder's id, which no model folder has.
+category index; its ``model_digest`` is the embedder's identity, which no model folder has.
 """
 
 import json
@@ -99,7 +99,7 @@ def evaluate_encoder(
             cure="take an embedder of pictures: clip:MODEL, vision:MODEL, or a .py file",
         )
     _check_texts(settings.answers, mode, encoder)
-    about = _about(dataset, settings, embedder.embedder_id, file)
+    about = _about(dataset, settings, named.identity(embedder), file)
     place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
     if committed(place) is None:
         claims = workspace.evaluations / ".lease" / place.name
@@ -133,7 +133,7 @@ def _check_texts(answers: Sequence[str], mode: str, encoder: str) -> None:
         )
 
 
-def _about(dataset: Dataset, settings: Evaluation, embedder_id: str, file: Any) -> dict[str, Any]:
+def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> dict[str, Any]:
     """What the figures are measured on and how; with the name left out, what determines them."""
     protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every"})
     return {
@@ -142,7 +142,7 @@ def _about(dataset: Dataset, settings: Evaluation, embedder_id: str, file: Any) 
         "split": settings.split,
         "limit": settings.limit,
         "protocol": protocol if file is None else {**protocol, "options_of": file.digest},
-        "model_digest": embedder_id,
+        "model_digest": identity,
         "encoder": True,
         "labelled_digest": digest_of(sorted(dataset.labelled_category_ids())),
     }

@@ -89,6 +89,48 @@ def test_embeddings_are_made_once_and_parts_that_are_there_stay(
         assert embed(workspace, dataset, named).place == made.place
 
 
+def test_an_edited_file_is_another_embedder_whatever_its_id(
+    workspace: Workspace, colours: str, tmp_path: Path
+) -> None:
+    """The edit turns every embedding around."""
+    file, dataset = tmp_path / "long.py", open_dataset(workspace, colours)
+    code = Path(EMBEDDER).read_text().replace("return normalised(", "return SCALE * normalised(")
+    made, said = [], []
+    for scale in (1e4, -1e4):
+        file.write_text(code.replace("SCALE", str(scale)))
+        made.append(embed(workspace, dataset, named_embedder(workspace, str(file), dataset.categories())))
+        said.append(evaluate_encoder(workspace, str(file), colours, SETTINGS))
+    assert made[0].embedder_id != made[1].embedder_id
+    assert np.array_equal(made[0].part(0), -made[1].part(0))
+    assert said[0].place != said[1].place
+
+
+MINER = """
+from finedefics.mining import MINERS
+
+
+@MINERS.register("listed")
+class Listed:
+    miner_id = "listed-1"
+
+    def __init__(self, categories, argument):
+        self.ids = sorted(category.category_id for category in categories)
+
+    def __call__(self, pictures, keep=16):
+        return [[(self.ids[PLACE], 1.0)] for picture in pictures]
+"""
+
+
+def test_an_edited_file_is_another_miner_whatever_its_id(
+    workspace: Workspace, colours: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "listed.py"
+    for place, name in ((0, "blue"), (1, "navy")):
+        file.write_text(MINER.replace("PLACE", str(place)))
+        mined = mine(workspace, colours, miner=str(file))
+        assert {sample.negatives for sample in mined.samples("train")} == {(name,)}
+
+
 class Broken:
     """Knows no direction for one picture."""
 
@@ -172,7 +214,8 @@ def test_an_encoder_answers_as_an_ordinary_evaluation(workspace: Workspace, colo
     assert len(rows) == 4 * 12
     assert all(row["correct"] for row in rows if row["answer"] == "knn")
     said = done.summary
-    assert (said["dataset"], said["model_digest"], said["pictures"]) == (mined.reference, "colour-1", 12)
+    assert (said["dataset"], said["pictures"]) == (mined.reference, 12)
+    assert said["model_digest"].startswith("colour-1-colour_embedder.py-")
     assert said["able"] == {"knn": 4, "linear_probe": 4}
     assert said["chosen"]["knn"]["chosen_on"] == "val"
     assert said["pictures_per_second"]["knn"] > 0
