@@ -265,6 +265,7 @@ class _PictureWork:
         return time.perf_counter() - started
 
     def _embed(self, group: RowGroup) -> Array:
+        from finedefics.embedders import normalised  # a user's embedder may not do it
         from finedefics.mining import check_finite
 
         if self.mode == "descriptions":
@@ -272,9 +273,10 @@ class _PictureWork:
         rows = self.dataset.read(group, {"samples": ["sample_id", "image"]})
         found = np.asarray(self.embedder.embed_pictures(rows["image"].to_pylist()), np.float32)
         check_finite(found, rows["sample_id"].to_pylist(), "sample")
-        return found
+        return normalised(found)
 
     def _embed_descriptions(self, group: RowGroup) -> Array:
+        from finedefics.embedders import normalised
         from finedefics.mining import check_finite
 
         columns = {"samples": ["sample_id", "category_id"], "descriptions": ["description"]}
@@ -285,7 +287,7 @@ class _PictureWork:
         if spoken:
             embedded = np.asarray(self.embedder.embed_texts([texts[i] for i in spoken]), np.float32)
             check_finite(embedded, [rows[i]["sample_id"] for i in spoken], "sample")
-            found[spoken] = embedded
+            found[spoken] = normalised(embedded)
         return found
 
 

@@ -92,7 +92,7 @@ def test_embeddings_are_made_once_and_parts_that_are_there_stay(
 def test_an_edited_file_is_another_embedder_whatever_its_id(
     workspace: Workspace, colours: str, tmp_path: Path
 ) -> None:
-    """The edit turns every embedding around."""
+    """Far from length 1 and turned around by the edit; what is compared is normalised all the same."""
     file, dataset = tmp_path / "long.py", open_dataset(workspace, colours)
     code = Path(EMBEDDER).read_text().replace("return normalised(", "return SCALE * normalised(")
     made, said = [], []
@@ -102,7 +102,9 @@ def test_an_edited_file_is_another_embedder_whatever_its_id(
         said.append(evaluate_encoder(workspace, str(file), colours, SETTINGS))
     assert made[0].embedder_id != made[1].embedder_id
     assert np.array_equal(made[0].part(0), -made[1].part(0))
+    assert np.allclose(np.linalg.norm(made[0].part(0), axis=1), 1)
     assert said[0].place != said[1].place
+    assert all(row["correct"] for row in said[1].items().to_pylist() if row["answer"] == "knn")
 
 
 MINER = """
