@@ -56,7 +56,7 @@ class NamedEmbedder:
     code: str | None = None
 
     def identity(self, embedder: Any) -> str:
-        """All that determines the embeddings: of a file, its content too, as an id is easily left as it is."""
+        """All that determines the embeddings; of a file its content too: an id is easily left as it is."""
         return f"{embedder.embedder_id}-{self.code}" if self.code else str(embedder.embedder_id)
 
     def open(self) -> Any:

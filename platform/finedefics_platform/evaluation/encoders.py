@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finedefics.errors import wrong_use
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
@@ -99,6 +99,7 @@ def evaluate_encoder(
             cure="take an embedder of pictures: clip:MODEL, vision:MODEL, or a .py file",
         )
     _check_texts(settings.answers, mode, encoder)
+    _check_learns(settings.answers, dataset)
     about = _about(dataset, settings, named.identity(embedder), file)
     place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
     if committed(place) is None:
@@ -124,12 +125,27 @@ def evaluate_encoder(
 
 
 def _check_texts(answers: Sequence[str], mode: str, encoder: str) -> None:
-    wanting = [answer for answer in answers if answer.startswith("zero_shot")]
+    wanting = [answer for answer in answers if not _learns(answer)]
     if wanting and mode != "texts":
         raise wrong_use(
             f"the answer {wanting[0]} compares pictures with texts, and this encoder embeds none",
             place=f"encoder {encoder}",
             cure="ask for knn or linear_probe, or take an encoder of pictures and texts (clip:MODEL)",
+        )
+
+
+def _learns(answer: str) -> bool:
+    return not answer.startswith("zero_shot")
+
+
+def _check_learns(answers: Sequence[str], dataset: Dataset) -> None:
+    """Before anything is embedded, which may take hours."""
+    wanting = [answer for answer in answers if _learns(answer)]
+    if wanting and not dataset.labelled_category_ids():
+        raise FinedeficsError(
+            "no picture of the split train has a label to learn from",
+            place=f"{dataset.reference}, answer `{wanting[0]}`",
+            cure="ingest labelled pictures, or ask for zero_shot",
         )
 
 
@@ -277,9 +293,12 @@ def _write(
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
 
 
-def default_answers(workspace: Workspace, encoder: str) -> tuple[str, ...]:
-    """All that this encoder can give."""
+def default_answers(workspace: Workspace, encoder: str, dataset_reference: str) -> tuple[str, ...]:
+    """All that this encoder can give on this dataset; where that is nothing, what it could with labels."""
     from finedefics.embedders import mode_of
 
     mode = mode_of(named_embedder(workspace, encoder, ()).open())
-    return ANSWERS if mode == "texts" else ANSWERS[1:]
+    possible = ANSWERS if mode == "texts" else ANSWERS[1:]
+    if open_dataset(workspace, dataset_reference).labelled_category_ids():
+        return possible
+    return tuple(answer for answer in possible if not _learns(answer)) or possible

@@ -21,7 +21,7 @@ from finedefics_platform.data.embeddings import embed, named_embedder
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.mining import choose, mine
 from finedefics_platform.data.store import open_dataset
-from finedefics_platform.evaluation.encoders import evaluate_encoder
+from finedefics_platform.evaluation.encoders import default_answers, evaluate_encoder
 
 EMBEDDER = str(Path(__file__).parents[2] / "colour_embedder.py")
 COLOURS = {"red": (220, 30, 30), "orange": (220, 110, 30), "blue": (30, 30, 220), "navy": (60, 20, 160)}
@@ -260,6 +260,23 @@ def test_what_has_no_labelled_training_picture_is_never_named(
         evaluate_encoder(workspace, EMBEDDER, "new", zero_shot)
     with pytest.raises(FinedeficsError, match="it embeds no pictures"):
         evaluate_encoder(workspace, "descriptions", "new", SETTINGS)
+
+
+def test_without_a_label_to_learn_from_nothing_is_embedded(
+    workspace: Workspace, tmp_path: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "held"
+    for name, colour in COLOURS.items():
+        put(root, f"test/{name}/1.png", patch(colour, 1))
+    dataset = ingest(workspace, "held", root)
+    monkeypatch.setattr(embedding, "run_in_actors", None)  # nothing is run
+    with pytest.raises(FinedeficsError, match="no picture of the split train has a label to learn from"):
+        evaluate_encoder(workspace, EMBEDDER, dataset.reference, SETTINGS)
+    both = tmp_path / "both.py"
+    words = "    def embed_texts(self, texts):\n        return normalised(np.ones((len(texts), 3)))\n"
+    both.write_text(Path(EMBEDDER).read_text().rstrip() + "\n\n" + words)
+    assert default_answers(workspace, str(both), "held") == ("zero_shot",)
+    assert default_answers(workspace, EMBEDDER, "held") == ("knn", "linear_probe")
 
 
 def test_commands(workspace: Workspace, colours: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
