@@ -55,6 +55,11 @@ class Known:
     texts: Array | None = None
     seed: int = 0
 
+    def judges(self) -> tuple[Array, npt.NDArray[np.intp]]:
+        """Validation pictures to choose by: a category that was not learnt is named by no choice."""
+        learnt = np.isin(self.val_labels, self.train_labels)
+        return self.val[learnt], self.val_labels[learnt]
+
     def checked(self, answer: str) -> "Known":
         """Itself; FinedeficsError where there is no labelled training picture."""
         if not len(self.train):
@@ -104,15 +109,16 @@ def _nearest_text(texts: Array | None, answer: str) -> Answerer:
 def knn(known: Known) -> Answerer:
     """Weighted votes of the nearest pictures; k is the one that names most validation pictures rightly.
 
-    Without a validation picture k is 5, or as many pictures as there are.
+    Without a validation picture of a category that was learnt k is 5, or as many pictures as there are.
     """
     known.checked("knn")
     possible = [k for k in NEIGHBOURS if k <= len(known.train)]
-    if len(known.val):
-        similarity = _similarities(known, known.val)
-        right = {k: _accuracy(_votes(known, similarity, k), known.val_labels) for k in possible}
+    rows, labels = known.judges()
+    if len(rows):
+        similarity = _similarities(known, rows)
+        right = {k: _accuracy(_votes(known, similarity, k), labels) for k in possible}
         k = max(possible, key=lambda k: (right[k], -k))
-        chosen = {"k": k, "chosen_on": "val", "pictures": len(known.val), "accuracy": right[k]}
+        chosen = {"k": k, "chosen_on": "val", "pictures": len(rows), "accuracy": right[k]}
     else:
         k = min(5, len(known.train))
         chosen = {"k": k, "chosen_on": None}
@@ -145,15 +151,13 @@ def linear_probe(known: Known) -> Answerer:
     """Multinomial logistic regression on standardised features, by L-BFGS in float64.
 
     The strength of the L2 penalty is the one that names most validation pictures rightly, the stronger among
-    equals; without a validation picture a fifth of each category's training pictures is held out for the
-    choice, and the probe is then fitted on all of them.
+    equals; without a validation picture of a category that was learnt a fifth of each category's training
+    pictures is held out for the choice, and the probe is then fitted on all of them.
     """
     known.checked("linear_probe")
     labels, classes = _as_classes(known.train_labels)
-    if len(known.val):
-        fit, judge = np.arange(len(labels)), (known.val, known.val_labels)
-        chosen_on = "val"
-    else:
+    fit, judge, chosen_on = np.arange(len(labels)), known.judges(), "val"
+    if not len(judge[0]):
         fit, held = _held_out(known.train_labels, known.seed)
         judge, chosen_on = (known.train[held], known.train_labels[held]), "a fifth of train"
     chosen: dict[str, Any] = {"l2": 1e-2, "chosen_on": None}

@@ -67,6 +67,21 @@ def test_without_validation_pictures_the_choice_is_said() -> None:
     assert (chosen["chosen_on"], chosen["pictures"]) == ("a fifth of train", 2 * CATEGORIES)
 
 
+def test_validation_pictures_of_categories_that_were_not_learnt_choose_nothing() -> None:
+    """All of them are named wrongly by every k and every strength."""
+    train, labels = clusters(1, only=3)
+    val, val_labels = clusters(2)
+    others = val_labels >= 3
+    empty = Known(CATEGORIES, train, labels, val[:0], val_labels[:0])
+    strange = dataclasses.replace(empty, val=val[others], val_labels=val_labels[others])
+    some = dataclasses.replace(empty, val=val, val_labels=val_labels)
+    for answer in ("knn", "linear_probe"):
+        assert ENCODER_ANSWERS[answer](strange).chosen == ENCODER_ANSWERS[answer](empty).chosen
+        chosen = ENCODER_ANSWERS[answer](some).chosen
+        assert (chosen["chosen_on"], chosen["pictures"]) == ("val", 3 * EACH)
+        assert chosen["accuracy"] > 0.9
+
+
 def test_a_single_picture_a_category_is_enough() -> None:
     train, labels = clusters(1)
     few = known(train=train[::EACH], train_labels=labels[::EACH], val=train[:0], val_labels=labels[:0])

@@ -44,7 +44,7 @@ def evaluate_encoder(
     out = reporter(json)
     workspace = open_workspace()
     encoder_place = tuned_folder(workspace, encoder)
-    wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place)
+    wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place, data)
     asked = {"split": split, "answers": wanted, "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
     done = run(workspace, encoder_place, data, settings, options=options, progress=out)

@@ -43,6 +43,7 @@ class NamedEmbedder:
         settings: precision and batch size.
         corpus: what is said of the categories, for an embedder that weighs words by it.
         gpus_per_worker: of the processes that run it; None: 1 where the cluster has one.
+        code: name and digest of the `.py` file that it came from, None for an installed one.
     """
 
     name: str
@@ -52,6 +53,11 @@ class NamedEmbedder:
     settings: "Settings"
     corpus: tuple[str, ...] = ()
     gpus_per_worker: float | None = None
+    code: str | None = None
+
+    def identity(self, embedder: Any) -> str:
+        """All that determines the embeddings; of a file its content too: an id is easily left as it is."""
+        return f"{embedder.embedder_id}-{self.code}" if self.code else str(embedder.embedder_id)
 
     def open(self) -> Any:
         """The embedder, its model brought to this node where it lies elsewhere; no weights are read yet."""
@@ -89,7 +95,8 @@ def named_embedder(
     elif argument and Path(argument).expanduser().is_dir():
         place = Location.of(argument)
     corpus = tuple(category.description or category.name for category in categories)
-    return NamedEmbedder(spec, make, argument, place, settings or Settings(), corpus, gpus_per_worker)
+    code = EMBEDDERS.identity(name) if name.endswith(".py") else None
+    return NamedEmbedder(spec, make, argument, place, settings or Settings(), corpus, gpus_per_worker, code)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Embeddings:
 
     Attributes:
         place: their folder in the workspace.
-        embedder_id: of who made them.
+        embedder_id: of who made them (`NamedEmbedder.identity`).
         dim: width.
         mode: what a picture is compared with (`finedefics.embedders.mode_of`).
         pictures_per_second: of one process, decoding included; 0 where it was not timed.
@@ -129,10 +136,10 @@ def embed(
     from finedefics.embedders import mode_of
 
     embedder = named.open()
-    mode = mode_of(embedder)
+    mode, identity = mode_of(embedder), named.identity(embedder)
     read = ("samples", "descriptions", "categories") if mode == "descriptions" else ("samples",)
     tables = {table: dataset.manifest["tables"].get(table, {}).get("digest") for table in read}
-    place = workspace.embeddings / digest_of([embedder.embedder_id, mode, tables])
+    place = workspace.embeddings / digest_of([identity, mode, tables])
     about = place / ABOUT
     if not about.is_file():
         work = f"embedding {dataset.name}"
@@ -141,7 +148,7 @@ def embed(
                 dim, speed = _make_parts(place, dataset, named, mode, progress)
                 about.write_json(
                     {
-                        "embedder": embedder.embedder_id,
+                        "embedder": identity,
                         "mode": mode,
                         "dim": dim,
                         "pictures_per_second": speed,
@@ -150,9 +157,9 @@ def embed(
                     }
                 )
     else:
-        progress.event("skipped", step="embed", embedder=embedder.embedder_id)
+        progress.event("skipped", step="embed", embedder=identity)
     said = about.read_json()
-    return Embeddings(place, embedder.embedder_id, int(said["dim"]), mode, said["pictures_per_second"])
+    return Embeddings(place, identity, int(said["dim"]), mode, said["pictures_per_second"])
 
 
 def category_rows(
@@ -258,6 +265,7 @@ class _PictureWork:
         return time.perf_counter() - started
 
     def _embed(self, group: RowGroup) -> Array:
+        from finedefics.embedders import normalised  # a user's embedder may not do it
         from finedefics.mining import check_finite
 
         if self.mode == "descriptions":
@@ -265,9 +273,10 @@ class _PictureWork:
         rows = self.dataset.read(group, {"samples": ["sample_id", "image"]})
         found = np.asarray(self.embedder.embed_pictures(rows["image"].to_pylist()), np.float32)
         check_finite(found, rows["sample_id"].to_pylist(), "sample")
-        return found
+        return normalised(found)
 
     def _embed_descriptions(self, group: RowGroup) -> Array:
+        from finedefics.embedders import normalised
         from finedefics.mining import check_finite
 
         columns = {"samples": ["sample_id", "category_id"], "descriptions": ["description"]}
@@ -278,7 +287,7 @@ class _PictureWork:
         if spoken:
             embedded = np.asarray(self.embedder.embed_texts([texts[i] for i in spoken]), np.float32)
             check_finite(embedded, [rows[i]["sample_id"] for i in spoken], "sample")
-            found[spoken] = embedded
+            found[spoken] = normalised(embedded)
         return found
 
 

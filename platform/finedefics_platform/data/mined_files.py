@@ -78,14 +78,19 @@ class FileMiner(Protocol):
 
 @dataclass(frozen=True)
 class ListedMiner:
-    """A registered miner, which compares what is known of pictures in words."""
+    """A registered miner, which compares what is known of pictures in words.
+
+    Attributes:
+        code: name and digest of the `.py` file that it came from, None for an installed one.
+    """
 
     miner: Miner
+    code: str | None = None
 
     @property
     def miner_id(self) -> str:
-        """The miner's own."""
-        return self.miner.miner_id
+        """The miner's own; of a file with its content, as an id is easily left as it is."""
+        return f"{self.miner.miner_id}-{self.code}" if self.code else self.miner.miner_id
 
     def rank(self, dataset: Dataset, groups: Sequence[RowGroup], keep: int) -> Ranked:
         """All of a file at once: a miner compares many pictures faster than few."""

@@ -173,7 +173,8 @@ def _miner(
         name, argument = (choice.miner, None) if choice.miner.endswith(".py") else split_spec(choice.miner)
         if name == "confusions" and argument:
             argument = _evaluation(workspace, argument)
-        return ListedMiner(MINERS[name](categories, argument)), None
+        code = MINERS.identity(name) if name.endswith(".py") else None
+        return ListedMiner(MINERS[name](categories, argument), code), None
     assert choice.embedder is not None
     named = named_embedder(workspace, choice.embedder, categories, settings, gpus_per_worker)
     embeddings = embed(workspace, dataset, named, progress)

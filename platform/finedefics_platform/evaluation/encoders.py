@@ -1,7 +1,7 @@
 """Frozen encoders on the same pictures, categories and options as the multimodal arms: what to beat.
 
 An encoder's evaluation is a folder like any other (`finedefics_platform.evaluation.items`), without a
-category index; its ``model_digest`` is the embedder's id, which no model folder has.
+category index; its ``model_digest`` is the embedder's identity, which no model folder has.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finedefics.errors import wrong_use
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
@@ -99,7 +99,8 @@ def evaluate_encoder(
             cure="take an embedder of pictures: clip:MODEL, vision:MODEL, or a .py file",
         )
     _check_texts(settings.answers, mode, encoder)
-    about = _about(dataset, settings, embedder.embedder_id, file)
+    _check_learns(settings.answers, dataset)
+    about = _about(dataset, settings, named.identity(embedder), file)
     place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
     if committed(place) is None:
         claims = workspace.evaluations / ".lease" / place.name
@@ -124,7 +125,7 @@ def evaluate_encoder(
 
 
 def _check_texts(answers: Sequence[str], mode: str, encoder: str) -> None:
-    wanting = [answer for answer in answers if answer.startswith("zero_shot")]
+    wanting = [answer for answer in answers if not _learns(answer)]
     if wanting and mode != "texts":
         raise wrong_use(
             f"the answer {wanting[0]} compares pictures with texts, and this encoder embeds none",
@@ -133,7 +134,22 @@ def _check_texts(answers: Sequence[str], mode: str, encoder: str) -> None:
         )
 
 
-def _about(dataset: Dataset, settings: Evaluation, embedder_id: str, file: Any) -> dict[str, Any]:
+def _learns(answer: str) -> bool:
+    return not answer.startswith("zero_shot")
+
+
+def _check_learns(answers: Sequence[str], dataset: Dataset) -> None:
+    """Before anything is embedded, which may take hours."""
+    wanting = [answer for answer in answers if _learns(answer)]
+    if wanting and not dataset.labelled_category_ids():
+        raise FinedeficsError(
+            "no picture of the split train has a label to learn from",
+            place=f"{dataset.reference}, answer `{wanting[0]}`",
+            cure="ingest labelled pictures, or ask for zero_shot",
+        )
+
+
+def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> dict[str, Any]:
     """What the figures are measured on and how; with the name left out, what determines them."""
     protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every"})
     return {
@@ -142,7 +158,7 @@ def _about(dataset: Dataset, settings: Evaluation, embedder_id: str, file: Any) 
         "split": settings.split,
         "limit": settings.limit,
         "protocol": protocol if file is None else {**protocol, "options_of": file.digest},
-        "model_digest": embedder_id,
+        "model_digest": identity,
         "encoder": True,
         "labelled_digest": digest_of(sorted(dataset.labelled_category_ids())),
     }
@@ -277,9 +293,12 @@ def _write(
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
 
 
-def default_answers(workspace: Workspace, encoder: str) -> tuple[str, ...]:
-    """All that this encoder can give."""
+def default_answers(workspace: Workspace, encoder: str, dataset_reference: str) -> tuple[str, ...]:
+    """All that this encoder can give on this dataset; where that is nothing, what it could with labels."""
     from finedefics.embedders import mode_of
 
     mode = mode_of(named_embedder(workspace, encoder, ()).open())
-    return ANSWERS if mode == "texts" else ANSWERS[1:]
+    possible = ANSWERS if mode == "texts" else ANSWERS[1:]
+    if open_dataset(workspace, dataset_reference).labelled_category_ids():
+        return possible
+    return tuple(answer for answer in possible if not _learns(answer)) or possible

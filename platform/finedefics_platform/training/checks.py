@@ -27,12 +27,13 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
             validate on, DeepSpeed cannot do what is asked, or what the adapters need is not installed.
     """
     from finedefics.adapters import quantization
+    from finedefics_platform.training.refresh import stage_dataset
     from finedefics_platform.training.sharding import deepspeed_settings
     from finedefics_platform.training.stream import SampleIndex, check_divides
 
     quantization(experiment.adapters.as_settings(), experiment.model.dtype)
-    index = SampleIndex.of(dataset)
     for stage in experiment.stages:
+        index = SampleIndex.of(stage_dataset(dataset, stage) or dataset)
         check_divides(stage, experiment.resources.workers)
         for feed in stage.feeds:
             index.require(feed)

@@ -66,8 +66,11 @@ def stage_dataset(dataset: Dataset, stage: Stage, run: Location | None = None) -
         return dataset.with_tables(made["tables"], made["provenance"], home=place)
     other = open_version(dataset.root.parent / stage.negatives.rpartition("@")[2])
     _check_same_pictures(stage, dataset, other)
-    tables = {name: other.manifest["tables"][name] for name in TABLES}
-    return dataset.with_tables(tables, {name: other.manifest["provenance"][name] for name in TABLES})
+    # Row groups count the descriptions of their own version: those of other descriptions would send the stage
+    # to rows that have none here. Then the dataset's own stand, and with them what its rows are like.
+    names = TABLES if _digest(dataset, "descriptions") == _digest(other, "descriptions") else TABLES[:2]
+    taken = {name: other.manifest["tables"][name] for name in names}
+    return dataset.with_tables(taken, {name: other.manifest["provenance"][name] for name in names})
 
 
 def mine_with_model(
@@ -194,11 +197,14 @@ def _write_tables(
     (place / DONE).write_json({"tables": entries, "provenance": dict.fromkeys(TABLES, about)})
 
 
+def _digest(dataset: Dataset, table: str) -> str | None:
+    return dataset.manifest["tables"].get(table, {}).get("digest")
+
+
 def _check_same_pictures(stage: Stage, dataset: Dataset, other: Dataset) -> None:
     where = f"stages.{stage.name}.negatives"
     if other.root.parent != dataset.root.parent or any(
-        other.manifest["tables"][table]["digest"] != dataset.manifest["tables"][table]["digest"]
-        for table in ("samples", "categories")
+        _digest(other, table) != _digest(dataset, table) for table in ("samples", "categories")
     ):
         raise wrong_use(
             f"{other.reference} has other pictures or categories than {dataset.reference}",

@@ -21,7 +21,7 @@ from finedefics_platform.data.embeddings import embed, named_embedder
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.mining import choose, mine
 from finedefics_platform.data.store import open_dataset
-from finedefics_platform.evaluation.encoders import evaluate_encoder
+from finedefics_platform.evaluation.encoders import default_answers, evaluate_encoder
 
 EMBEDDER = str(Path(__file__).parents[2] / "colour_embedder.py")
 COLOURS = {"red": (220, 30, 30), "orange": (220, 110, 30), "blue": (30, 30, 220), "navy": (60, 20, 160)}
@@ -87,6 +87,50 @@ def test_embeddings_are_made_once_and_parts_that_are_there_stay(
     with monkeypatch.context() as patched:
         patched.setattr(embedding, "run_in_actors", None)  # nothing is run
         assert embed(workspace, dataset, named).place == made.place
+
+
+def test_an_edited_file_is_another_embedder_whatever_its_id(
+    workspace: Workspace, colours: str, tmp_path: Path
+) -> None:
+    """Far from length 1 and turned around by the edit; what is compared is normalised all the same."""
+    file, dataset = tmp_path / "long.py", open_dataset(workspace, colours)
+    code = Path(EMBEDDER).read_text().replace("return normalised(", "return SCALE * normalised(")
+    made, said = [], []
+    for scale in (1e4, -1e4):
+        file.write_text(code.replace("SCALE", str(scale)))
+        made.append(embed(workspace, dataset, named_embedder(workspace, str(file), dataset.categories())))
+        said.append(evaluate_encoder(workspace, str(file), colours, SETTINGS))
+    assert made[0].embedder_id != made[1].embedder_id
+    assert np.array_equal(made[0].part(0), -made[1].part(0))
+    assert np.allclose(np.linalg.norm(made[0].part(0), axis=1), 1)
+    assert said[0].place != said[1].place
+    assert all(row["correct"] for row in said[1].items().to_pylist() if row["answer"] == "knn")
+
+
+MINER = """
+from finedefics.mining import MINERS
+
+
+@MINERS.register("listed")
+class Listed:
+    miner_id = "listed-1"
+
+    def __init__(self, categories, argument):
+        self.ids = sorted(category.category_id for category in categories)
+
+    def __call__(self, pictures, keep=16):
+        return [[(self.ids[PLACE], 1.0)] for picture in pictures]
+"""
+
+
+def test_an_edited_file_is_another_miner_whatever_its_id(
+    workspace: Workspace, colours: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "listed.py"
+    for place, name in ((0, "blue"), (1, "navy")):
+        file.write_text(MINER.replace("PLACE", str(place)))
+        mined = mine(workspace, colours, miner=str(file))
+        assert {sample.negatives for sample in mined.samples("train")} == {(name,)}
 
 
 class Broken:
@@ -172,7 +216,8 @@ def test_an_encoder_answers_as_an_ordinary_evaluation(workspace: Workspace, colo
     assert len(rows) == 4 * 12
     assert all(row["correct"] for row in rows if row["answer"] == "knn")
     said = done.summary
-    assert (said["dataset"], said["model_digest"], said["pictures"]) == (mined.reference, "colour-1", 12)
+    assert (said["dataset"], said["pictures"]) == (mined.reference, 12)
+    assert said["model_digest"].startswith("colour-1-colour_embedder.py-")
     assert said["able"] == {"knn": 4, "linear_probe": 4}
     assert said["chosen"]["knn"]["chosen_on"] == "val"
     assert said["pictures_per_second"]["knn"] > 0
@@ -215,6 +260,23 @@ def test_what_has_no_labelled_training_picture_is_never_named(
         evaluate_encoder(workspace, EMBEDDER, "new", zero_shot)
     with pytest.raises(FinedeficsError, match="it embeds no pictures"):
         evaluate_encoder(workspace, "descriptions", "new", SETTINGS)
+
+
+def test_without_a_label_to_learn_from_nothing_is_embedded(
+    workspace: Workspace, tmp_path: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "held"
+    for name, colour in COLOURS.items():
+        put(root, f"test/{name}/1.png", patch(colour, 1))
+    dataset = ingest(workspace, "held", root)
+    monkeypatch.setattr(embedding, "run_in_actors", None)  # nothing is run
+    with pytest.raises(FinedeficsError, match="no picture of the split train has a label to learn from"):
+        evaluate_encoder(workspace, EMBEDDER, dataset.reference, SETTINGS)
+    both = tmp_path / "both.py"
+    words = "    def embed_texts(self, texts):\n        return normalised(np.ones((len(texts), 3)))\n"
+    both.write_text(Path(EMBEDDER).read_text().rstrip() + "\n\n" + words)
+    assert default_answers(workspace, str(both), "held") == ("zero_shot",)
+    assert default_answers(workspace, EMBEDDER, "held") == ("knn", "linear_probe")
 
 
 def test_commands(workspace: Workspace, colours: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -23,7 +23,7 @@ from finedefics_platform.data.versions import new_version
 from finedefics_platform.training.identity import run_key
 from finedefics_platform.training.refresh import mine_with_model, pinned, stage_dataset
 from finedefics_platform.training.run import check, train
-from finedefics_platform.training.stream import TrainingStream, in_threads
+from finedefics_platform.training.stream import SampleIndex, TrainingStream, in_threads
 
 STAGE = {
     "name": "bridge",
@@ -97,6 +97,72 @@ def test_a_stage_takes_the_negatives_of_another_version(
     first, second = streamed(dataset, stages[0]), streamed(other, named)
     assert first.keys() == second.keys()
     assert all(second[one] == first[one][::-1] for one in first)
+
+
+def described_as(workspace: Workspace, dataset: Dataset, told: list[int], step: str) -> Dataset:
+    """The version with these row groups' pictures described, and no others."""
+    draft = new_version(workspace, dataset.name)
+    made_anew = ("descriptions", "row_groups")
+    draft.keep(dataset, [table for table in dataset.manifest["tables"] if table not in made_anew])
+    parts = []
+    for groups in dataset.groups_of_file():
+        tables = []
+        for group in groups:
+            ids = dataset.read(group, {"samples": ["sample_id"]})["sample_id"].to_pylist()
+            text = "a drawn thing" if group.number in told else None
+            about = {"description": text, "attributes": [], "describer_id": "by hand"}
+            rows = [{"sample_id": one, **about} for one in ids]
+            tables.append(pa.Table.from_pylist(rows, TABLES["descriptions"]))
+        parts.append(write_part(draft.home, "descriptions", tables))
+    draft.parts("descriptions", parts, {"attributes": []})
+    groups_table = dataset.table("row_groups")
+    counts = [group.rows if group.number in told else 0 for group in dataset.row_groups()]
+    field = groups_table.schema.field("described")
+    at = groups_table.schema.get_field_index("described")
+    draft.write("row_groups", groups_table.set_column(at, field, pa.array(counts, field.type)), {})
+    draft.write("neighbours", pa.Table.from_pylist([], TABLES["neighbours"]), {})
+    return draft.publish(step)
+
+
+@pytest.mark.parametrize("which", ["none", "first", "all"])
+def test_a_version_described_otherwise_gives_its_negatives_and_no_counts(
+    home: Workspace, drawn_dataset: Dataset, tiny_model: Path, which: str
+) -> None:
+    """Fewer, other and more descriptions than the dataset's own: what is trained on is the dataset's."""
+    mine = open_dataset(home, drawn_dataset.reference)
+    numbers = [group.number for group in mine.row_groups()]
+    told = {"none": [], "first": numbers[:1], "all": numbers}[which]
+    if which == "all":
+        mine = described_as(home, mine, numbers[:1], "described-less")
+    other = described_as(home, mine, told, f"described-{which}")
+    stages = experiment_of(tiny_model, mine, "mined", other.reference).stages
+    seen = stage_dataset(mine, stages[1])
+    assert seen is not None
+    usual, found = SampleIndex.of(mine), SampleIndex.of(seen)
+    assert {feed: len(rows) for feed, rows in found.feeds.items()} == {
+        feed: len(rows) for feed, rows in usual.feeds.items()
+    }
+    assert found.labelled_described == usual.labelled_described
+    assert streamed(seen, stages[1]) == streamed(mine, stages[0])
+    check(experiment_of(tiny_model, mine, "mined", other.reference), mine)
+
+
+def test_equal_descriptions_take_what_rows_are_like_as_well(
+    home: Workspace, drawn_dataset: Dataset, tiny_model: Path
+) -> None:
+    mine = open_dataset(home, drawn_dataset.reference)
+    groups = mine.table("row_groups")
+    likes = pa.array([[0] * rows for rows in groups["rows"].to_pylist()], groups.schema.field("likes").type)
+    draft = new_version(home, mine.name)
+    draft.keep(mine, [table for table in mine.manifest["tables"] if table != "row_groups"])
+    at = groups.schema.get_field_index("likes")
+    draft.write("row_groups", groups.set_column(at, groups.schema.field("likes"), likes), {})
+    draft.write("neighbours", pa.Table.from_pylist([], TABLES["neighbours"]), {})
+    other = draft.publish("likes")
+    stage = experiment_of(tiny_model, mine, other.reference).stages[0]
+    seen = stage_dataset(mine, stage)
+    assert seen is not None
+    assert seen.table("row_groups")["likes"].combine_chunks().equals(likes)
 
 
 def test_negatives_are_part_of_what_a_run_is(

@@ -1,0 +1,47 @@
+"""A pool of processes: as many as there is room for, and no item waits for one that finds none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base import actors
+from finedefics_platform.base.progress import SILENT
+
+TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "room"),
+    [
+        ([TWO_GPUS], None, 2),
+        ([TWO_GPUS], 0.6, 2),  # not three: none spans two GPUs
+        ([TWO_GPUS], 0.5, 4),
+        ([TWO_GPUS], 0.1, 16),  # its processors are what is short
+        ([TWO_GPUS, {"CPU": 8.0, "GPU": 1.0}], 2, 1),  # not one and a half: none spans two nodes
+        ([{"CPU": 6.0}, {"CPU": 6.0}], None, 2),  # not three
+        ([{"CPU": 2.0}, {"CPU": 3.0}], 0, 1),
+    ],
+)
+def test_no_process_spans_nodes_or_gpus(nodes: list[dict[str, float]], gpus: float | None, room: int) -> None:
+    assert actors._pool(nodes, gpus)[1] == room
+
+
+def test_more_gpus_than_any_node_has_are_refused() -> None:
+    with pytest.raises(FinedeficsError, match="no node of the cluster has more than 1"):
+        actors._pool([{"CPU": 8.0, "GPU": 1.0}] * 2, 2)
+
+
+def doubled() -> Callable[[int], int]:
+    return lambda item: 2 * item
+
+
+@pytest.mark.slow
+def test_a_process_that_finds_no_room_keeps_no_item_waiting(
+    ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of five processors each are counted on, and the cluster has eight."""
+    monkeypatch.setattr(actors, "_pool", lambda *_: ({"num_cpus": 5, "num_gpus": 0}, 2))
+    found = actors.run_in_actors([1, 2, 3], doubled, label="doubling", progress=SILENT)
+    assert found == [2, 4, 6]
