@@ -158,7 +158,20 @@ def test_known_attribute_names_are_not_asked_for() -> None:
     describer.learn("car", ["grille"])
     assert describer.values(Subject("s", category_id="b", content_hash="h")).names == ("grille",)
     unlabelled = describer.values(Subject("s", content_hash="h"))
-    assert unlabelled.names == ("tail", "grille"), "of a picture that may be anything, everything is asked"
+    assert unlabelled.names == ("grille", "tail"), "of a picture that may be anything, everything is asked"
+
+
+def test_the_order_of_attribute_names_makes_no_other_question() -> None:
+    """A model names them in its order; categories that it filled in have them in another one."""
+    filled = [Category("a", "a", "bird", attributes={"belly": "x", "crown": "y"})]
+    asked = AskingDescriber("told", Told(lambda q: ""), Given(categories=[Category("a", "a", "bird")]))
+    asked.learn("bird", ["crown", "belly"])
+    own = AskingDescriber("told", Told(lambda q: ""), Given(categories=filled))
+    own.naming()
+    subject = Subject("s", category_id="a", content_hash="h")
+    assert asked.values(subject).key == own.values(subject).key
+    assert asked.of_category(filled[0]).key == own.of_category(filled[0]).key
+    assert asked.describer_id == own.describer_id
 
 
 def test_what_is_in_the_pictures_may_be_said() -> None:
