@@ -110,6 +110,30 @@ def test_names_are_taken_out_whatever_their_case_and_plural() -> None:
     assert HiddenNames([]).without("black tern") == "black tern"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Daisy", "two daisies"),
+        ("canary", "Canaries"),
+        ("magpie", "magpies"),
+        ("blackberry", "blackberries"),
+        ("wolf", "wolves"),
+        ("dove", "doves"),
+        ("knife", "knives"),
+        ("Gray Owl", "a grey owl"),
+        ("Grey Owl", "gray owls"),
+        ("鷦鷯", "茶色の鷦鷯の羽"),
+        ("นกยูง", "ขนนกยูงสีเขียว"),
+        ("참새", "참새는 갈색"),
+    ],
+)
+def test_names_are_found_in_their_plurals_spellings_and_scripts(name: str, said: str) -> None:
+    names = HiddenNames([name])
+    assert names.within(said)
+    assert not names.within(names.without(said))
+    assert names.without("greyish wings") == "greyish wings"
+
+
 class Told:
     """A model that answers from a function; no test of a model itself."""
 
