@@ -109,7 +109,7 @@ class AskingDescriber:
         for kind, members in self.kinds.items():
             own = self.options.attributes or _own_names(members)
             if own:
-                self.names[kind] = tuple(own)
+                self._know(kind, own)
             elif kind not in self.names:
                 asked[kind] = ask_names(kind, [c.name for c in members] or [kind], self.options.count)
         return asked
@@ -117,7 +117,7 @@ class AskingDescriber:
     def learn(self, kind: str, names: Sequence[str]) -> None:
         """Take the model's answer to `naming`; names that hold a category's name are left out."""
         kept = [name for name in names if not self.hidden.within(name)]
-        self.names[kind] = tuple(kept[: self.options.count])
+        self._know(kind, kept[: self.options.count])
 
     def values(self, subject: Subject) -> Question:
         """Step 2: what a picture shows of each attribute, all in one request."""
@@ -171,7 +171,11 @@ class AskingDescriber:
     def _names(self, kind: str | None) -> tuple[str, ...]:
         if kind is not None:
             return self.names[kind]
-        return tuple(dict.fromkeys(name for names in self.names.values() for name in names))
+        return tuple(sorted({name for names in self.names.values() for name in names}))
+
+    def _know(self, kind: str, names: Sequence[str]) -> None:
+        # sorted: the same names are the same question, whether the model named them or categories have them
+        self.names[kind] = tuple(sorted(set(names)))
 
 
 def _own_names(members: Sequence[Category]) -> list[str]:

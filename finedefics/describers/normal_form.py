@@ -33,7 +33,7 @@ _NUMBERS = {"none": "no", "zero": "no", "0": "no", "single": "one", "double": "t
     str(number): word
     for number, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), 1)
 }
-_SPELLINGS = {"gray": "grey", "centre": "center"}
+SPELLINGS = {"gray": "grey", "centre": "center"}
 _ENDINGS = ("ish", "ing", "ed", "es", "s", "y", "e")
 
 
@@ -55,7 +55,7 @@ def normal_form(value: str, attribute: str = "") -> tuple[str, ...]:
         return ()
     own = {stem(word) for word in words(attribute)}
     kept = [word for word in words(value) if word not in _ARTICLES and word not in _HEDGES]
-    stems = [stem(_SPELLINGS.get(word, _NUMBERS.get(word, word))) for word in kept]
+    stems = [stem(SPELLINGS.get(word, _NUMBERS.get(word, word))) for word in kept]
     # where only the attribute's name was said ("crest" of the crest), it is the value
     return tuple(sorted(set([s for s in stems if s not in own] or stems)))
 

@@ -67,6 +67,7 @@ class OpenAIModel:
         self._quiet_until = 0.0  # every request waits where one was told to
         self._left_out: set[str] = set()  # parameters that the endpoint refuses
         self._limit = "max_tokens"
+        self._answered = False  # whether the endpoint has answered anything
 
     @staticmethod
     def of(given: Given) -> "OpenAIModel":
@@ -119,6 +120,7 @@ class OpenAIModel:
                 place="describer 'openai'",
                 cure="set OPENAI_BASE_URL (and OPENAI_API_KEY where the endpoint wants a key)",
             )
+        _check_address(os.environ.get("OPENAI_BASE_URL", ""))
         # retries are ours: all requests pause together where one is told to
         return openai.AsyncOpenAI(api_key=key, max_retries=0, timeout=self.deadline)
 
@@ -154,6 +156,9 @@ class OpenAIModel:
         try:
             said: Any = await client.chat.completions.create(model=self.name, messages=messages, **settings)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            # a filter of contents says 403 of one picture; a key without rights has never got an answer
+            if error.status_code == 403 and self._answered:
+                raise self._judged(error) from None
             raise self._hopeless(error) from None
         except openai.APIStatusError as error:
             if self._adapted(error, settings):
@@ -163,7 +168,9 @@ class OpenAIModel:
             raise TimeoutError from None
         except (openai.APIError, ValueError) as error:  # no connection, or what came is no JSON
             raise _Later(f"the endpoint does not answer as it should ({self._told(error)})") from None
-        return _completion(said)
+        answer = _completion(said)
+        self._answered = True
+        return answer
 
     def _hopeless(self, error: "openai.APIStatusError") -> FinedeficsError:
         """Asking on would get the same answer a million times."""
@@ -218,6 +225,21 @@ class OpenAIModel:
         if key := os.environ.get("OPENAI_API_KEY"):
             text = text.replace(key, "[hidden]")  # first: a text that is cut may end within the key
         return re.sub(r"^Error code: \d+( - )?", "", " ".join(text.split()))[:160]
+
+
+def _check_address(url: str) -> None:
+    """Refuse what no request can be sent to, without showing it: an address may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = not url or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:  # a port that is no number, brackets that do not close
+        good = False
+    if not good or any(not letter.isprintable() or letter == " " for letter in url):
+        raise wrong_use(
+            "OPENAI_BASE_URL is no address",
+            place="describer 'openai'",
+            cure="write it like http://localhost:8000/v1",
+        )
 
 
 class _Later(Exception):

@@ -110,6 +110,30 @@ def test_names_are_taken_out_whatever_their_case_and_plural() -> None:
     assert HiddenNames([]).without("black tern") == "black tern"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Daisy", "two daisies"),
+        ("canary", "Canaries"),
+        ("magpie", "magpies"),
+        ("blackberry", "blackberries"),
+        ("wolf", "wolves"),
+        ("dove", "doves"),
+        ("knife", "knives"),
+        ("Gray Owl", "a grey owl"),
+        ("Grey Owl", "gray owls"),
+        ("鷦鷯", "茶色の鷦鷯の羽"),
+        ("นกยูง", "ขนนกยูงสีเขียว"),
+        ("참새", "참새는 갈색"),
+    ],
+)
+def test_names_are_found_in_their_plurals_spellings_and_scripts(name: str, said: str) -> None:
+    names = HiddenNames([name])
+    assert names.within(said)
+    assert not names.within(names.without(said))
+    assert names.without("greyish wings") == "greyish wings"
+
+
 class Told:
     """A model that answers from a function; no test of a model itself."""
 
@@ -158,7 +182,20 @@ def test_known_attribute_names_are_not_asked_for() -> None:
     describer.learn("car", ["grille"])
     assert describer.values(Subject("s", category_id="b", content_hash="h")).names == ("grille",)
     unlabelled = describer.values(Subject("s", content_hash="h"))
-    assert unlabelled.names == ("tail", "grille"), "of a picture that may be anything, everything is asked"
+    assert unlabelled.names == ("grille", "tail"), "of a picture that may be anything, everything is asked"
+
+
+def test_the_order_of_attribute_names_makes_no_other_question() -> None:
+    """A model names them in its order; categories that it filled in have them in another one."""
+    filled = [Category("a", "a", "bird", attributes={"belly": "x", "crown": "y"})]
+    asked = AskingDescriber("told", Told(lambda q: ""), Given(categories=[Category("a", "a", "bird")]))
+    asked.learn("bird", ["crown", "belly"])
+    own = AskingDescriber("told", Told(lambda q: ""), Given(categories=filled))
+    own.naming()
+    subject = Subject("s", category_id="a", content_hash="h")
+    assert asked.values(subject).key == own.values(subject).key
+    assert asked.of_category(filled[0]).key == own.of_category(filled[0]).key
+    assert asked.describer_id == own.describer_id
 
 
 def test_what_is_in_the_pictures_may_be_said() -> None:

@@ -189,6 +189,25 @@ def test_a_question_that_is_refused_fails_alone(monkeypatch: pytest.MonkeyPatch,
     assert key not in found[1].reason  # type: ignore[union-attr]
 
 
+def test_what_is_forbidden_of_one_question_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    filtered = Reply("content policy", 403)
+    with endpoint(lambda asked: filtered if "species 1" in asked.text else knows(asked)) as server:
+        found = ask(server, monkeypatch, 3, concurrency=1)
+    assert [type(one) for one in found] == [Answer, Failure, Answer]
+    assert found[1] == Failure("the endpoint refuses it: 403 content policy")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000/v1", "http://", "http://host:port/v1", "http://[::1/v1", "http://a b/v1", "ftp://x"],
+)
+def test_an_address_that_is_none_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(FinedeficsError, match="OPENAI_BASE_URL is no address") as caught:
+        OpenAIModel("parrot").answer_all([ask_category("bird", ["crown"], "wren")], lambda q, o: None)
+    assert caught.value.exit_code == 2
+
+
 def picky(asked: Asked) -> Reply | str:
     """Refuses what newer models refuse."""
     for name in ("max_tokens", "temperature"):

@@ -210,17 +210,21 @@ def _show_categories(out: Reporter, told: dict[str, Any]) -> dict[str, Any]:
 def _show_usage(out: Reporter, usage: dict[str, int] | None, prices: "Prices | None") -> dict[str, Any]:
     if usage is None:
         return {}
-    cost = prices.of(usage["prompt_tokens"], usage["answer_tokens"]) if prices else None
+    uncounted = usage.get("uncounted", 0)
+    cost = prices.of(usage["prompt_tokens"], usage["answer_tokens"]) if prices and not uncounted else None
     out.say(
         f"asked for this version: {usage['requests']} answers, {usage['kept_before']} were kept before; "
         f"tokens: {usage['prompt_tokens']} in prompts, {usage['answer_tokens']} in answers" + _money(cost)
     )
+    if uncounted:
+        out.say(f"[yellow]the endpoint did not count the tokens of {uncounted} answers[/]: no cost is known")
     return {"usage": usage, "cost": cost}
 
 
 def _show_estimate(out: Reporter, found: "Estimate") -> None:
+    most = "at most " if found.sentences else ""
     out.say(
-        f"{found.requests} requests ({found.answered} pictures are answered already), about "
+        f"{most}{found.requests} requests ({found.answered} pictures are answered already), about "
         f"{found.text_tokens + found.image_tokens} prompt tokens ({found.image_tokens} of them pictures: one "
         f"for 28 x 28 pixels) and {found.answer_tokens} answer tokens" + _money(found.cost)
     )

@@ -143,6 +143,8 @@ def _show_descriptions(out: Reporter, found: "Inspection", undescribed: "Finedef
     if usage := told.get("usage"):
         tokens = f"{usage['prompt_tokens']} tokens in prompts, {usage['answer_tokens']} in answers"
         out.say(f"    {usage['requests']} answers, {usage['kept_before']} kept before; {tokens}")
+        if uncounted := usage.get("uncounted"):
+            out.say(f"    [yellow]the endpoint did not count the tokens of {uncounted} answers[/]")
     for one in found.attributes[:_SHOWN]:
         values = ", ".join(f"{value} {number}" for value, number in one.values[:_SHOWN])
         out.say(f"    {escape(one.name)}: {100 * one.coverage:.0f} % of the described; {escape(values)}")

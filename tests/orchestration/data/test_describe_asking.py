@@ -67,6 +67,7 @@ def test_three_steps_and_nothing_is_asked_twice(
             "prompt_tokens": 100 * (1 + PICTURES),
             "answer_tokens": 10 * (1 + PICTURES),
             "kept_before": 0,
+            "uncounted": 0,
         }
         assert [group.described for group in made.row_groups()] == [group.rows for group in made.row_groups()]
         values = {row["value"]: row["pictures"] for row in made.table("vocabulary").to_pylist()}
@@ -121,6 +122,41 @@ def test_what_it_takes_is_told_before(
         assert (after.requests, after.answered, after.cost) == (PICTURES - 5, 5, None)
         describe(workspace, "plain", describer=PARROT, settings=settings)
         assert len(server.asked) == 1 + PICTURES
+
+
+def test_sentences_are_told_before_as_well(
+    workspace: Workspace, plain: Dataset, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    with endpoint() as server:
+        settings = asking(server, monkeypatch, options={"wording": "model", "attributes": ("crown",)})
+        found = estimate_of(workspace, "plain", PARROT, settings=settings)
+        assert (found.requests, found.sentences) == (2 * PICTURES, PICTURES)
+        line = ["data", "describe", "plain", "--describer", PARROT, "--attributes", "crown"]
+        assert main([*line, "--wording", "model", "--estimate"]) == 0
+    assert f"at most {2 * PICTURES} requests" in capfd.readouterr().out
+
+
+def test_tokens_that_nobody_counted_have_no_price(
+    plain: Dataset, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    message = {"choices": [{"message": {"content": '{"crown": "red"}'}}], "usage": None}
+    with endpoint(lambda asked: Reply(body=json.dumps(message).encode())) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        line = [
+            "data",
+            "describe",
+            "plain",
+            "--describer",
+            PARROT,
+            "--attributes",
+            "crown",
+            "--price-in",
+            "1",
+        ]
+        assert main(line) == 0
+    shown = capfd.readouterr().out
+    assert f"did not count the tokens of {PICTURES} answers" in " ".join(shown.split())
+    assert "; cost" not in shown
 
 
 def told_by(workspace: Workspace, settings: Settings) -> dict[str, Any]:
@@ -188,12 +224,13 @@ def test_what_failed_is_asked_again_in_the_next_run(
         (lambda asked: Reply("no", 401), "the key is refused (401)", 1),
         (
             lambda asked: "What?" if asked.picture is None else knows(asked),
-            "names no attributes of 'object'",
+            "finedefics data describe NAME --attributes",
             3,
         ),
+        (lambda asked: Reply("no", 500), "the endpoint answers 500 no, 2 times; check OPENAI_BASE_URL", 2),
         (
             lambda asked: Reply("no", 500) if asked.picture else knows(asked),
-            "got no answer that can be used",
+            "or allow more (finedefics data describe NAME --allow-failed)",
             9,
         ),
         (lambda asked: HANG if asked.picture else knows(asked), "no answer in 0.5 s, 2 times", 9),

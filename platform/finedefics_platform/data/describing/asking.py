@@ -30,12 +30,14 @@ class Usage:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     kept_before: int = 0
+    uncounted: int = 0  # answers whose tokens the endpoint did not count
 
     def add(self, answer: Answer) -> None:
         """Count an answer that arrived."""
         self.requests += 1
         self.prompt_tokens += answer.prompt_tokens
         self.answer_tokens += answer.answer_tokens
+        self.uncounted += not (answer.prompt_tokens or answer.answer_tokens)
 
     def as_dict(self) -> dict[str, int]:
         """For JSON and provenance."""
@@ -152,7 +154,7 @@ class Asker:
                 f"{many} got no answer that can be used (the last: {reason})",
                 place=self.model.model_id,
                 cure="mend it and run the same command again: what is answered is kept; "
-                "or allow more (--allow-failed)",
+                "or allow more (finedefics data describe NAME --allow-failed)",
             )
 
 
@@ -179,10 +181,16 @@ def learn_names(describer: AskingDescriber, asker: Asker) -> None:
             describer.learn(kind, names)  # type: ignore[arg-type]
         if not describer.names.get(kind):
             reason = names.reason if isinstance(names, Failure) else "each holds a category's name"
+            if isinstance(names, Failure) and not reason.startswith(_UNREADABLE):  # nobody answered
+                raise FinedeficsError(
+                    reason,
+                    place=asker.model.model_id,
+                    cure="check OPENAI_BASE_URL and that it runs, and run the same command again",
+                )
             raise FinedeficsError(
                 f"the model names no attributes of {kind!r} ({reason})",
                 place=asker.model.model_id,
-                cure='name them yourself: --attributes "crown colour, belly colour"',
+                cure='name them yourself: finedefics data describe NAME --attributes "crown colour, belly"',
             )
 
 

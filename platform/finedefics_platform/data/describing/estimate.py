@@ -13,6 +13,7 @@ from finedefics_platform.data.store import Dataset
 _LETTERS_A_TOKEN = 4  # English text, in the common tokenizers
 _TOKENS_A_VALUE = 10  # "crown colour": "dark grey",
 _TOKENS_A_NAME = 5
+_A_VALUE = "a value of it"  # stands in for values that are not known yet
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Estimate:
         answered: pictures whose answers are kept already and cost nothing.
         text_tokens, image_tokens: of the prompts.
         cost: at the prices given, None without prices.
+        sentences: of the requests, those that put attributes into words, at most: equal ones share one.
     """
 
     requests: int
@@ -43,6 +45,7 @@ class Estimate:
     image_tokens: int
     answer_tokens: int
     cost: float | None
+    sentences: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -74,6 +77,7 @@ def estimate(
     answers += len(naming) * describer.options.count * _TOKENS_A_NAME
     total = dataset.manifest["tables"]["samples"]["rows"]
     left = total if limit is None else min(limit, total)
+    sentences = left if describer.options.wording == "model" else 0
     with progress.progress("counting", left) as advance:
         for group in dataset.row_groups():
             columns = ["sample_id", "category_id", "content_hash", "width", "height"]
@@ -82,6 +86,10 @@ def estimate(
                     row["sample_id"], category_id=row["category_id"], content_hash=row["content_hash"]
                 )
                 question = describer.values(subject)
+                if sentences:
+                    worded = describer.text(subject.category_id, dict.fromkeys(question.names, _A_VALUE))
+                    text += _text_tokens(worded)
+                    answers += worded.tokens
                 if asker.kept(question) is not None:
                     answered += 1
                     continue
@@ -94,7 +102,7 @@ def estimate(
             if not left:
                 break
     cost = prices.of(text + images, answers) if prices else None
-    return Estimate(requests, answered, text, images, answers, cost)
+    return Estimate(requests + sentences, answered, text, images, answers, cost, sentences)
 
 
 def _text_tokens(question: Question) -> int:

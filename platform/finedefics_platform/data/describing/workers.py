@@ -80,7 +80,8 @@ class Workers:
             raise FinedeficsError(
                 f"a worker died ({reason[:200]})",
                 place=self.model_id,
-                cure="give it more memory or fewer questions at a time (--batch); what is answered is kept",
+                cure="give it more memory or fewer questions at a time "
+                "(finedefics data describe NAME --batch); what is answered is kept",
             ) from error
         if isinstance(outcomes, FinedeficsError):
             raise outcomes
