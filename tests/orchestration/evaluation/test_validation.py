@@ -11,6 +11,7 @@ from finedefics.backbones import load_backbone
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.evaluation.run import _placed
 from finedefics_platform.evaluation.validation import share_of, validate_alignment
 
 MEMBER = Path(__file__).with_name("validation_group.py")
@@ -58,3 +59,12 @@ def test_the_figure_does_not_depend_on_the_number_of_ranks(
             for rank in range(world):
                 found = json.loads((tmp_path / f"{world}-{limit}-{rank}.json").read_text())
                 assert found == pytest.approx(alone[limit]), (world, limit, rank)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shards", "placed"), [(0, 2, (0, 2)), (0.5, 2, (0, 2)), (1, 2, (1, 1)), (8, 2, (1, 2))]
+)
+def test_an_evaluation_takes_gpus_where_there_are_some(
+    gpus: float, shards: int, placed: tuple[int, int]
+) -> None:
+    assert _placed(gpus, shards) == placed
