@@ -23,10 +23,12 @@ class Settings:
     Attributes:
         dtype: of its weights and activations: float32, bfloat16 or float16.
         batch_size: pictures or texts that go through it together; changes no embedding beyond rounding.
+        device: where its weights lie; default: ``cuda`` where this process sees a GPU, else ``cpu``.
     """
 
     dtype: str = "float32"
     batch_size: int = 32
+    device: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16") or self.batch_size < 1:
@@ -36,12 +38,10 @@ class Settings:
                 cure="use float32, bfloat16 or float16, and batches of one or more",
             )
 
-    @property
-    def device(self) -> str:
-        """``cuda`` where this process has a GPU, else ``cpu``."""
-        import torch
+        if not self.device:
+            import torch
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+            object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Embedder(Protocol):

@@ -23,15 +23,18 @@ class EmbeddingMiner:
         categories: sorted by id.
         targets: [categories, dim] float, normalised; a row of zeros where the category has no embedding, and
             is nobody's candidate.
+        device: where similarities are computed. The CPU unless a GPU is given: all processes that only see
+            one, and reserved none, would use it.
 
     Raises:
         FinedeficsError: a category's embedding holds NaN or infinity.
     """
 
-    def __init__(self, categories: Sequence[Category], targets: npt.NDArray[np.floating]) -> None:
+    def __init__(
+        self, categories: Sequence[Category], targets: npt.NDArray[np.floating], device: str = "cpu"
+    ) -> None:
         ids = [category.category_id for category in categories]
         assert ids == sorted(ids), "categories in the order of their ids: ties stand by it"
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._targets = torch.as_tensor(np.asarray(targets, np.float32), device=device)
         there = (self._targets != 0).any(1)
         check_finite(self._targets[there], [ids[i] for i in there.nonzero()[:, 0].tolist()], "category")

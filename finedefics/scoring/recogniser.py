@@ -24,9 +24,10 @@ class Recogniser(AskedModel):
 
     @staticmethod
     def load(model_folder: str | Path, index_folder: str | Path) -> "Recogniser":
-        """A recogniser from a model folder and the index stored with it."""
+        """A recogniser from a model folder and the index stored with it, on the GPU where there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         index = CategoryIndex.load(Path(index_folder))
-        return Recogniser(load_backbone(model_folder), index.categories, index=index)
+        return Recogniser(load_backbone(model_folder).to(device), index.categories, index=index)
 
     def add(self, categories: Sequence[Category]) -> "Recogniser":
         """This model with more categories, known from their texts alone.

@@ -127,3 +127,10 @@ def test_answers_on_the_test_split_decide_nothing(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
     with pytest.raises(FinedeficsError, match="confuse no two categories"):
         MINERS["confusions"](CATEGORIES, evaluation(tmp_path / "f", "val", [("a", "a")]))
+
+
+def test_a_miner_uses_a_gpu_only_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that asked for no GPU may see them all; here one is seen and cannot be used."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    miner = EmbeddingMiner([Category("a", "a"), Category("b", "b")], np.eye(2, dtype=np.float32))
+    assert miner.rank(np.eye(2, dtype=np.float32), ["a", "b"], keep=1).positions.tolist() == [[1], [0]]

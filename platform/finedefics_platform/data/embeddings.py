@@ -8,7 +8,7 @@ samples in other versions share it. A part is written whole; whoever is cut off 
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from finedefics.errors import wrong_use
 from finedefics.records import Category
-from finedefics_platform.base.actors import run_in_actors
+from finedefics_platform.base.actors import reserved_device, run_in_actors
 from finedefics_platform.base.content import model_folder
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
@@ -59,10 +59,15 @@ class NamedEmbedder:
         """All that determines the embeddings; of a file its content too: an id is easily left as it is."""
         return f"{embedder.embedder_id}-{self.code}" if self.code else str(embedder.embedder_id)
 
-    def open(self) -> Any:
-        """The embedder, its model brought to this node where it lies elsewhere; no weights are read yet."""
+    def open(self, device: str = "cpu") -> Any:
+        """The embedder, its model brought to this node where it lies elsewhere; no weights are read yet.
+
+        Args:
+            device: where its weights will lie: in a process of a pool the GPU that this one reserved, if any.
+        """
+        settings = replace(self.settings, device=device)
         argument = self.argument if self.place is None else str(model_folder(self.place))
-        made = self.make(argument, self.settings)
+        made = self.make(argument, settings)
         return made.fit(self.corpus) if hasattr(made, "fit") else made
 
 
@@ -254,7 +259,8 @@ class _PictureWork:
     """Embeds the pictures of one samples file and writes the part; lives in an actor."""
 
     def __init__(self, named: NamedEmbedder, dataset: Dataset, place: Location, mode: str) -> None:
-        self.embedder, self.dataset, self.place, self.mode = named.open(), dataset, place, mode
+        self.embedder, self.dataset = named.open(reserved_device()), dataset
+        self.place, self.mode = place, mode
         self.files = dataset.groups_of_file()
         self.told = {c.category_id: c.description for c in dataset.categories()}
 
@@ -295,7 +301,7 @@ class _TextWork:
     """Embeds what is said of categories; lives in an actor."""
 
     def __init__(self, named: NamedEmbedder) -> None:
-        self.embedder = named.open()
+        self.embedder = named.open(reserved_device())
 
     def __call__(self, asked: tuple[Sequence[Category], Sequence[Any]]) -> dict[str, Array]:
         from finedefics.embedders import embed_categories

@@ -201,6 +201,33 @@ class Dataset:
                 break
         return found[:limit]
 
+    def labelled(self, split: str, *, images: bool = True) -> Iterator[Sample]:
+        """Labelled pictures of a split in file order, a row group in memory at a time.
+
+        Args:
+            images: whether the encoded pictures are read; empty bytes otherwise.
+        """
+        columns = {
+            **_OF_A_SAMPLE,
+            "samples": _OF_A_SAMPLE["samples"] if images else ("sample_id", "category_id"),
+        }
+        for group in self.row_groups(split):
+            if group.labelled:
+                yield from samples_of(self.read(group, columns))
+
+    def labelled_at(self, split: str, positions: Sequence[int]) -> list[Sample]:
+        """Those of `labelled` at some positions, in their order; reads no row group without one."""
+        found: dict[int, Sample] = {}
+        wanted, start = set(positions), 0
+        for group in self.row_groups(split):
+            if not group.labelled:
+                continue
+            if own := [row for row in range(group.rows) if start + row in wanted]:
+                samples = samples_of(self.read(group, _OF_A_SAMPLE).take(own))
+                found |= {start + row: sample for row, sample in zip(own, samples, strict=True)}
+            start += group.rows
+        return [found[position] for position in positions]
+
     def _read_group(self, file: Location, group: RowGroup, schema: pa.Schema) -> pa.Table:
         try:
             rows = open_parquet(file).read_row_group(group.index, columns=schema.names)
@@ -236,7 +263,7 @@ def samples_of(rows: pa.Table) -> list[Sample]:
     return [
         Sample(
             sample_id=row["sample_id"],
-            image=row["image"],
+            image=row.get("image", b""),
             category_id=row["category_id"],
             description=row["description"],
             attributes=attributes_from_arrow(row["attributes"]),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -83,20 +84,26 @@ def published(
 
 
 def ask(
-    dataset: Dataset, settings: Settings, categories: Sequence[Category], file: Published | None = None
+    dataset: Dataset,
+    settings: Settings,
+    categories: Sequence[Category],
+    file: Published | None = None,
+    *,
+    images: bool = True,
 ) -> Asked:
     """Read the pictures of the split, at most ``limit``, and choose their options.
 
     Args:
         settings: ``options`` is what there can be (`effective`).
         file: asks its own pictures and options only.
+        images: whether the encoded pictures are read.
     """
-    samples = [sample for sample in dataset.samples(settings.split) if sample.category_id is not None]
+    there = dataset.labelled(settings.split, images=images)
     if file is not None:
         options = file.matched.options
-        samples = [sample for sample in samples if sample.sample_id in options][: settings.limit]
+        samples = list(islice((one for one in there if one.sample_id in options), settings.limit))
         return Asked(samples, [options[sample.sample_id] for sample in samples])
-    samples = samples[: settings.limit]
+    samples = list(islice(there, settings.limit))
     ids = [category.category_id for category in categories]
     choices = choose_options(samples, ids, settings.options, seed=settings.seed)
     return Asked(samples, [one.options for one in choices], sum(one.drawn > 0 for one in choices))

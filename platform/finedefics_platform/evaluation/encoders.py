@@ -109,7 +109,7 @@ def evaluate_encoder(
                 embeddings = embed(workspace, dataset, named, progress)
                 wanted = TEXTS if mode == "texts" else ()
                 texts = text_rows(embeddings, dataset, named, wanted, progress)
-                asked = ask(dataset, settings, categories, file)
+                asked = ask(dataset, settings, categories, file, images=False)
                 with commit(place) as draft:
                     work = _Work(dataset, embeddings, settings, texts)
                     with progress.progress("answering", len(asked.samples)) as advance:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finedefics.records import Sample
+from finedefics_platform.base.actors import reserved_device
 from finedefics_platform.base.content import model_folder
 from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Evaluation as Settings
@@ -72,11 +73,12 @@ def _recogniser(question: Question) -> "Recogniser":
     from finedefics.readout import load_readout
     from finedefics.scoring import Recogniser
 
-    if not torch.cuda.is_available():
+    device = reserved_device()
+    if device == "cpu":
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
     folder = model_folder(question.model)
     return Recogniser(
-        load_backbone(folder),
+        load_backbone(folder).to(device),
         open_version(question.dataset).categories(),
         templates=Templates.load(folder),
         object_readout=load_readout(folder),

@@ -48,7 +48,7 @@ def evaluate(
             default: those that have labels in the dataset.
         options: a published file of questions (`finedefics.evaluation.options`): its pictures and options are
             asked, and no others.
-        shards: processes that share the pictures.
+        shards: processes that share the pictures; on GPUs, of which each takes one, at most as many.
 
     Raises:
         FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
@@ -105,7 +105,8 @@ def _answers(
     ensure_ray(progress=progress)
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=2)
+    gpus, shards = _placed(ray.cluster_resources().get("GPU", 0), shards)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)
     if "ensemble" in question.settings.answers:
         question = replace(question, weight=_result(task(ensemble_weight).remote(question)))
     remote = task(answer_share)
@@ -118,6 +119,11 @@ def _answers(
             advance(len(_result(done[0])[0].sample_ids))
     answered = [_result(reference) for reference in answers]
     return answered[0][1], [items for items, _ in answered]
+
+
+def _placed(gpus: float, shards: int) -> tuple[int, int]:
+    """GPUs a task, and how many tasks: of a cluster's GPUs a task takes a whole one."""
+    return (1, min(shards, int(gpus))) if gpus >= 1 else (0, shards)
 
 
 def _result(reference: Any) -> Any:

@@ -70,23 +70,28 @@ def share_of(count: int, rank: int, world: int) -> tuple[list[int], int]:
 
 def validation_samples(dataset: Dataset, limit: int | None, cure: str) -> list[Sample]:
     """Labelled pictures of the split val, at most ``limit``; FinedeficsError with ``cure`` if none is."""
-    samples = [s for s in dataset.samples("val") if s.category_id is not None]
-    if not samples:
+    return dataset.labelled_at("val", _positions(dataset, limit, cure))
+
+
+def _positions(dataset: Dataset, limit: int | None, cure: str) -> Sequence[int]:
+    """Which of the labelled pictures are asked, from counts alone; raises as `validation_samples`."""
+    count = sum(group.rows for group in dataset.row_groups("val") if group.labelled)
+    if not count:
         raise FinedeficsError(
             "no labelled picture in the split val",
             place=dataset.reference,
             cure=f"{cure}, or add a val split",
         )
     # spread over the split: a limit must not leave whole categories out
-    stride = max(1, len(samples) // limit) if limit else 1
-    return samples[::stride][:limit]
+    stride = max(1, count // limit) if limit else 1
+    return range(0, count, stride)[:limit]
 
 
 def _share(dataset: Dataset, limit: int | None, rank: int, world: int) -> tuple[Sequence[Sample], int]:
     key = (dataset.digest, limit, rank, world)
     if key not in _SHARES:
-        samples = validation_samples(dataset, limit, cure="leave out evaluation.every")
-        positions, counted = share_of(len(samples), rank, world)
+        chosen = _positions(dataset, limit, cure="leave out evaluation.every")
+        turns, counted = share_of(len(chosen), rank, world)
         _SHARES.clear()
-        _SHARES[key] = ([samples[position] for position in positions], counted)
+        _SHARES[key] = (dataset.labelled_at("val", [chosen[turn] for turn in turns]), counted)
     return _SHARES[key]

@@ -99,7 +99,8 @@ def mine_with_model(
         templates=experiment.data.templates.as_templates(),
         object_readout=experiment.model.object_readout,
     )
-    miner = EmbeddingMiner(categories, asked.index.embeddings("sum").float().cpu().numpy())
+    texts = asked.index.embeddings("sum").float().cpu().numpy()
+    miner = EmbeddingMiner(categories, texts, str(backbone.device))
     pieces = _pieces(dataset)
     each = -(-len(pieces) // world)
     own = range(rank * each, (rank + 1) * each)

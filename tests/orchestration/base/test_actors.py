@@ -8,6 +8,8 @@ import pytest
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base import actors
 from finedefics_platform.base.progress import SILENT
+from finedefics_platform.base.workspace import open_workspace
+from finedefics_platform.data.embeddings import named_embedder
 
 TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
 
@@ -45,3 +47,14 @@ def test_a_process_that_finds_no_room_keeps_no_item_waiting(
     monkeypatch.setattr(actors, "_pool", lambda *_: ({"num_cpus": 5, "num_gpus": 0}, 2))
     found = actors.run_in_actors([1, 2, 3], doubled, label="doubling", progress=SILENT)
     assert found == [2, 4, 6]
+
+
+def test_an_embedder_uses_a_gpu_only_where_its_process_reserved_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    named = named_embedder(open_workspace(tmp_path), "vision:anything", ())
+    assert named.open().settings.device == "cpu"
+    assert named.open("cuda").settings.device == "cuda"
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: [])
+    assert actors.reserved_device() == "cpu"
