@@ -111,10 +111,24 @@ class TarTree(ArchiveTree):
                         self._refused.append((path, "is no plain file"))
                     else:
                         found[path] = TarMember(info.offset_data, info.size, int(info.mtime * 1e9))
+                self._check_end(archive.offset)
         except (OSError, tarfile.TarError, EOFError) as error:
             raise self._damaged(error) from error
         yield from found.items()
         yield from _linked(links, found, self._refused)
+
+    def _check_end(self, end: int) -> None:
+        """Where reading stopped the archive must end: a damaged header in the middle stops it as well."""
+        with open(self._plain(), "rb") as raw:
+            raw.seek(end)
+            block = raw.read(tarfile.BLOCKSIZE)
+            if any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+                raise self._damaged(f"it breaks off at byte {end}")
+            while more := raw.read(2**20):
+                if any(more):
+                    raise self._damaged(f"its end is at byte {end}, and another one follows")
+        if not block:
+            self._refused.append((self.name, "the archive has no end: what came after may be cut off"))
 
     def _stamp(self, path: str) -> tuple[int, int]:
         member: TarMember = self._members()[path]

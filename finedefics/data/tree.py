@@ -196,7 +196,7 @@ class FolderTree(Tree):
     """A folder of this machine. Links are followed, every folder once, wherever they lead."""
 
     def _scan(self) -> Iterator[tuple[str, None]]:
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
 
         def unreadable(error: OSError) -> None:
             if error.filename == self.place:
@@ -209,11 +209,14 @@ class FolderTree(Tree):
             self._refused.append((shown(path), f"this folder cannot be listed ({error.strerror})"))
 
         for folder, folders, files in os.walk(self.place, followlinks=True, onerror=unreadable):
-            real = os.path.realpath(folder)
+            real, path = os.path.realpath(folder), os.path.relpath(folder, self.place)
             if real in seen:
                 folders.clear()
+                above = os.path.realpath(os.path.dirname(folder))
+                if not f"{above}{os.sep}".startswith(f"{real}{os.sep}"):  # else it goes round in a circle
+                    self._refused.append((shown(path), f"the same folder as {seen[real]}, taken once"))
                 continue
-            seen.add(real)
+            seen[real] = shown(path)
             folders[:] = sorted(name for name in folders if is_visible(name))
             for name in files:
                 yield os.path.relpath(os.path.join(folder, name), self.place).replace(os.sep, "/"), None

@@ -183,3 +183,17 @@ def test_asking_for_a_reader_imports_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_tables_beside_one_folder_of_pictures_are_not_passed_over(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path, f"images/{number}.png", encoded(number))
+    put(tmp_path, "train.csv", b"image,label\nimages/0.png,wren\nimages/1.png,lark\nimages/2.png,wren\n")
+    put(tmp_path, "test.csv", b"image,label\nimages/3.png,lark\n")
+    name, listing = read_source(open_source(tmp_path))
+    assert name == "table"
+    assert {entry.source: entry.split for entry in listing.entries}["images/3.png"] == "test"
+    (tmp_path / "test.csv").rename(tmp_path / "more.csv")  # which of them is meant?
+    with pytest.raises(FinedeficsError, match=r"all pictures are in images/, and tables lie beside it"):
+        read_source(open_source(tmp_path))
+    assert len(read_source(open_source(tmp_path), "folder")[1].categories) == 1, "as asked"

@@ -268,3 +268,10 @@ def test_an_archive_of_one_folder_is_listed_as_the_folder(top: str, kind: str, t
 def test_a_folder_called_like_a_split_may_hold_the_splits(tmp_path: Path) -> None:
     touch(tmp_path / "source", "test/train/wren/a.jpg", "test/val/wren/b.jpg")
     assert [entry.split for entry in read(pack(tmp_path / "source", "zip")).entries] == ["train", "val"]
+
+
+def test_half_a_character_is_refused_by_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "annotations.jsonl").write_text('{"image": "a.jpg", "description": "red \\ud83d"}\n')
+    with pytest.raises(FinedeficsError, match="line 1: it holds half a character"):
+        read(tmp_path)

@@ -267,6 +267,7 @@ def test_linked_folders_are_followed_once_and_broken_links_stay_in_sight(tmp_pat
     (tmp_path / "data/broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     tree = open_tree(tmp_path / "data")
     assert list(tree.files()) == ["again/a.jpg", "broken.jpg"]
+    assert tree.refused == (("wren", "the same folder as again, taken once"),), "a circle is none"
     with pytest.raises(FileNotFoundError):
         tree.read("broken.jpg")
 
@@ -319,3 +320,34 @@ def test_a_store_s_folder_may_have_any_name(tmp_path: Path) -> None:
         tree = StoreTree(f"file://{tmp_path}/{name}")
         assert [tree.read(path) for path in tree.files()] == [b"a wren"]
         assert tree.where("wren").endswith(f"{name}/wren")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("flip", "it breaks off at byte"),  # Python's tarfile stops there without a word
+        ("cut", "it breaks off at byte"),
+        ("append", "another one follows"),
+    ],
+)
+def test_a_tar_that_is_damaged_in_its_middle_is_not_half_a_tree(harm: str, said: str, tmp_path: Path) -> None:
+    archive = tmp_path / "pictures.tar"
+    with tarfile.open(archive, "w") as tar:
+        for number in range(6):
+            info = tarfile.TarInfo(f"wren/{number}.jpg")
+            info.size = 600
+            tar.addfile(info, io.BytesIO(bytes([1]) * 600))
+    content = bytearray(archive.read_bytes())
+    header = 3 * (512 + 1024)
+    if harm == "flip":
+        content[header + 10] ^= 1
+    archive.write_bytes(bytes(content[: header + 100]) if harm == "cut" else bytes(content))
+    if harm == "append":
+        archive.write_bytes(bytes(content) * 2)
+    with pytest.raises(FinedeficsError, match=said):
+        list(open_tree(archive).files())
+    archive.write_bytes(bytes(content[:header]))
+    if harm == "cut":  # at a header: nothing tells it from an archive whose writer leaves out the end
+        tree = open_tree(archive)
+        assert len(list(tree.files())) == 3
+        assert "has no end" in tree.refused[0][1]

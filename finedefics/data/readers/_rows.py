@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics.data.readers._csv import records
-from finedefics.data.tree import Tree
+from finedefics.data.tree import Tree, is_text
 from finedefics.errors import FinedeficsError, reason_of
 
 _ROWS_AT_ONCE = 4096
@@ -106,7 +106,10 @@ class _JsonLines(_Text):
                 row = json.loads(line)
             except ValueError:
                 row = None
-            yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
+            if not is_text(json.dumps(row, ensure_ascii=False)):
+                yield f"line {number}", "it holds half a character"
+            else:
+                yield f"line {number}", row if isinstance(row, dict) else "no JSON object"
 
 
 class _Parquet:

@@ -120,7 +120,7 @@ def _read_2010(source: Source, home: str) -> Listing:
     tree, gathered = source.tree, Gathered()
     categories: dict[str, Category] = {}
     for split in ("train", "test"):
-        for where, (path,) in listed(tree, f"{home}lists/{split}.txt", 1):
+        for where, (path,) in listed(tree, f"{home}lists/{split}.txt", 1, last_takes_rest=True):
             name = _class_name(folder_of(path))
             categories.setdefault(category_id(name), Category(category_id(name), name, _SUPER))
             gathered.add(Entry(f"{home}images/{path}", split, name), where)

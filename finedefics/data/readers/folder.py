@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from finedefics.data.names import SPLIT_WORDS
+from finedefics.data.names import SPLIT_WORDS, TABLES
 from finedefics.data.readers._class_attributes import CLASS_ATTRIBUTES_FILE, read_class_attributes
 from finedefics.data.readers._listing import Entry, Listing, Source, category_id, reader, spoken
 from finedefics.data.readers._shared import (
     categories_of,
+    folder_of,
     is_picture,
     sorted_categories,
     split_by_seed,
 )
-from finedefics.data.tree import Tree, is_inside
-from finedefics.errors import FinedeficsError
+from finedefics.data.tree import Tree, is_inside, is_text
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import SPLITS, Category
 
 ANNOTATIONS_FILE, CATEGORIES_FILE = "annotations.jsonl", "categories.jsonl"
@@ -31,9 +32,20 @@ _PREFIX = re.compile(r"(?:\d+\.|n\d{8}-)(?=.)")
 
 
 def _recognises(source: Source) -> bool:
-    return source.file is None and any(
-        path == ANNOTATIONS_FILE or (is_picture(path) and "/" in path) for path in source.tree.files()
-    )
+    if source.file is not None:
+        return False
+    files = list(source.tree.files())
+    if ANNOTATIONS_FILE in files:
+        return True
+    folders = {folder_of(path) for path in files if is_picture(path) and "/" in path}
+    tables = [path for path in files if path.lower().endswith(TABLES) and path not in BESIDE]
+    if len(folders) == 1 and tables:  # one category of that name is not what anybody means
+        raise wrong_use(
+            f"all pictures are in {min(folders)}/, and tables lie beside it ({', '.join(tables[:3])})",
+            place=source.place,
+            cure=f"say --reader table --columns file={tables[0]}, or --reader folder for a single category",
+        )
+    return bool(folders)
 
 
 @reader(
@@ -246,6 +258,8 @@ def _check_line(text: str, keys: set[str], place: str) -> dict[str, Any]:
         raise _bad_line(place, "not valid JSON", "write one JSON object a line") from error
     if not isinstance(line, dict):
         raise _bad_line(place, "not a JSON object", "write one JSON object a line")
+    if not is_text(json.dumps(line, ensure_ascii=False)):
+        raise _bad_line(place, "it holds half a character (\\ud800 to \\udfff)", "save it again as UTF-8")
     if unknown := sorted(set(line) - keys):
         raise _bad_line(place, f"unknown key `{unknown[0]}`", f"use: {', '.join(sorted(keys))}")
     for key in keys - {"attributes"}:

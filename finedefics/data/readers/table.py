@@ -64,7 +64,7 @@ def _recognises(source: Source) -> bool:
         return False
     # pictures in folders of their own have their categories by them, and a table is beside the point
     folders = {folder_of(path) for path in source.tree.files() if is_picture(path)}
-    return len(folders) <= 1 and (len(tables) == 1 or all(path.endswith(".parquet") for path in tables))
+    return len(folders) <= 1 and _are_one(tables)
 
 
 @reader(
@@ -78,8 +78,9 @@ def read_table(source: Source) -> Listing:
 
     Columns are named by ``columns`` (image, label, split, description, super_category; attributes=a+b for one
     attribute a column, or one column of mappings), or found by their usual names. In a folder or archive,
-    ``file`` says which table is meant; all Parquet files together are one table, whose splits are the words
-    that their names begin with, or the names of folders that they are in (``default/test/0000.parquet``).
+    ``file`` says which table is meant; all Parquet files together are one table, and so are files that are
+    each named by a split. Their splits are the words that their names begin with, or the names of folders
+    that they are in (``default/test/0000.parquet``).
 
     A picture is a path relative to the table's folder, or lies in the Parquet file as bytes or as the Hugging
     Face libraries' ``{bytes, path}``; its source is then the file and the row. Numbers are labels as they
@@ -264,7 +265,7 @@ def _chosen(source: Source) -> list[str]:
                 "there is no such file", place=source.tree.where(asked), cure="name a table in it"
             )
         return [asked]
-    if len(tables) == 1 or (tables and all(path.endswith(".parquet") for path in tables)):
+    if _are_one(tables):
         return tables
     what = f"there are {len(tables)} tables" if tables else "there is no table"
     some = ", ".join(tables[:5])
@@ -277,6 +278,13 @@ def _tables(source: Source) -> list[str]:
         for path in source.tree.files()
         if path.lower().endswith(TABLES) and posixpath.basename(path) not in BESIDE
     ]
+
+
+def _are_one(tables: Sequence[str]) -> bool:
+    """Whether files are parts of one table: shards, or a file for each split (train.csv, test.csv)."""
+    return len(tables) == 1 or (
+        bool(tables) and (all(path.endswith(".parquet") for path in tables) or all(map(_shard_split, tables)))
+    )
 
 
 def _shard_split(file: str) -> str:

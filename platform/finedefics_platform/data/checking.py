@@ -20,6 +20,8 @@ STORED_AS_IS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with a second picture behin
 LARGEST = 256 * 2**20  # bytes of a file; a picture within Pillow's limit of pixels has less
 _PROGRAMS = ("EPS", "WMF")  # Pillow hands these to other programs, or to the system
 
+UNREADABLE = "cannot be read"  # begins the reason of a file that did not open; it may another time
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -57,7 +59,7 @@ def check_at(tree: Tree, address: str) -> Checked:
     except (OSError, ValueError) as error:
         if isinstance(error, FinedeficsError):
             raise
-        return Checked(problem=f"cannot be read ({getattr(error, 'strerror', None) or error})")
+        return Checked(problem=f"{UNREADABLE} ({getattr(error, 'strerror', None) or error})")
 
 
 def check(content: bytes) -> Checked:

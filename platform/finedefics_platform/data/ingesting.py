@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from finedefics import __version__
 from finedefics.data.readers import READERS, Listing, Source, read_source
-from finedefics.data.tree import Tree
+from finedefics.data.tree import ArchiveTree, Tree
 from finedefics.describers import write_description
 from finedefics.errors import FinedeficsError
 from finedefics.records import CATEGORIES, QUARANTINE, Category, attributes_to_arrow
@@ -18,6 +18,7 @@ from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.checking import UNREADABLE
 from finedefics_platform.data.ingestion import Rejected, admit, check_pictures, kind_of
 from finedefics_platform.data.samples import (
     GROUPS_PER_FILE,
@@ -97,10 +98,22 @@ def ingest(
         draft.write("categories", _category_rows(listing.categories), provenance)
         quarantine = sorted((asdict(row) for row in rejected), key=lambda row: row["source"])
         draft.write("quarantine", pa.Table.from_pylist(quarantine, schema=QUARANTINE), provenance)
-        return draft.publish(step)
+        return draft.publish(_address(step, rejected, opened.tree))
+
+
+def _address(step: str, rejected: list[Rejected], tree: Tree) -> str:
+    """Of a finished step; of another where files are there and could not be read, for they may be mended.
+
+    Neither rights nor a disk that failed for once change what a step is addressed by.
+    """
+    unread = [row.source for row in rejected if row.reason.startswith(UNREADABLE)]
+    mendable = not isinstance(tree, ArchiveTree) and any(map(tree.exists, unread))
+    return f"{step}-incomplete" if mendable else step
 
 
 def _check_share(kept: int, rejected: list[Rejected], most: float, source: Source) -> None:
+    if not kept and not rejected:
+        raise FinedeficsError("no picture is listed", place=source.place, cure="mend it or its reader")
     if not kept:
         raise FinedeficsError(
             f"none of the {len(rejected)} pictures can be used (the first: {rejected[0].reason})",

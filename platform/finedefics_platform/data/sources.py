@@ -30,10 +30,19 @@ def open_source(
     location = Location.of(place)
     if location.local is None and location.name.lower().endswith(tree.ARCHIVES):
         return Source(open_tree(location.uri), None, seed, columns or {})
-    source = readers.open_source(location.uri, seed=seed, columns=columns, keep=keep)
-    above = location.parent if source.file is not None else location
-    source.tree.reopened_by(open_tree, above.uri)
+    # a table may be a link to its content elsewhere, and its pictures lie beside the link
+    named = location.uri if location.local is None else _unresolved(place)
+    source = readers.open_source(named, seed=seed, columns=columns, keep=keep)
+    above = named.rpartition("/")[0] or "/" if source.file is not None else named
+    source.tree.reopened_by(open_tree, above)
     return source
+
+
+def _unresolved(place: str | os.PathLike[str] | Location) -> str:
+    text = place.uri if isinstance(place, Location) else os.fspath(place)
+    if text.startswith("file://"):
+        return Location.of(text).uri
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def open_tree(place: str) -> tree.Tree:

@@ -21,7 +21,9 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import main
-from finedefics_platform.data.ingesting import ingest
+from finedefics_platform.data.checking import UNREADABLE
+from finedefics_platform.data.ingesting import _address, ingest
+from finedefics_platform.data.ingestion import Rejected
 from finedefics_platform.data.sources import open_source, parse_columns
 from finedefics_platform.data.store import Dataset, open_dataset
 
@@ -196,3 +198,25 @@ def test_columns_that_are_none_are_refused(text: str) -> None:
     assert caught.value.exit_code == 2
     assert parse_columns("") == {}
     assert parse_columns("image = path , label=a=b") == {"image": "path", "label": "a=b"}
+
+
+def test_a_table_that_is_a_link_has_its_pictures_beside_the_link(tmp_path: Path) -> None:
+    """As the hub's cache and versioning tools lay files out."""
+    put(tmp_path, "snapshot/a.png", encoded(1))
+    put(tmp_path, "blobs/3fe2", b"image,label\na.png,wren\n")
+    (tmp_path / "snapshot/labels.csv").symlink_to(tmp_path / "blobs/3fe2")
+    source = open_source(tmp_path / "snapshot/labels.csv")
+    name, listing = read_source(source)
+    assert (name, [entry.source for entry in listing.entries]) == ("table", ["a.png"])
+    assert pickle.loads(pickle.dumps(source.tree)).read("a.png") == encoded(1)
+
+
+def test_pictures_that_could_not_be_read_leave_a_step_unfinished(tmp_path: Path) -> None:
+    """Rights that are mended change neither size nor time, so nothing would ever look again."""
+    put(tmp_path, "wren/a.png", encoded(1))
+    put(tmp_path, "wren/b.png", encoded(2))
+    tree = open_source(tmp_path).tree
+    reason = f"{UNREADABLE} (Permission denied)"
+    assert _address("step", [Rejected("wren/a.png", "train", reason)], tree) == "step-incomplete"
+    assert _address("step", [Rejected("wren/gone.png", "train", reason)], tree) == "step"
+    assert _address("step", [Rejected("wren/b.png", "train", "not a picture")], tree) == "step"
