@@ -87,8 +87,11 @@ class AskedModel:
         device = self.backbone.device
         return Pictures(self.backbone.encode_images({k: v.to(device) for k, v in tensors.items()}), blocks)
 
-    def embed_objects(self, pictures: Pictures) -> tuple[Tensor, int]:
+    def embed_objects(self, pictures: Pictures, names: Sequence[str] | None = None) -> tuple[Tensor, int]:
         """Object embeddings [pictures, dim], normalised, and the tokens forwarded for them.
+
+        Args:
+            names: what an error calls each picture; its number by default.
 
         Raises:
             FinedeficsError: an embedding is not finite.
@@ -102,7 +105,7 @@ class AskedModel:
         if unknown := (~embeddings.isfinite().all(1)).nonzero().flatten().tolist():
             raise FinedeficsError(
                 "the model's embedding of the picture is not finite",
-                place=f"picture {unknown[0]}",
+                place=names[unknown[0]] if names else f"picture {unknown[0]}",
                 cure=UNUSABLE,
             )
         return embeddings, sum(map(len, sequences))

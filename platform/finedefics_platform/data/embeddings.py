@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finedefics.errors import wrong_use
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.actors import reserved_device, run_in_actors
 from finedefics_platform.base.content import model_folder
@@ -277,9 +277,22 @@ class _PictureWork:
         if self.mode == "descriptions":
             return self._embed_descriptions(group)
         rows = self.dataset.read(group, {"samples": ["sample_id", "image"]})
-        found = np.asarray(self.embedder.embed_pictures(rows["image"].to_pylist()), np.float32)
-        check_finite(found, rows["sample_id"].to_pylist(), "sample")
+        images, names = rows["image"].to_pylist(), rows["sample_id"].to_pylist()
+        try:
+            found = np.asarray(self.embedder.embed_pictures(images), np.float32)
+        except FinedeficsError:
+            self._name_the_sample(images, names)
+            raise
+        check_finite(found, names, "sample")
         return normalised(found)
+
+    def _name_the_sample(self, images: Sequence[bytes], names: Sequence[str]) -> None:
+        """An embedder knows pictures by their number in a call: the first that fails alone is named."""
+        for image, name in zip(images, names, strict=True):
+            try:
+                self.embedder.embed_pictures([image])
+            except FinedeficsError as error:
+                raise FinedeficsError(error.thing, place=f"sample {name}", cure=error.cure) from error
 
     def _embed_descriptions(self, group: RowGroup) -> Array:
         from finedefics.embedders import normalised

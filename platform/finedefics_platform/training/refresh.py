@@ -142,7 +142,8 @@ def _rank_piece(asked: "AskedModel", miner: EmbeddingMiner, dataset: Dataset, pi
     columns = {"samples": ["sample_id", "image", "category_id"], "descriptions": ["attributes"]}
     rows = dataset.read(piece.group, columns).slice(piece.start, piece.stop - piece.start).to_pylist()
     pictures = [decode_image(row["image"], row["sample_id"]) for row in rows]
-    objects = asked.embed_objects(asked.encode(pictures))[0].float().cpu().numpy()
+    names = [f"sample {row['sample_id']}" for row in rows]
+    objects = asked.embed_objects(asked.encode(pictures), names)[0].float().cpu().numpy()
     check_finite(objects, [row["sample_id"] for row in rows], "sample")
     attributes = [attributes_from_arrow(row["attributes"]) for row in rows]
     return miner.rank(objects, [row["category_id"] for row in rows], attributes)
