@@ -73,6 +73,17 @@ NEIGHBOURS = pa.schema(
     ]
 )
 
+# What a labeller takes a picture without a label for: an inference, kept apart from the labels of samples.
+LABELS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("category_id", pa.string()),  # null: nothing was inferred, or the picture has a label
+        pa.field("probability", pa.float32()),  # that the labeller gives it
+        pa.field("margin", pa.float32()),  # over the second likeliest
+        pa.field("labeller_id", pa.string(), nullable=False),
+    ]
+)
+
 # What there is to read, a row group a row: enough to plan a stream without opening a file of pictures.
 ROW_GROUPS = pa.schema(
     [
@@ -86,6 +97,7 @@ ROW_GROUPS = pa.schema(
         # of each row: positions in the category table sorted by id, -1 where there is none
         pa.field("categories", pa.list_(pa.int32()), nullable=False),  # its label
         pa.field("likes", pa.list_(pa.int32())),  # its label, else the first of its negatives
+        pa.field("inferred", pa.list_(pa.float32())),  # probability of its inferred label, -1 where none is
     ]
 )
 
@@ -102,7 +114,7 @@ VOCABULARY = pa.schema(
 QUARANTINE = pa.schema([("source", pa.string()), ("split", pa.string()), ("reason", pa.string())])
 
 # Companions of the samples: one row a sample in the same files, row groups and order.
-ALIGNED = ("annotations", "descriptions", "negatives")
+ALIGNED = ("annotations", "descriptions", "negatives", "labels")
 
 TABLES = {
     "samples": SAMPLES,
@@ -110,6 +122,7 @@ TABLES = {
     "annotations": ANNOTATIONS,
     "descriptions": DESCRIPTIONS,
     "negatives": NEGATIVES,
+    "labels": LABELS,
     "neighbours": NEIGHBOURS,
     "row_groups": ROW_GROUPS,
     "vocabulary": VOCABULARY,

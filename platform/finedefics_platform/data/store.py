@@ -29,7 +29,7 @@ from finedefics_platform.data.parquet import open_parquet
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
-_MADE_BY = {"descriptions": "describe", "negatives": "mine", "neighbours": "mine"}
+_MADE_BY = {"descriptions": "describe", "negatives": "mine", "neighbours": "mine", "labels": "label"}
 _OF_A_SAMPLE = {
     "samples": ("sample_id", "image", "category_id"),
     "descriptions": ("description", "attributes"),
