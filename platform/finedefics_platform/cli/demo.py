@@ -19,7 +19,7 @@ def demo(
     small: Annotated[bool, typer.Option("--small", help="Fewer pictures and steps: a quick look.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Draw a world of birds, train four arms, compare them, promote a model, and name pictures with it.
+    """Draw a world of birds, train seven arms, compare them, promote a model, and name pictures with it.
 
     Finished parts are reused. Example: `finedefics demo --seed 1`
     """
@@ -27,7 +27,7 @@ def demo(
 
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.demo.ingredients import FULL, SMALL
-    from finedefics_platform.demo.journey import run_demo
+    from finedefics_platform.demo.journey import SERVED, run_demo
     from finedefics_platform.reporting.results_table import terminal_table
 
     out = reporter(json)
@@ -43,7 +43,7 @@ def demo(
     out.show(terminal_table(summary.table, summary.differences))
     summaries = {arm: evaluated.summary for arm, evaluated in made.evaluations.items()}
     out.table(*_retrieval(summaries))
-    out.table(*_cost(summaries["joint"]))
+    out.table(*_cost(SERVED, summaries[SERVED]))
     for sentence in summary.sentences:
         out.say(f"  • {sentence}")
     minutes = (time.monotonic() - started) / 60
@@ -76,13 +76,13 @@ def _retrieval(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[st
     return title, ["arm", "among names", "among descriptions"], rows
 
 
-def _cost(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+def _cost(arm: str, summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     rows = [
         [answer, f"{tokens['forwarded']:.0f}", f"{tokens['generated']:.0f}"]
         for answer, tokens in summary["tokens_per_picture"].items()
     ]
     return (
-        "Cost of an answer: language-model tokens a picture (joint)",
+        f"Cost of an answer: language-model tokens a picture ({arm})",
         ["answer", "forwarded", "generated"],
         rows,
     )
