@@ -16,7 +16,14 @@ from finedefics_platform.reporting.page import page_environment
 
 SHAPES = {"names": "square", "alignment": "circle", "describe": "triangle"}
 COLOURS = {"base": "base", "instruction": "instruction", "control": "control", "two_stage": "two-stage"}
-OTHER_COLOURS = ("first", "second", "third", "fourth", "fifth", "sixth")  # classes of the style sheet, for further arms
+OTHER_COLOURS = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+)  # classes of the style sheet, for further arms
 ANSWER_TEXTS = {
     "names": "likelihood of the name",
     "alignment": "similarity with the category index, one pass",
