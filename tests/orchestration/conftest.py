@@ -71,7 +71,7 @@ def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
     return draft.publish("drawn")
 
 
-THRESHOLD = 0.7  # of the inferred labels below
+THRESHOLD = 0.71  # of the inferred labels below; one has just this probability
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +87,12 @@ def inferred_workspace(
 
 @pytest.fixture(scope="session")
 def inferred_labels(drawn_dataset: Dataset) -> dict[str, tuple[str, float]]:
-    """For all but one of the 16 pictures without a label: 10 at least as probable as the threshold."""
+    """For all but one of the 16 pictures without a label: nine at least as probable as the threshold."""
     unlabelled = [s.sample_id for s in drawn_dataset.samples("train") if s.category_id is None]
     ids = [category.category_id for category in drawn_dataset.categories()]
     assert len(unlabelled) == 16
     return {
-        sample: (ids[number * 5 % 6], round(0.5 + 0.04 * (number * 7 % 16), 2))
+        sample: (ids[number * 5 % 6], round(0.5 + 0.03 * (number * 7 % 16), 2))
         for number, sample in enumerate(unlabelled)
         if number != 3
     }

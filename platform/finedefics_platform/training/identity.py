@@ -102,7 +102,7 @@ def pin(
 
 
 def _settled(workspace: Workspace, experiment: Experiment, dataset: Dataset) -> Experiment:
-    """What the experiment leaves to its dataset is said: whose negatives, and how sure inferred labels are."""
+    """What the experiment leaves to its dataset is said: whose negatives, how sure inferred labels are."""
     stages = tuple(pinned(workspace, stage, dataset) for stage in experiment.stages)
     data = experiment.data
     if experiment.has_feed("inferred") and data.inferred_probability is None:

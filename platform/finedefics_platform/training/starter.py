@@ -266,8 +266,8 @@ def _stage(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:
     ]
     if facts.inferred:
         lines += [
-            "    # inferred: pictures without a label, learned by the name that was inferred for them; how sure",
-            "    # it has to be is data.inferred_probability, by default the threshold of the dataset's labels",
+            "    # inferred: pictures without a label, learned by the name that was inferred for them;",
+            "    # how sure it has to be is data.inferred_probability, by default the labels' own threshold",
         ]
     lines.append("    terms:")
     lines += [f"      {name}: {setting} # {plan.why[name]}" for name, setting in plan.terms.items()]

@@ -77,8 +77,8 @@ class TrainingStream:
 
     Iterating gives ``(step, {feed: rows})`` with rows a list of `Sample` (with description and negatives) or,
     for the feed ``text``, of `Category`. A sample of the feed ``inferred`` has the inferred category as its
-    own, and neither description nor negatives. In memory are the rows of the row groups in hand, once more as many
-    that are read ahead, and nothing that grows with the data.
+    own, and neither description nor negatives. In memory are the rows of the row groups in hand, once more as
+    many that are read ahead, and nothing that grows with the data.
 
     Args:
         index: default: one with the dataset's own threshold of inferred labels.
