@@ -2,14 +2,35 @@
 
 import numpy as np
 
-FIRST_WORDS = tuple(["alba", "brin", "corva", "dusk", "ember", "fenn", "gilt", "harrow", "isle", "jura", "karst", "lorn"])
-SECOND_WORDS = tuple(["tern", "wren", "finch", "lark", "shrike", "pipit", "veery", "knot", "dove", "siskin", "plover", "rail"])
-# Of worlds that the first twelve do not fit. Their order is kept: it decides which name a species has.
-MORE_FIRST_WORDS = tuple(
-    ["moor", "nord", "orla", "penn", "quill", "rime", "sable", "thorn", "umber", "vale", "wold", "xeno", "yarrow", "zeph", "arden", "birch", "cairn", "dell", "elden", "frost", "glen", "heath", "iron", "juno", "kelp", "loch", "marsh", "nettle", "onyx", "pike", "reed", "slate", "tarn", "upland", "vesper", "wisp"]
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+FIRST_WORDS = _listed(
+    """
+    alba brin corva dusk ember fenn gilt harrow isle jura karst lorn
+    """
 )
-MORE_SECOND_WORDS = tuple(
-    ["auk", "bunting", "crake", "dunlin", "egret", "falcon", "godwit", "heron", "ibis", "jay", "kite", "linnet", "merlin", "nuthatch", "oriole", "petrel", "quail", "robin", "skua", "thrush", "vireo", "warbler", "whimbrel", "yellowhammer", "avocet", "bittern", "curlew", "dipper", "eider", "fulmar", "gannet", "hoopoe", "jackdaw", "kestrel", "lapwing", "martin"]
+SECOND_WORDS = _listed(
+    """
+    tern wren finch lark shrike pipit veery knot dove siskin plover rail
+    """
+)
+# Of worlds that the first twelve do not fit. Their order is kept: it decides which name a species has.
+MORE_FIRST_WORDS = _listed(
+    """
+    moor nord orla penn quill rime sable thorn umber vale wold xeno yarrow zeph arden birch
+    cairn dell elden frost glen heath iron juno kelp loch marsh nettle onyx pike reed slate
+    tarn upland vesper wisp
+    """
+)
+MORE_SECOND_WORDS = _listed(
+    """
+    auk bunting crake dunlin egret falcon godwit heron ibis jay kite linnet merlin nuthatch
+    oriole petrel quail robin skua thrush vireo warbler whimbrel yellowhammer avocet bittern
+    curlew dipper eider fulmar gannet hoopoe jackdaw kestrel lapwing martin
+    """
 )
 FEW = 2 * len(FIRST_WORDS)  # species that the first words name
 SHARED_BY = 4  # species that a word of a larger world is shared by, where the lists are long enough

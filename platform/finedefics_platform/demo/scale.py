@@ -1,6 +1,6 @@
 """How much of everything the demo makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finedefics_platform.worlds.settings import BaseSettings, WorldSettings
 
@@ -16,7 +16,7 @@ class Scale:
         search_steps: steps of a trial.
     """
 
-    world: WorldSettings = WorldSettings()
+    world: WorldSettings = field(default_factory=WorldSettings)
     steps: int = 80
     trials: int = 4
     search_steps: int = 32

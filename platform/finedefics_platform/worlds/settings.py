@@ -1,4 +1,4 @@
-"""What a drawn world asks of a model, as its user writes it, and the two things made of it: pictures and a base.
+"""What a drawn world asks of a model, as its user writes it; and what is made of it: pictures and a base.
 
 Both are addressed by the digest of what goes into them, made on first use, and found again afterwards.
 """
@@ -48,8 +48,8 @@ class BaseSettings(Section):
 class WorldSettings(Section):
     """A world: its species, its pictures, its captions and its base model.
 
-    The defaults are the demo's world. Two settings that differ in captions alone have the same species and the
-    same pictures of every split, so a comparison over them is paired.
+    The defaults are the demo's world. Two settings that differ in captions alone have the same species and
+    the same pictures of every split, so a comparison over them is paired.
     """
 
     families: int = Field(6, ge=1)
@@ -75,7 +75,7 @@ class WorldSettings(Section):
     def _can_be_drawn(self) -> "WorldSettings":
         try:
             check_shape(self.families, self.species_per_family, self.new_per_family)
-            self.plan
+            _ = self.plan
         except FinedeficsError as error:
             raise ValueError(f"{error.thing}; {error.cure}") from error
         if self.wrong_captions and self.species_per_family == 1:
