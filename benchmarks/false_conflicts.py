@@ -2,9 +2,9 @@
 
 Two captioned pictures are each other's negatives where an attribute that both show differs as a string. Here
 the drawn worlds' values are worded as a model words them (`finedefics.data.paraphrases`), so the truth is
-known: how many pairs conflict falsely as they were said, how many are left in the closed vocabulary, and how many
-true conflicts it lost. ``python -m benchmarks.false_conflicts`` trains on each, to see what they cost in
-accuracy; the texts stay as they are there, as the small base model knows no other words.
+known: how many pairs conflict falsely as they were said, how many are left in the closed vocabulary, and
+how many true conflicts it lost. ``python -m benchmarks.false_conflicts`` trains on each, to see what they
+cost in accuracy; the texts stay as they are there, as the small base model knows no other words.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What is said of a drawn picture: all that is visible, a part of that, in other words, or of another bird.
 
 A caption is a function of a seed of its own: whatever is asked of captions, the pictures stay as they are.
-And it grows with the settings: with more attributes it tells what it told with fewer, and a picture whose caption
-is wrong at one share is wrong at every larger one.
+And it grows with the settings: with more attributes it tells what it told with fewer, and a picture whose
+caption is wrong at one share is wrong at every larger one.
 """
 
 from collections.abc import Mapping, Sequence

@@ -51,7 +51,7 @@ def base(
 
     Example: `finedefics base birds-base --seed 1`
 
-    Taught for a larger world: `finedefics base birds-base --settings world.yaml --set base.language_steps=900`
+    For a larger world: `finedefics base birds-base --settings world.yaml --set base.language_steps=900`
     """
     from finedefics_platform.worlds.making import teach_base
     from finedefics_platform.worlds.settings import load_settings
