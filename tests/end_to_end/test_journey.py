@@ -14,8 +14,8 @@ import pytest
 from finedefics.scoring import Recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
-from finedefics_platform.demo.ingredients import SMALL
 from finedefics_platform.demo.journey import ARMS, SERVED, Demo, run_demo
+from finedefics_platform.demo.scale import SMALL
 from finedefics_platform.models.references import index_of, open_model
 from finedefics_platform.tracking.tracker import server_run_id
 

@@ -66,8 +66,13 @@ class Workspace:
         return self.root / "categories"
 
     @property
+    def worlds(self) -> Location:
+        """Drawn worlds as image folders: ``worlds/birds-<seed>-<digest>/``."""
+        return self.root / "worlds"
+
+    @property
     def demo(self) -> Location:
-        """What `finedefics demo` draws, tabulates and reports."""
+        """What `finedefics demo` tabulates and reports."""
         return self.root / "demo"
 
     @property

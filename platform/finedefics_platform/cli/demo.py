@@ -1,4 +1,4 @@
-"""`finedefics demo | world | base`: the whole journey by one command, and what it starts from."""
+"""`finedefics demo`: the whole journey by one command."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from .console import reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.base.storage import Location
+    pass
 
 
 def demo(
@@ -26,8 +26,8 @@ def demo(
     import time
 
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.demo.ingredients import FULL, SMALL
     from finedefics_platform.demo.journey import SERVED, run_demo
+    from finedefics_platform.demo.scale import FULL, SMALL
     from finedefics_platform.reporting.results_table import terminal_table
 
     out = reporter(json)
@@ -86,51 +86,3 @@ def _cost(arm: str, summary: Mapping[str, Any]) -> tuple[str, list[str], list[li
         ["answer", "forwarded", "generated"],
         rows,
     )
-
-
-def world(
-    folder: Annotated[str, typer.Argument(help="Where the image folder is written; must not exist.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal worlds.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Draw a world of fine-grained birds as an image folder with annotations.
-
-    Example: `finedefics world birds-folder --seed 1`, then `finedefics data ingest birds-folder --name birds`
-    """
-    from finedefics_platform.demo.ingredients import draw_world
-
-    out = reporter(json)
-    place = _fresh(folder)
-    made = draw_world(seed, place, progress=out)
-    out.say(f"{len(made.species)} species, {len(made.new)} of them without a label: {place}")
-    out.done(folder=str(place), species=len(made.species), new=sorted(made.new))
-
-
-def base(
-    folder: Annotated[str, typer.Argument(help="Where the model is written; must not exist.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the world whose texts it learns.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Teach the tiny base model of a drawn world, as an ordinary Hugging Face folder.
-
-    Example: `finedefics base birds-base --seed 1`
-    """
-    from finedefics.base_model import BaseRecipe
-    from finedefics.data.generated import make_world
-    from finedefics_platform.demo.ingredients import teach_base
-
-    out = reporter(json)
-    place = _fresh(folder)
-    teach_base(make_world(seed), place, BaseRecipe(), progress=out)
-    out.say(f"base model: {place}")
-    out.done(folder=str(place))
-
-
-def _fresh(folder: str) -> "Location":
-    from finedefics.errors import wrong_use
-    from finedefics_platform.base.storage import Location
-
-    place = Location.of(folder)
-    if place.exists():
-        raise wrong_use("this exists already", place=str(place), cure="name a folder that does not exist")
-    return place

@@ -21,8 +21,8 @@ from .failures import explain, interrupted, print_traceback, report, terminated
 # A module is imported when its command is asked for, so no command pays for another's imports.
 COMMANDS = {
     "demo": "finedefics_platform.cli.demo:demo",
-    "world": "finedefics_platform.cli.demo:world",
-    "base": "finedefics_platform.cli.demo:base",
+    "world": "finedefics_platform.cli.worlds:world",
+    "base": "finedefics_platform.cli.worlds:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
     "init": "finedefics_platform.cli.init:init",
     "train": "finedefics_platform.cli.train:train",

@@ -15,7 +15,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
+from finedefics_platform.demo.scale import FULL, Scale
 from finedefics_platform.demo.summary import SERVED, Summary, summarise
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
@@ -28,6 +28,7 @@ from finedefics_platform.search.document import load_search
 from finedefics_platform.search.run import SearchResult, run_search
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import TrainedRun, train
+from finedefics_platform.worlds.settings import world_base, world_data
 
 HERE = Path(__file__).parent
 BASE, CONTROL = "base", "control"
@@ -67,10 +68,10 @@ def run_demo(
     """
     leg = _Legs(progress)
     leg("draw a world of birds and ingest it (Ray Data): ingest, describe, mine")
-    world, folder = world_folder(workspace, seed, scale.plan, progress)
+    world, folder = world_data(workspace, seed, scale.world, progress)
     dataset = make_dataset(workspace, f"birds-{seed}", folder, progress)
     leg("the base model: it sees attributes, knows the species' texts, and has never connected them")
-    base = base_model(workspace, world, scale.recipe, rebuild=rebuild_base, progress=progress)
+    base = world_base(workspace, world, scale.world, progress, rebuild=rebuild_base)
     leg("infer labels of captioned pictures: the base reads their captions, and no picture")
     dataset = infer_labels(workspace, dataset, base, progress)
     tracker = Tracker(workspace, "finedefics-demo")
