@@ -1,8 +1,8 @@
 """The labeller "file:PATH": what pictures were taken for elsewhere, as CSV, JSON lines or Parquet.
 
 A row names a picture by ``sample_id`` or by ``source`` (its path in the ingested folder), and has a column
-``category`` (or ``category_id``) with an id or a name. ``probability`` is 1 where it is left out; a row with an
-empty category infers nothing.
+``category`` (or ``category_id``) with an id or a name. ``probability`` is 1 where it is left out; a row with
+an empty category infers nothing.
 """
 
 import csv

@@ -88,8 +88,8 @@ def _show(out: Reporter, about: Mapping[str, Any]) -> None:
             ],
         )
         out.say(
-            f"accuracy {100 * scored['accuracy']:.1f} %, expected calibration error {100 * scored['ece']:.1f} "
-            "points, all categories competing"
+            f"accuracy {100 * scored['accuracy']:.1f} %, expected calibration error "
+            f"{100 * scored['ece']:.1f} points, all categories competing"
         )
     if chosen is None:
         out.say(
@@ -99,7 +99,8 @@ def _show(out: Reporter, about: Mapping[str, Any]) -> None:
     else:
         out.say(
             f"from {chosen['threshold']:.3f} on, {100 * chosen['precision']:.1f} % of {chosen['pictures']} "
-            f"known pictures are right (95 % interval {100 * chosen['low']:.1f} to {100 * chosen['high']:.1f})"
+            f"known pictures are right (95 % interval {100 * chosen['low']:.1f} to "
+            f"{100 * chosen['high']:.1f})"
         )
     out.say(
         f"{about['accepted']} of {about['asked']} training pictures without a label get one; "

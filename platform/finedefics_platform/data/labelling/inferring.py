@@ -233,8 +233,10 @@ def _opened(work: Callable[[Labeller], "_Work"], named: NamedLabeller) -> "_Work
     return work(named.open(reserved_device()))
 
 
-def _look_up(files: Sequence[tuple[int, Sequence[Sought]]], *, work: "_Work") -> list[None]:
-    return [work(file) for file in files]
+def _look_up(files: Sequence[tuple[int, Sequence[Sought]]], *, work: "_Work") -> list[int]:
+    for file in files:
+        work(file)
+    return [number for number, _ in files]
 
 
 class _Work:

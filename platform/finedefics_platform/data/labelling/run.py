@@ -198,9 +198,8 @@ def _threshold(dataset: Dataset, labeller: Labeller, found: Confidence, name: st
             place=f"{dataset.reference}, labeller {name}",
             cure="label or describe more pictures there, or infer elsewhere and give --labeller file:PATH",
         )
-    places = (
-        np.unique(np.linspace(0, len(found.curve) - 1, _SHOWN).round().astype(int)) if found.curve else []
-    )
+    steps = np.linspace(0, len(found.curve) - 1, _SHOWN) if found.curve else np.zeros(0)
+    places: list[int] = np.unique(steps.round().astype(int)).tolist()
     curve = "; ".join(told(asdict(found.curve[place])) for place in places)
     raise FinedeficsError(
         f"no threshold reaches a precision of {100 * precision:g} % on {FEWEST} known pictures or more "
