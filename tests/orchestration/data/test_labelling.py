@@ -11,8 +11,8 @@ import pytest
 from bird_folder import encoded, put
 
 from finedefics.errors import FinedeficsError
-from finedefics.records import SAMPLES
-from finedefics_platform.base.workspace import Workspace
+from finedefics.records import TABLES
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.data.describing import describe
 from finedefics_platform.data.ingesting import ingest
@@ -112,9 +112,14 @@ def described(workspace: Workspace, name: str, folder: Path) -> Dataset:
     return describe(workspace, name, describer="annotations")
 
 
-@pytest.fixture
-def birds(workspace: Workspace, tmp_path: Path, ray_cluster: Any) -> Dataset:
-    return described(workspace, "birds", write_captioned(tmp_path / "birds"))
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return open_workspace(tmp_path_factory.mktemp("labelling") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def birds(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> Dataset:
+    return described(workspace, "birds", write_captioned(tmp_path_factory.mktemp("source") / "birds"))
 
 
 def inferred(dataset: Dataset) -> dict[str, tuple[str, float]]:
@@ -129,7 +134,7 @@ def inferred(dataset: Dataset) -> dict[str, tuple[str, float]]:
 def test_what_has_no_label_gets_one_from_the_threshold_on(
     workspace: Workspace, birds: Dataset, words: Path
 ) -> None:
-    made = label(workspace, "birds", labeller=str(words))
+    made = label(workspace, birds.reference, labeller=str(words))
     found = inferred(made)
     assert Counter(category for category, _ in found.values()) == {"wren": 1, "dodo": 2, "crow": 1}
     about = made.manifest["provenance"]["labels"]
@@ -159,23 +164,18 @@ def test_what_has_no_label_gets_one_from_the_threshold_on(
 def test_equal_work_is_done_once_and_another_precision_asks_nobody(
     workspace: Workspace, birds: Dataset, words: Path
 ) -> None:
-    made = label(workspace, "birds", labeller=str(words))
+    before = {one.name for one in workspace.labels.children()}
+    made = label(workspace, birds.reference, labeller=str(words))
     asked = shown(words)
-    assert label(workspace, "birds", labeller=str(words)).digest == made.digest
+    assert label(workspace, birds.reference, labeller=str(words)).digest == made.digest
     lower = label(workspace, birds.reference, labeller=str(words), precision=0.5)
     assert lower.digest != made.digest
     assert lower.manifest["provenance"]["labels"]["threshold"] == pytest.approx(0.4)
     assert lower.manifest["provenance"]["labels"]["accepted"] == 4
     assert shown(words) == asked
     # cut off: a part and the version are gone, and only what is missing is asked about again
-    parts = sorted(
-        (workspace.labels / child.name / file.name).uri
-        for child in workspace.labels.children()
-        if not child.name.startswith(".")
-        for file in child.children()
-    )
-    assert len(parts) > 1
-    place = next(child for child in workspace.labels.children() if not child.name.startswith("."))
+    (place,) = (one for one in workspace.labels.children() if one.name not in before | {".leases"})
+    assert len(place.children()) > 1
     (place / "part-000000.npy").delete()
     (made.root / "manifest.json").delete()
     assert label(workspace, birds.reference, labeller=str(words)).digest == made.digest
@@ -185,14 +185,9 @@ def test_equal_work_is_done_once_and_another_precision_asks_nobody(
 def test_the_truth_planted_in_unlabelled_rows_changes_nothing(
     workspace: Workspace, birds: Dataset, words: Path, tmp_path: Path
 ) -> None:
-    made = label(workspace, "birds", labeller=str(words))
+    made = label(workspace, birds.reference, labeller=str(words))
     names = ["wren-truth", "tern-truth", "tern-truth-2", "lark-truth"]
     folder = write_captioned(tmp_path / "named", caption_names=names)
-    lines = [json.loads(line) for line in (folder / "annotations.jsonl").read_text().splitlines()]
-    for note in lines:  # every wrong category but the truth
-        if note["category"] is None:
-            note["negatives"] = [name for name in COLOURS if name != "tern"]
-    (folder / "annotations.jsonl").write_text("".join(json.dumps(note) + "\n" for note in lines))
     named = label(workspace, described(workspace, "named", folder).reference, labeller=str(words))
     assert inferred(named) == inferred(made)
     smuggled = label(workspace, with_smuggled(workspace, birds).reference, labeller=str(words))
@@ -202,28 +197,32 @@ def test_the_truth_planted_in_unlabelled_rows_changes_nothing(
 
 
 def with_smuggled(workspace: Workspace, dataset: Dataset) -> Dataset:
-    """The version with a category in every row that has none, though its row groups are unlabelled."""
+    """The version with the truth in rows without a label: as category, and left out of negatives."""
+    truth = {"category_id": "tern", "negatives": [name for name in COLOURS if name != "tern"]}
     draft = new_version(workspace, dataset.name)
     draft.keep(dataset, list(dataset.manifest["tables"]))
-    parts = []
-    for groups in dataset.groups_of_file():
-        tables = []
-        for group in groups:
-            rows = dataset.read(group, {"samples": SAMPLES.names}).to_pylist()
-            tables.append(
-                pa.Table.from_pylist(
-                    [{**r, "category_id": r["category_id"] or "tern"} for r in rows], SAMPLES
-                )
+    for table in ("samples", "annotations"):
+        names = TABLES[table].names
+        parts = []
+        for groups in dataset.groups_of_file():
+            read = [(group, dataset.read(group, {table: names}).to_pylist()) for group in groups]
+            planted = [
+                rows
+                if group.labelled
+                else [{**row, **{k: truth[k] for k in truth if k in row}} for row in rows]
+                for group, rows in read
+            ]
+            parts.append(
+                write_part(draft.home, table, [pa.Table.from_pylist(rows, TABLES[table]) for rows in planted])
             )
-        parts.append(write_part(draft.home, "samples", tables))
-    draft.parts("samples", parts, dataset.manifest["provenance"]["samples"])
+        draft.parts(table, parts, dataset.manifest["provenance"][table])
     return draft.publish("smuggled")
 
 
 def test_test_pictures_and_hidden_labels_of_val_are_never_asked_about_and_decide_nothing(
     workspace: Workspace, birds: Dataset, words: Path, tmp_path: Path
 ) -> None:
-    made = label(workspace, "birds", labeller=str(words))
+    made = label(workspace, birds.reference, labeller=str(words))
     rows = birds.table("samples", ["sample_id", "split", "category_id"]).to_pylist()
     held = {r["sample_id"] for r in rows if r["split"] == "test" or r["category_id"] == NEW}
     assert len(held) == 5 * 3 + 3
@@ -240,19 +239,19 @@ def test_test_pictures_and_hidden_labels_of_val_are_never_asked_about_and_decide
 def test_mining_carries_labels_over_and_describing_anew_drops_them(
     workspace: Workspace, birds: Dataset, words: Path, tmp_path: Path
 ) -> None:
-    made = label(workspace, "birds", labeller=str(words))
-    mined = mine(workspace, "birds")
+    made = label(workspace, birds.reference, labeller=str(words))
+    mined = mine(workspace, made.reference)
     assert mined.manifest["tables"]["labels"] == made.manifest["tables"]["labels"]
     column = [dataset.table("row_groups", ["inferred"]) for dataset in (made, mined)]
     assert column[0].equals(column[1])
     # mined in another way, the same labels are another version: the older negatives do not come back
-    again = mine(workspace, "birds", keep=2)
+    again = mine(workspace, made.reference, keep=2)
     relabelled = label(workspace, again.reference, labeller=str(words))
     assert relabelled.manifest["tables"]["negatives"] == again.manifest["tables"]["negatives"]
     file = tmp_path / "said.jsonl"
     ids = birds.table("samples", ["sample_id"])["sample_id"].to_pylist()
     file.write_text("".join(json.dumps({"sample_id": i, "description": "a bird"}) + "\n" for i in ids))
-    anew = describe(workspace, "birds", describer=f"file:{file}")
+    anew = describe(workspace, relabelled.reference, describer=f"file:{file}")
     assert not anew.has("labels")
     assert anew.table("row_groups", ["inferred"])["inferred"].null_count == len(anew.row_groups())
 
@@ -271,7 +270,7 @@ def test_a_table_of_labels_is_matched_by_id_or_source_and_believed_where_unscore
             {"sample_id": row["sample_id"], "category_id": "dodo", "probability": 0.3} for row in rows[:3]
         ]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made = label(workspace, "birds", labeller=f"file:{file}")
+    made = label(workspace, birds.reference, labeller=f"file:{file}")
     assert [category for category, _ in inferred(made).values()] == ["dodo"] * 3
     about = made.manifest["provenance"]["labels"]
     assert (about["threshold"], about["threshold_scored"], about["accepted"]) == (0.0, None, 3)
@@ -287,12 +286,13 @@ def test_a_table_with_known_pictures_is_scored_as_every_labeller(
     file = tmp_path / "labels.csv"
     file.write_text("sample_id,category\n" + "".join(said))
     with pytest.raises(FinedeficsError, match=r"no threshold reaches a precision of 90 % .*at 50\.0 %"):
-        label(workspace, "birds", labeller=f"file:{file}")
+        label(workspace, birds.reference, labeller=f"file:{file}")
 
 
 def test_what_cannot_be_labelled_is_refused_in_one_line(
     workspace: Workspace, birds: Dataset, words: Path, tmp_path: Path
 ) -> None:
+    latest = open_dataset(workspace, "birds").digest
     other = tmp_path / "other.csv"
     other.write_text("sample_id,category\n0123456789abcdef,wren\nfeedfeedfeedfeed,wren\n")
     for labeller, words_of in (
@@ -304,15 +304,15 @@ def test_what_cannot_be_labelled_is_refused_in_one_line(
         ("reading", "it does not say which; write reading:"),
     ):
         with pytest.raises(FinedeficsError, match=words_of) as caught:
-            label(workspace, "birds", labeller=labeller)
+            label(workspace, birds.reference, labeller=labeller)
         assert "\n" not in str(caught.value)
     text = words.read_text().replace('self.words.index(text.removeprefix("maybe "))', "0")
     words.write_text(text)
     with pytest.raises(
         FinedeficsError, match=r"no threshold reaches a precision of 90 %.*0\.400 takes 36 pict"
     ):
-        label(workspace, "birds", labeller=str(words))
-    assert not open_dataset(workspace, "birds").has("labels")
+        label(workspace, birds.reference, labeller=str(words))
+    assert open_dataset(workspace, "birds").digest == latest, "no version was made"
     mute = described(workspace, "mute", write_captioned(tmp_path / "mute", described=False))
     with pytest.raises(
         FinedeficsError, match=r"none of 4 training pictures .* is described; .*data describe mute"
@@ -327,23 +327,26 @@ def test_a_labeller_that_may_know_the_labels_of_train_is_scored_on_val_alone(
     with pytest.raises(
         FinedeficsError, match=r"12 labelled pictures of val .*, and 20 are needed to score it on"
     ):
-        label(workspace, "birds", labeller=str(words))
+        label(workspace, birds.reference, labeller=str(words))
 
 
 def test_command(
     workspace: Workspace, birds: Dataset, words: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(workspace.root))
-    assert main(["data", "label", "birds", "--labeller", str(words), "--json"]) == 0
+    assert main(["data", "label", birds.reference, "--labeller", str(words), "--json"]) == 0
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert (lines[-1]["event"], lines[-1]["inferred"], lines[-1]["accepted"]) == ("done", 4, 3)
-    assert main(["data", "label", "birds", "--labeller", str(words), "--precision", "0.6"]) == 0
+    assert main(["data", "label", birds.reference, "--labeller", str(words), "--precision", "0.6"]) == 0
     told = capfd.readouterr().out
     assert "Scored on 36 known pictures of train and val" in told
     assert "4 of 4 training pictures without a label get one" in told
     assert "the feed `inferred`" in told
     words.write_text(words.read_text().replace("0.4 if", "0.95 if"))
-    assert main(["data", "label", "birds", "--labeller", str(words), "--precision", "0.99", "--json"]) == 1
+    assert (
+        main(["data", "label", birds.reference, "--labeller", str(words), "--precision", "0.99", "--json"])
+        == 1
+    )
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     scored = next(line for line in lines if line["event"] == "scored")
     assert [point["pictures"] for point in scored["curve"]] == [36, 4]
