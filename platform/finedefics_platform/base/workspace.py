@@ -56,6 +56,11 @@ class Workspace:
         return self.root / "embeddings"
 
     @property
+    def labels(self) -> Location:
+        """What labellers inferred of datasets' pictures, addressed by what they were made from."""
+        return self.root / "labels"
+
+    @property
     def sheets(self) -> Location:
         """Contact sheets: ``sheets/<dataset>.html``."""
         return self.root / "sheets"
