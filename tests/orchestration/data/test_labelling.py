@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from bird_folder import encoded, put
 
 from finedefics.errors import FinedeficsError
 from finedefics.records import TABLES
+from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.data.describing import describe
@@ -51,6 +52,29 @@ class Words:
         sure = np.array([0.4 if text.startswith("maybe ") else 0.9 for text in said], np.float32)
         return Inferred(np.array(found, np.int32), sure, sure / 2)
 '''
+
+
+TASKS = ("ingestion", "samples", "describing.run", "mining", "labelling.run", "labelling.inferring")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_home() -> Iterator[pytest.MonkeyPatch]:
+    """Tasks and actors run in the test's own process; `test_on_a_cluster` undoes it."""
+
+    def tasks(items: Sequence[Any], work: Callable[[Sequence[Any]], Sequence[Any]], **_: Any) -> list[Any]:
+        return [result for item in items for result in work([item])]
+
+    def actors(items: Sequence[Any], make: Callable[[], Callable[[Any], Any]], **_: Any) -> list[Any]:
+        work = make()
+        return [work(item) for item in items]
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in TASKS:
+            patched.setattr(f"finedefics_platform.data.{module}.run_tasks", tasks)
+        for module in ("embeddings", "labelling.inferring"):
+            patched.setattr(f"finedefics_platform.data.{module}.run_in_actors", actors)
+            patched.setattr(f"finedefics_platform.data.{module}.reserved_device", lambda: "cpu")
+        yield patched
 
 
 @pytest.fixture
@@ -118,7 +142,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def birds(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> Dataset:
+def birds(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return described(workspace, "birds", write_captioned(tmp_path_factory.mktemp("source") / "birds"))
 
 
@@ -351,3 +375,21 @@ def test_command(
     scored = next(line for line in lines if line["event"] == "scored")
     assert [point["pictures"] for point in scored["curve"]] == [36, 4]
     assert "no threshold reaches" in lines[-1]["error"]["thing"]
+
+
+def test_on_a_cluster(
+    workspace: Workspace, birds: Dataset, words: Path, at_home: pytest.MonkeyPatch, ray_cluster: Any
+) -> None:
+    """The same version comes of tasks and actors; the last test, as it undoes what the others run in."""
+    made = label(workspace, birds.reference, labeller=str(words))
+    place = max((one for one in workspace.labels.children() if one.name != ".leases"), key=newest)
+    place.delete()
+    (made.root / "manifest.json").delete()
+    at_home.undo()
+    asked = shown(words)
+    assert label(workspace, birds.reference, labeller=str(words)).digest == made.digest
+    assert len(shown(words)) == 2 * len(asked)
+
+
+def newest(place: Location) -> float:
+    return max(file.modified().timestamp() for file in place.children())
