@@ -46,6 +46,11 @@ class Workspace:
         return self.root / "searches"
 
     @property
+    def studies(self) -> Location:
+        """Studies: ``studies/<name>-<digest>/``, and what their steps left in ``studies/steps/``."""
+        return self.root / "studies"
+
+    @property
     def evaluations(self) -> Location:
         """Evaluations (item x answer), addressed by what they were made from."""
         return self.root / "evaluations"

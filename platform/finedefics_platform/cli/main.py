@@ -27,6 +27,7 @@ COMMANDS = {
     "init": "finedefics_platform.cli.init:init",
     "train": "finedefics_platform.cli.train:train",
     "tune": "finedefics_platform.cli.tune:tune",
+    "study": "finedefics_platform.cli.study:app",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
     "predict": "finedefics_platform.cli.predict:predict",
     "data": "finedefics_platform.cli.data:app",
