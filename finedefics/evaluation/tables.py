@@ -72,7 +72,9 @@ def differences(
 
     - ``strongest``: both answer in the same way;
     - ``one_pass``: the better of the arm's one-pass answers (names, alignment) to the best of any control;
-    - ``one_pass_to_describe``: the same to the best describe-then-name of any control.
+    - ``one_pass_to_describe``: the same to the best describe-then-name of any control;
+    - ``whichever``: the worse of the arm's one-pass answers to the control whose worse one is best: what is
+      left where a model is asked in the way that suits it less.
 
     What is better or strongest is picked on the test items themselves, which flatters whoever is picked. Rows
     with a pick therefore hold a wider interval (Bonferroni over the pairs it could have been), so that it
@@ -126,6 +128,12 @@ def _to_the_strongest(
             name, rival = max(there, key=lambda one: controls[one[0]][one[1]].mean())
             pair = _Pair(arm, own, answer, name, controls[name], rival)
             rows.append(_row(comparison, pair, group, of_own * len(there)))
+    least = _worst(own)
+    worse = {one: answer for one in controls if (answer := _worst(controls[one]))}
+    if least is not None and worse:
+        name = max(worse, key=lambda one: controls[one][worse[one]].mean())
+        pair = _Pair(arm, own, least, name, controls[name], worse[name])
+        rows.append(_row("whichever", pair, group, len(ONE_PASS) ** 2 * len(worse)))
     return rows
 
 
@@ -168,6 +176,13 @@ def _cell(correct: pd.Series) -> dict[str, Any]:
 
 def _best(answers: Answers, among: Sequence[str]) -> str | None:
     return max((one for one in among if one in answers), key=lambda one: answers[one].mean(), default=None)
+
+
+def _worst(answers: Answers) -> str | None:
+    """The one-pass answer that is right least often; None where one was not asked."""
+    if not all(one in answers for one in ONE_PASS):
+        return None
+    return min(ONE_PASS, key=lambda one: answers[one].mean())
 
 
 def _of_group(answered: Mapping[tuple[str, str], pd.Series], group: str) -> dict[str, pd.Series]:

@@ -36,6 +36,9 @@ def verdict(
     sentences: list[str] = []
     drawn = _drawn_from((categories or {}).get("new"), worlds)
     for arm in _methods(table, differences):
+        either = [row for row in differences if _is_on_new(row, "whichever") and row["arm"] == arm]
+        sentences += [_whichever(table, row, drawn) for row in either]
+    for arm in _methods(table, differences):
         for group in ("new", "labelled"):
             rows = {
                 row["comparison"]: row for row in differences if (row["arm"], row["group"]) == (arm, group)
@@ -45,7 +48,7 @@ def verdict(
             if group == "new" and "one_pass_to_describe" in rows:
                 sentences.append(_to_describe(table, rows["one_pass_to_describe"], drawn))
     for comparison in ("same_answer", "strongest"):
-        names = [row for row in differences if _is_names_on_new(row, comparison)]
+        names = [r for r in differences if _is_on_new(r, comparison) and r["answer"] == "names"]
         if names:
             sentences.append(_names_answer(table, names, drawn))
     return sentences + _limits(differences, worlds, seeds, generated)
@@ -53,10 +56,11 @@ def verdict(
 
 def _methods(table: Table, differences: Sequence[Row]) -> list[str]:
     """Arms that are no control; the one furthest above the strongest on new categories speaks first."""
+    leading = "whichever" if any(row["comparison"] == "whichever" for row in differences) else "one_pass"
     gains = {
         row["arm"]: row["mean"]
         for row in differences
-        if row["comparison"] == "one_pass" and row["group"] == "new"
+        if row["comparison"] == leading and row["group"] == "new"
     }
     return sorted((arm for arm in table if arm not in CONTROLS), key=lambda arm: -gains.get(arm, 0.0))
 
@@ -106,13 +110,26 @@ def _pace(table: Table, row: Row) -> str:
     return f", at {own / other:.2g} times its pictures per second ({own:.3g} against {other:.3g})"
 
 
-def _is_names_on_new(row: Row, comparison: str) -> bool:
-    return (
-        row["comparison"] == comparison
-        and row["answer"] == "names"
-        and row["group"] == "new"
-        and row["arm"] not in CONTROLS
+def _is_on_new(row: Row, comparison: str) -> bool:
+    return row["comparison"] == comparison and row["group"] == "new" and row["arm"] not in CONTROLS
+
+
+def _whichever(table: Table, row: Row, drawn: str) -> str:
+    """What is left of an arm's accuracy where it is asked in the way that suits it less."""
+    own, other = (
+        table[row[arm]][row[answer]]["new"]
+        for arm, answer in (("arm", "answer"), ("against", "against_answer"))
     )
+    start = (
+        f"Whichever way it is asked, by names or alignment, {row['arm']} names categories it never had a "
+        f"label for with at least {_accuracy(own)}{drawn}"
+    )
+    rival = f"any control ({row['against']}, {row['against_answer']}: {_percent(other['accuracy'])} %)"
+    if row["low"] > 0:
+        return f"{start}: {_points(row)} more than {rival}."
+    if row["high"] < 0:
+        return f"{start}: {_points(row)} less than {rival}."
+    return f"{start}; no difference to {rival} is shown: {_signed(row)}."
 
 
 def _names_answer(table: Table, rows: Sequence[Row], drawn: str) -> str:

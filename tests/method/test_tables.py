@@ -154,3 +154,20 @@ def test_a_method_is_compared_with_the_strongest_control_of_each_answer_and_grou
     assert best["confidence"] == pytest.approx(1 - 0.05 / 8)
     words = one(rows, arm="joint", comparison="one_pass_to_describe", group="new")
     assert (words["against"], words["mean"]) == ("self_labelled", 0)
+
+
+def test_whichever_way_it_is_asked_compares_the_worse_answers() -> None:
+    half = {**CONTROL, ("names", "new"): share(18)}
+    whole = {**half, ("alignment", "new"): share(17)}
+    items = {"control": CONTROL, "self_labelled": half, "joint": JOINT, "both": whole}
+    rows = differences({arm: items_of(rows) for arm, rows in items.items()})
+    found = one(rows, arm="both", comparison="whichever", group="new")
+    assert (found["answer"], found["against"], found["against_answer"]) == (
+        "alignment",
+        "self_labelled",
+        "alignment",
+    )
+    assert found["mean"] == pytest.approx(14 / 20)
+    assert found["confidence"] == pytest.approx(1 - 0.05 / 8)
+    one_way = one(rows, arm="joint", comparison="whichever", group="new")
+    assert (one_way["answer"], one_way["mean"]) == ("names", pytest.approx(-3 / 20))

@@ -171,3 +171,15 @@ def test_the_limits_come_last_and_always() -> None:
     assert "drawn by a program" in sentences[-1]
     study = verdict(made_up_table(0.92), [], worlds=6, seeds=3, generated=False)
     assert "6 worlds and 3 seeds" in study[-1]
+
+
+def test_what_holds_whichever_way_it_is_asked_comes_first() -> None:
+    table = made_up_table(0.92, names_new=0.88)
+    rows = [
+        row("one_pass", 0.64, 0.86),
+        row("whichever", 0.6, 0.9, answer="names", against_answer="alignment"),
+    ]
+    first = said(verdict(table, rows)).splitlines()[0]
+    assert first.startswith("Whichever way it is asked, by names or alignment, joint names")
+    assert "at least 88.0 % [83.0, 93.0]" in first
+    assert "75.0 points [60.0, 90.0] more than any control (control, alignment: 17.0 %)" in first

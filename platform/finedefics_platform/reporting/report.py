@@ -30,6 +30,7 @@ ANSWER_TEXTS = {
     "describe": "describe, then name from the own words",
 }
 COMPARISONS = {
+    "whichever": "Worse one-pass answer against the best worse one of any control",
     "one_pass": "Better one-pass answer against the best of any control",
     "one_pass_to_describe": "Better one-pass answer against the best describe-then-name of any control",
     "strongest": "The same answer against the strongest control in it",
