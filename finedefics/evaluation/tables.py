@@ -129,7 +129,7 @@ def _to_the_strongest(
             pair = _Pair(arm, own, answer, name, controls[name], rival)
             rows.append(_row(comparison, pair, group, of_own * len(there)))
     least = _worst(own)
-    worse = {one: answer for one in controls if (answer := _worst(controls[one]))}
+    worse = {one: worst for one in controls if (worst := _worst(controls[one]))}
     if least is not None and worse:
         name = max(worse, key=lambda one: controls[one][worse[one]].mean())
         pair = _Pair(arm, own, least, name, controls[name], worse[name])

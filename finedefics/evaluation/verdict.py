@@ -35,10 +35,10 @@ def verdict(
     """
     sentences: list[str] = []
     drawn = _drawn_from((categories or {}).get("new"), worlds)
-    for arm in _methods(table, differences):
-        either = [row for row in differences if _is_on_new(row, "whichever") and row["arm"] == arm]
-        sentences += [_whichever(table, row, drawn) for row in either]
-    for arm in _methods(table, differences):
+    methods = _methods(table, differences)
+    either = [row for row in differences if _is_on_new(row, "whichever") and row["arm"] in methods[:1]]
+    sentences += [_whichever(table, row, drawn) for row in either]
+    for arm in methods:
         for group in ("new", "labelled"):
             rows = {
                 row["comparison"]: row for row in differences if (row["arm"], row["group"]) == (arm, group)
