@@ -1,10 +1,10 @@
 """False conflicts: captioned pictures that repel each other although nothing visible in them differs.
 
 Two captioned pictures are each other's negatives where an attribute that both show differs as a string. Here
-the drawn worlds' values are worded as a model words them (`benchmarks.paraphrases`), so the truth is known:
-how many pairs conflict falsely as they were said, how many are left in the closed vocabulary, and how many
-true conflicts it lost. ``python -m benchmarks.false_conflicts`` trains on each, to see what they cost in
-accuracy; the texts stay as they are there, as the small base model knows no other words.
+the drawn worlds' values are worded as a model words them (`finedefics.data.paraphrases`), so the truth is
+known: how many pairs conflict falsely as they were said, how many are left in the closed vocabulary, and
+how many true conflicts it lost. ``python -m benchmarks.false_conflicts`` trains on each, to see what they
+cost in accuracy; the texts stay as they are there, as the small base model knows no other words.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from benchmarks.drawn import (
     shuffled,
     teach,
 )
-from benchmarks.paraphrases import paraphrased
 from benchmarks.registry import Result, benchmark
 from finedefics.base_model import build_base
 from finedefics.data.birds import ATTRIBUTE_VALUES, draw
 from finedefics.data.generated import World, make_world
+from finedefics.data.paraphrases import paraphrased
 from finedefics.describers.vocabulary import Vocabulary, count_values
 from finedefics.mining import AttributeMiner, Confusable
 from finedefics.records import Sample

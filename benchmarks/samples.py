@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from finedefics.base_model import Sizes
-from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS, make_world, picture
+from finedefics.data.generated import make_world, picture
+from finedefics.data.generated_names import FIRST_WORDS, SECOND_WORDS
 from finedefics.records import Category, Sample
 from finedefics.sampler import confusable_order
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS
+from finedefics.data.generated_names import FIRST_WORDS, SECOND_WORDS
 from finedefics.records import ATTRIBUTES, CANDIDATES, TABLES, attributes_to_arrow
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.parquet import Part, write_planned

@@ -23,7 +23,7 @@ from finedefics_platform.training.stream import (
 from finedefics_platform.training.stream.engines import Chunk
 from finedefics_platform.training.stream.fetch import due
 from finedefics_platform.training.stream.order import GROUP_BYTES
-from finedefics_platform.training.stream.reading import COLUMNS, read_rows
+from finedefics_platform.training.stream.reading import columns_of, read_rows
 
 MILLION = 1_000_000
 RANKS = 64
@@ -80,8 +80,9 @@ def _really_read(dataset: Dataset) -> tuple[float, float]:
         for chunk in chunks:
             for read in chunk:
                 table = read_rows(read)
-                held = sum(_uncompressed(file, read.index) for file in read.files)
-                rows = pq.read_metadata(read.files[0]).row_group(read.index).num_rows
+                wanted = columns_of(read.feed).items()
+                held = sum(_uncompressed(read.files[t], read.index, c) for t, c in wanted if t in read.files)
+                rows = pq.read_metadata(read.files["samples"]).row_group(read.index).num_rows
                 decompressed += held
                 used += held * len(table) / rows  # rows are of one size here
                 yield table
@@ -93,9 +94,9 @@ def _really_read(dataset: Dataset) -> tuple[float, float]:
     return _read_over_used(plan, range(RANKS)), decompressed / used
 
 
-def _uncompressed(file: str, group: int) -> int:
-    """Bytes of the columns that training reads of a row group, as the file's footer has them."""
+def _uncompressed(file: str, group: int, read: Sequence[str]) -> int:
+    """Bytes of the columns that are read of a row group, as the file's footer has them."""
     of = pq.read_metadata(file).row_group(group)
     columns = [of.column(number) for number in range(of.num_columns)]
-    wanted = {column.partition(".")[0] for column in COLUMNS[Path(file).parent.name]}
+    wanted = {column.partition(".")[0] for column in read}
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] in wanted)

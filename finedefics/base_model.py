@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from finedefics.backbones import Backbone
 from finedefics.conversation import Renderer, Templates, pad_right
 from finedefics.data.birds import ATTRIBUTE_VALUES, describe
-from finedefics.data.generated import FIRST_WORDS, SECOND_WORDS, World, random_birds
+from finedefics.data.captions import some
+from finedefics.data.generated import World, random_birds
+from finedefics.data.generated_names import FEW, words_of
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message.content %}"
@@ -53,6 +55,7 @@ class BaseRecipe:
     """How the base model is taught; the defaults are what the demo uses.
 
     ``begins``: its tokenizer puts a beginning of sequence before every text, as Idefics2's does.
+    ``caption_attributes``: its captions tell so many of the visible attributes; None tells all.
     """
 
     birds: int = 3000
@@ -63,6 +66,7 @@ class BaseRecipe:
     language_batch: int = 24
     language_rate: float = 2e-3
     begins: bool = False
+    caption_attributes: int | None = None
 
 
 def build_base(
@@ -86,12 +90,13 @@ def build_base(
     """
     recipe, watch = recipe or BaseRecipe(), watch or (lambda *_: None)
     torch.manual_seed(seed)
-    backbone = untrained_backbone(sizes, begins=recipe.begins)
+    backbone = untrained_backbone(sizes, begins=recipe.begins, species=len(world.species))
     pixels, seen = _birds(recipe.birds, seed, sizes.image_edge, backbone.processor, watch)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread():
         _teach_to_see(backbone, pixels, seen, recipe, generator, watch)
-        _teach_to_speak(backbone, pixels, seen, world, recipe, generator, watch)
+        told = [some(each, recipe.caption_attributes, [seed, 6, i]) for i, each in enumerate(seen)]
+        _teach_to_speak(backbone, pixels, told, world, recipe, generator, watch)
     backbone.save_pretrained(folder)
 
 
@@ -106,15 +111,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False) -> Backbone:
+def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False, species: int = FEW) -> Backbone:
     """A tiny Idefics2 of random weights, with its own tokenizer and processor.
 
     Args:
         begins: the tokenizer puts a beginning of sequence before every text.
+        species: the words that name so many are words of its vocabulary; others are spelled.
     """
     from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
-    processor = _processor(sizes, begins)
+    processor = _processor(sizes, begins, species)
     tokenizer = processor.tokenizer
     config = Idefics2Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -161,13 +167,14 @@ def untrained_backbone(sizes: Sizes = SIZES, *, begins: bool = False) -> Backbon
     return Backbone(model, processor, train=("vision", "connector", "text"))
 
 
-def _processor(sizes: Sizes, begins: bool) -> Any:
+def _processor(sizes: Sizes, begins: bool, species: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import Idefics2Processor, PreTrainedTokenizerFast
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
-    words = [*FIRST_WORDS, *SECOND_WORDS, *ATTRIBUTE_VALUES, "bar"]
+    first, second = words_of(species)
+    words = [*first, *second, *ATTRIBUTE_VALUES, "bar"]
     words += [value for values in ATTRIBUTE_VALUES.values() for value in values]
     templates = Templates()
     spoken = " ".join([templates.question, templates.request, *templates.statements])
@@ -273,7 +280,7 @@ def _standardised_features(backbone: Backbone, pixels: Tensor) -> Tensor:
 def _teach_to_speak(
     backbone: Backbone,
     pixels: Tensor,
-    seen: list[dict[str, str]],
+    told: list[dict[str, str]],
     world: World,
     recipe: BaseRecipe,
     generator: torch.Generator,
@@ -285,7 +292,7 @@ def _teach_to_speak(
     block = [backbone.image_token_id] * backbone.processor.image_seq_len
     fake = render.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
     head = [*prompt.before, fake, *block, fake, *prompt.after]
-    captions = [(*head, *render.answer(describe(s))) for s in seen]
+    captions = [(*head, *render.answer(describe(t))) for t in told]
     sentences = [t for s in world.species for t in render.statement_tokens(s.name, s.description)]
     backbone.train_parts(("connector", "text"))
     parameters = [p for p in backbone.parameters() if p.requires_grad]

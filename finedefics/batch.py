@@ -1,9 +1,10 @@
 """From samples to tensors: one step's rows, with each picture and each text encoded once.
 
-A step may mix labelled pictures, captioned pictures and texts without a picture. A `Batch` holds the
-pictures, the sequences whose next tokens are learned, the unique texts and objects that are embedded, and for
-every row which of them are its object, its attribute description and its category, with what is needed to
-decide which rows may repel each other.
+A step may mix labelled pictures, captioned pictures, texts without a picture and pictures whose label is
+inferred; the last only answer, and are no rows of a contrast. A `Batch` holds the pictures, the sequences
+whose next tokens are learned, the unique texts and objects that are embedded, and for every row which of them
+are its object, its attribute description and its category, with what is needed to decide which rows may repel
+each other.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ NEGATIVE_COLUMNS = (
     "negative_category_ids",
     "negative_text_ids",
 )
+_NAMED = {"labelled": "label it", "inferred": "infer its label"}  # feeds that learn a name -> how to have one
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,15 @@ class Collator:
         """Collate one step.
 
         Args:
-            rows: samples of the feeds ``labelled`` and ``captioned``, categories of the feed ``text``.
+            rows: samples of the feeds ``labelled``, ``captioned`` and ``inferred`` (with the inferred
+                category as theirs), categories of the feed ``text``.
             step: position in the stage; it changes the order in which a multiple choice is asked.
 
         Raises:
-            FinedeficsError: a feed is unknown or all are empty, a picture is damaged, a labelled one has no
-                category, a category is missing from the table, a hard negative is of its sample's own
-                category, or, on several ranks, a picture without a label has an attribute that no
-                category has.
+            FinedeficsError: a feed is unknown or all are empty, a picture is damaged, one whose feed is
+                ``labelled`` or ``inferred`` has no category, a category is missing from the table, a hard
+                negative is of its sample's own category, or, on several ranks, a picture without a label has
+                an attribute that no category has.
         """
         if strange := sorted(rows.keys() - set(FEEDS)):
             raise wrong_use(f"unknown feed {strange[0]!r}", place="rows", cure=f"use {', '.join(FEEDS)}")
@@ -206,12 +209,14 @@ class _Draft:
         self._row(feed, category, sample.description, sample.attributes, negatives, (image, block))
 
     def _check(self, feed: str, sample: Sample, place: str) -> None:
-        if feed == "labelled" and not sample.category_id:
+        if feed in _NAMED and not sample.category_id:
             raise FinedeficsError(
-                "a row of the feed `labelled` has no category",
+                f"a row of the feed `{feed}` has no category",
                 place=place,
-                cure="label it, or let it feed `captioned`",
+                cure=f"{_NAMED[feed]}, or let it feed `captioned`",
             )
+        if feed == "inferred":  # nothing of it is contrasted, and what is nearest may be what was inferred
+            return
         if sample.category_id in sample.negatives:
             raise FinedeficsError(
                 f"its own category {sample.category_id!r} is among its hard negatives",

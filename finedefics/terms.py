@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from finedefics.errors import wrong_use
 from finedefics.readout import DEFAULT, Readout
 
-FEEDS = ("labelled", "captioned", "text")
+# What a stage may be fed with: pictures with a label, pictures with a description and none, categories with a
+# text, and pictures without a label that learn the name which was inferred for them.
+FEEDS = ("labelled", "captioned", "text", "inferred")
 GENERATION_TERMS = ("answer", "caption", "text", "choice")
 CONTRASTIVE_TERMS = ("object_attribute", "attribute_category", "category_category", "object_category")
 TERM_FEEDS = {  # on whose rows a term is defined
-    "answer": ("labelled",),
+    "answer": ("labelled", "inferred"),
     "caption": ("labelled", "captioned"),
     "text": ("text",),
     "choice": ("labelled",),

@@ -1,8 +1,8 @@
 """From answered test items to the tables of a comparison: accuracies by arm, and paired differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -14,6 +14,8 @@ from finedefics.evaluation.statistics import interval as accuracy_interval
 ANSWERS = ("names", "alignment", "describe")
 ONE_PASS = ("names", "alignment")  # answers that generate no token
 GROUPS = ("labelled", "new")
+# Arms without attributes as a bridge: a method has to be better than the strongest of them.
+CONTROLS = ("base", "instruction", "control", "object_category", "self_labelled")
 COLUMNS = ("sample_id", "group", "answer", "scope", "correct")
 
 Items: TypeAlias = pa.Table | pd.DataFrame
@@ -59,18 +61,22 @@ def _place(answer: str) -> tuple[int, str]:
 def differences(
     items_by_arm: Mapping[str, Items], against: str = "control", scope: str = "all"
 ) -> list[dict[str, Any]]:
-    """Paired differences of every arm to one arm, over the same test items.
+    """Paired differences over the same items: of every arm to one, and of methods to the strongest control.
 
     Each row has ``arm``, ``answer``, ``against``, ``against_answer``, ``group``, ``mean``, ``low``, ``high``,
     ``n``, ``confidence`` and ``comparison``, which is one of
 
-    - ``same_answer``: both arms answer in the same way;
-    - ``one_pass``: the better of each arm's one-pass answers (names, alignment);
-    - ``one_pass_to_describe``: the arm's better one-pass answer to the other's describe-then-name.
+    - ``same_answer``: every arm to ``against``, both answering in the same way;
 
-    The better answer is picked on the test items themselves, which flatters whoever picks. Rows with a pick
-    therefore hold a wider interval (Bonferroni over the pairs of answers it could have been, at most four:
-    98.75 %), so that it covers whichever pair was picked with 95 %.
+    and for the arms that are no control (`CONTROLS`), to the control that is strongest in what is compared:
+
+    - ``strongest``: both answer in the same way;
+    - ``one_pass``: the better of the arm's one-pass answers (names, alignment) to the best of any control;
+    - ``one_pass_to_describe``: the same to the best describe-then-name of any control.
+
+    What is better or strongest is picked on the test items themselves, which flatters whoever is picked. Rows
+    with a pick therefore hold a wider interval (Bonferroni over the pairs it could have been), so that it
+    covers whichever pair was picked with 95 %.
 
     Raises:
         FinedeficsError: the arm compared against is missing, or arms did not answer the same items.
@@ -84,58 +90,75 @@ def differences(
     answered = {arm: _answered(items, arm, scope) for arm, items in items_by_arm.items()}
     rows = []
     for arm in items_by_arm:
-        if arm == against:
-            continue
         for group in GROUPS:
-            left, right = _of_group(answered[arm], group), _of_group(answered[against], group)
-            for answer in ANSWERS:
-                if answer in left and answer in right:
-                    rows.append(_row("same_answer", arm, left, answer, against, right, answer, group))
-            best, other = _best_one_pass(left), _best_one_pass(right)
-            if best and other:
-                rows.append(_row("one_pass", arm, left, best, against, right, other, group))
-            if best and "describe" in right:
-                rows.append(_row("one_pass_to_describe", arm, left, best, against, right, "describe", group))
+            own = _of_group(answered[arm], group)
+            if arm != against:
+                other = _of_group(answered[against], group)
+                for answer in ANSWERS:
+                    if answer in own and answer in other:
+                        pair = _Pair(arm, own, answer, against, other, answer)
+                        rows.append(_row("same_answer", pair, group, 1))
+            if arm not in CONTROLS:
+                controls = {one: _of_group(answered[one], group) for one in CONTROLS if one in answered}
+                rows += _to_the_strongest(arm, own, controls, group)
     return rows
 
 
-def _row(
-    comparison: str,
-    arm: str,
-    left: Mapping[str, pd.Series],
-    answer: str,
-    against: str,
-    right: Mapping[str, pd.Series],
-    against_answer: str,
-    group: str,
-) -> dict[str, Any]:
-    a, b = left[answer], right[against_answer]
+Answers: TypeAlias = Mapping[str, pd.Series]  # of one arm and group: whether each item was right
+
+
+def _to_the_strongest(
+    arm: str, own: Answers, controls: Mapping[str, Answers], group: str
+) -> list[dict[str, Any]]:
+    rows = []
+    best = _best(own, ONE_PASS)
+    picks = sum(one in own for one in ONE_PASS)
+    compared: list[tuple[str, str, tuple[str, ...], int]]
+    compared = [("strongest", answer, (answer,), 1) for answer in ANSWERS if answer in own]
+    if best is not None:
+        compared += [
+            ("one_pass", best, ONE_PASS, picks),
+            ("one_pass_to_describe", best, ("describe",), picks),
+        ]
+    for comparison, answer, rivals, of_own in compared:
+        there = [(one, rival) for one in controls for rival in rivals if rival in controls[one]]
+        if there:
+            name, rival = max(there, key=lambda one: controls[one[0]][one[1]].mean())
+            pair = _Pair(arm, own, answer, name, controls[name], rival)
+            rows.append(_row(comparison, pair, group, of_own * len(there)))
+    return rows
+
+
+class _Pair(NamedTuple):
+    arm: str
+    own: Answers
+    answer: str
+    against: str
+    other: Answers
+    against_answer: str
+
+
+def _row(comparison: str, pair: _Pair, group: str, picked_from: int) -> dict[str, Any]:
+    a, b = pair.own[pair.answer], pair.other[pair.against_answer]
     if not a.index.equals(b.index):
         raise FinedeficsError(
             f"{len(a)} and {len(b)} {group} items, {len(a.index.symmetric_difference(b.index))} of them "
             "answered by one only",
-            place=f"{arm}.{answer} against {against}.{against_answer}",
+            place=f"{pair.arm}.{pair.answer} against {pair.against}.{pair.against_answer}",
             cure="evaluate both on the same dataset version",
         )
-    confidence = 1 - (1 - CONFIDENCE) / _pairs_to_pick_from(comparison, left, right)
+    confidence = 1 - (1 - CONFIDENCE) / picked_from
     estimate = paired_difference(a.to_numpy(), b.to_numpy(), confidence=confidence)
     return {
         "comparison": comparison,
-        "arm": arm,
-        "answer": answer,
-        "against": against,
-        "against_answer": against_answer,
+        "arm": pair.arm,
+        "answer": pair.answer,
+        "against": pair.against,
+        "against_answer": pair.against_answer,
         "group": group,
         **asdict(estimate),
         "confidence": confidence,
     }
-
-
-def _pairs_to_pick_from(comparison: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> int:
-    if comparison == "same_answer":
-        return 1
-    own = sum(one in left for one in ONE_PASS)
-    return own * sum(one in right for one in ONE_PASS) if comparison == "one_pass" else own
 
 
 def _cell(correct: pd.Series) -> dict[str, Any]:
@@ -143,8 +166,8 @@ def _cell(correct: pd.Series) -> dict[str, Any]:
     return {"accuracy": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
 
 
-def _best_one_pass(answers: Mapping[str, pd.Series]) -> str | None:
-    return max((one for one in ONE_PASS if one in answers), key=lambda one: answers[one].mean(), default=None)
+def _best(answers: Answers, among: Sequence[str]) -> str | None:
+    return max((one for one in among if one in answers), key=lambda one: answers[one].mean(), default=None)
 
 
 def _of_group(answered: Mapping[tuple[str, str], pd.Series], group: str) -> dict[str, pd.Series]:

@@ -6,9 +6,8 @@ Every sentence follows from an interval: one that contains zero never becomes "b
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finedefics.evaluation.tables import ONE_PASS
+from finedefics.evaluation.tables import CONTROLS, ONE_PASS
 
-BASELINES = ("base", "instruction", "control")
 NOT_SHOWN = "Not shown: "  # how a sentence about the limits begins
 
 Row = Mapping[str, Any]
@@ -28,7 +27,7 @@ def verdict(
 
     Args:
         table: accuracies and speeds by arm and answer.
-        differences: paired differences to the control, the rows of `differences`.
+        differences: paired differences, the rows of `differences`.
         categories: how many the test pictures of a group are of: an interval covers no others.
         worlds: how many data sets the numbers come from.
         seeds: how often every arm was trained.
@@ -45,21 +44,21 @@ def verdict(
                 sentences.append(_one_pass(table, rows["one_pass"], drawn if group == "new" else ""))
             if group == "new" and "one_pass_to_describe" in rows:
                 sentences.append(_to_describe(table, rows["one_pass_to_describe"], drawn))
-    names = [row for row in differences if _is_names_on_new(row)]
-    if names:
-        sentences.append(_names_answer(table, names, drawn))
-    sentences += _stronger_baselines(table, differences)
+    for comparison in ("same_answer", "strongest"):
+        names = [row for row in differences if _is_names_on_new(row, comparison)]
+        if names:
+            sentences.append(_names_answer(table, names, drawn))
     return sentences + _limits(differences, worlds, seeds, generated)
 
 
 def _methods(table: Table, differences: Sequence[Row]) -> list[str]:
-    """Arms that are no baseline; the one furthest above the control on new categories speaks first."""
+    """Arms that are no control; the one furthest above the strongest on new categories speaks first."""
     gains = {
         row["arm"]: row["mean"]
         for row in differences
         if row["comparison"] == "one_pass" and row["group"] == "new"
     }
-    return sorted((arm for arm in table if arm not in BASELINES), key=lambda arm: -gains.get(arm, 0.0))
+    return sorted((arm for arm in table if arm not in CONTROLS), key=lambda arm: -gains.get(arm, 0.0))
 
 
 def _one_pass(table: Table, row: Row, drawn: str) -> str:
@@ -71,8 +70,8 @@ def _one_pass(table: Table, row: Row, drawn: str) -> str:
     own = table[row["arm"]][row["answer"]][row["group"]]
     other = table[row["against"]][row["against_answer"]][row["group"]]
     start = f"In one pass ({row['answer']}), {row['arm']} {what} with {_accuracy(own)}{drawn}"
-    how = f"{row['against_answer']}, {_percent(other['accuracy'])} %"
-    rival = f"the best one-pass answer of {row['against']} ({how})"
+    how = f"{row['against_answer']}: {_percent(other['accuracy'])} %"
+    rival = f"the best one-pass answer of any control ({row['against']}, {how})"
     if row["low"] > 0:
         return f"{start}: {_points(row)} more than {rival}."
     if row["high"] < 0:
@@ -89,7 +88,7 @@ def _drawn_from(categories: int | None, worlds: int) -> str:
 def _to_describe(table: Table, row: Row, drawn: str) -> str:
     own = f"{row['arm']} in one pass ({row['answer']})"
     other = table[row["against"]]["describe"][row["group"]]
-    rival = f"describe-then-name by {row['against']} ({_percent(other['accuracy'])} %)"
+    rival = f"the best describe-then-name of any control ({row['against']}: {_percent(other['accuracy'])} %)"
     pace = _pace(table, row)
     if row["low"] > 0:
         return f"On new categories {own} is {_points(row)}{drawn} above {rival}{pace}."
@@ -107,12 +106,12 @@ def _pace(table: Table, row: Row) -> str:
     return f", at {own / other:.2g} times its pictures per second ({own:.3g} against {other:.3g})"
 
 
-def _is_names_on_new(row: Row) -> bool:
+def _is_names_on_new(row: Row, comparison: str) -> bool:
     return (
-        row["comparison"] == "same_answer"
+        row["comparison"] == comparison
         and row["answer"] == "names"
         and row["group"] == "new"
-        and row["arm"] not in BASELINES
+        and row["arm"] not in CONTROLS
     )
 
 
@@ -129,25 +128,11 @@ def _names_answer(table: Table, rows: Sequence[Row], drawn: str) -> str:
             parts.append(f"{row['arm']} shows no difference ({own} %, {_signed(row)})")
     against = rows[0]["against"]
     other = _percent(table[against]["names"]["new"]["accuracy"])
+    strongest = ", the strongest control in it" if rows[0]["comparison"] == "strongest" else ""
     return (
-        f"The likelihood of the name on new categories is another matter; against {against} ({other} %)"
+        f"By the likelihood of the name on new categories, against {against} ({other} %){strongest}"
         f"{drawn}: " + "; ".join(parts) + "."
     )
-
-
-def _stronger_baselines(table: Table, differences: Sequence[Row]) -> list[str]:
-    """Baselines of the comparison itself that are ahead of the control."""
-    found = []
-    for row in differences:
-        if row["arm"] in BASELINES and row["comparison"] == "one_pass":
-            own = table[row["arm"]][row["answer"]][row["group"]]
-            if row["mean"] > 0:
-                found.append(
-                    f"On {row['group']} categories {row['arm']} has a higher one-pass figure than "
-                    f"{row['against']} ({row['answer']}, {_percent(own['accuracy'])} %; {_signed(row)}): "
-                    "against it a gain would be smaller."
-                )
-    return found
 
 
 def _limits(differences: Sequence[Row], worlds: int, seeds: int, generated: bool) -> list[str]:
@@ -160,10 +145,6 @@ def _limits(differences: Sequence[Row], worlds: int, seeds: int, generated: bool
         )
     if differences:
         limits.append(f"that all {len(differences)} intervals hold at once; each stands for itself.")
-        limits.append(
-            f"how the arms stand to other controls than {differences[0]['against']}: contrast of pictures "
-            "with their categories' names, and labels inferred from captions, can be stronger than it."
-        )
     limits.append(
         "what other categories, another data set or training run would give: the figures come from "
         f"{_count(worlds, 'world')} and {_count(seeds, 'seed')}, and the intervals cover the draw of test "

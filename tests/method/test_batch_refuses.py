@@ -38,10 +38,11 @@ ANSWER = objective_of(answer=("labelled",))
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ({"labeled": []}, "rows: unknown feed 'labeled'; use labelled, captioned, text"),
+        ({"labeled": []}, "rows: unknown feed 'labeled'; use labelled, captioned, text, inferred"),
         ({"labelled": []}, "step 3: no feed has a row"),
         ({"labelled": [Sample("a", IMAGE)]}, "sample a: a row of the feed `labelled` has no category"),
         ({"labelled": [Sample("a", IMAGE, "")]}, "sample a: a row of the feed `labelled` has no category"),
+        ({"inferred": [Sample("a", IMAGE)]}, "sample a: a row of the feed `inferred` has no category; infer"),
         ({"labelled": [Sample("a", IMAGE, "auk")]}, "sample a: category 'auk' is not in the category table"),
         (
             {"labelled": [Sample("a", IMAGE, OWN, negatives=(OTHER, OWN))]},

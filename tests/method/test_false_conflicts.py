@@ -9,10 +9,10 @@ import pytest
 from benchmarks import false_conflicts
 from benchmarks.ablation import Plan
 from benchmarks.false_conflicts import ARMS, closed, conflicts, said_of, seen_in
-from benchmarks.paraphrases import WAYS, paraphrased
 from finedefics.base_model import BaseRecipe
 from finedefics.data.birds import ATTRIBUTE_VALUES
 from finedefics.data.generated import make_world
+from finedefics.data.paraphrases import WAYS, paraphrased
 
 
 def test_pairs_are_counted_by_what_both_show() -> None:

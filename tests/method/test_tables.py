@@ -135,3 +135,22 @@ def test_a_missing_control_or_column_is_named() -> None:
         differences({"joint": items_of(JOINT)})
     with pytest.raises(FinedeficsError, match="no column correct"):
         accuracy_table({"joint": items_of(JOINT).drop(columns="correct")}, {})
+
+
+def test_a_method_is_compared_with_the_strongest_control_of_each_answer_and_group() -> None:
+    bridge = {**CONTROL, ("names", "new"): share(12), ("describe", "new"): share(19)}
+    items = {"control": CONTROL, "self_labelled": bridge, "joint": JOINT, "two_stage": JOINT}
+    rows = differences({arm: items_of(rows) for arm, rows in items.items()})
+    assert {row["arm"] for row in rows if row["comparison"] != "same_answer"} == {"joint", "two_stage"}
+    names = one(rows, arm="joint", comparison="strongest", answer="names", group="new")
+    assert (names["against"], names["mean"]) == ("self_labelled", pytest.approx(-0.6))
+    assert names["confidence"] == pytest.approx(1 - 0.05 / 2)
+    best = one(rows, arm="joint", comparison="one_pass", group="new")
+    assert (best["answer"], best["against"], best["against_answer"]) == (
+        "alignment",
+        "self_labelled",
+        "names",
+    )
+    assert best["confidence"] == pytest.approx(1 - 0.05 / 8)
+    words = one(rows, arm="joint", comparison="one_pass_to_describe", group="new")
+    assert (words["against"], words["mean"]) == ("self_labelled", 0)

@@ -1,19 +1,21 @@
 """A small dataset of drawn birds, written straight into a dataset store."""
 
 import hashlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from inferred_labels import with_labels
 
 from finedefics.data.birds import ATTRIBUTE_VALUES, describe
 from finedefics.data.generated import Species, make_world, picture
 from finedefics.records import TABLES, attributes_to_arrow
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.data.parquet import write_part
-from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.data.versions import Draft, new_version
 
 
@@ -67,6 +69,46 @@ def drawn_dataset(drawn_workspace: Workspace) -> Dataset:
     tables = {"samples": samples, "descriptions": descriptions, "negatives": negatives}
     write_aligned(draft, tables, about, sorted(category["category_id"] for category in categories))
     return draft.publish("drawn")
+
+
+THRESHOLD = 0.71  # of the inferred labels below; one has just this probability
+
+
+@pytest.fixture(scope="session")
+def inferred_workspace(
+    drawn_workspace: Workspace, drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    """A copy of the drawn dataset, apart, so that versions made of it are not taken for the drawn one."""
+    root = tmp_path_factory.mktemp("inferred")
+    assert drawn_workspace.datasets.local is not None
+    shutil.copytree(drawn_workspace.datasets.local / "drawn", root / "datasets" / "drawn")
+    return open_workspace(root)
+
+
+@pytest.fixture(scope="session")
+def inferred_labels(drawn_dataset: Dataset) -> dict[str, tuple[str, float]]:
+    """For all but one of the 16 pictures without a label: nine at least as probable as the threshold."""
+    unlabelled = [s.sample_id for s in drawn_dataset.samples("train") if s.category_id is None]
+    ids = [category.category_id for category in drawn_dataset.categories()]
+    assert len(unlabelled) == 16
+    return {
+        sample: (ids[number * 5 % 6], round(0.5 + 0.03 * (number * 7 % 16), 2))
+        for number, sample in enumerate(unlabelled)
+        if number != 3
+    }
+
+
+@pytest.fixture(scope="session")
+def inferred_dataset(
+    inferred_workspace: Workspace, drawn_dataset: Dataset, inferred_labels: dict[str, tuple[str, float]]
+) -> Dataset:
+    """The drawn dataset with inferred labels."""
+    return with_labels(
+        inferred_workspace,
+        open_dataset(inferred_workspace, drawn_dataset.reference),
+        inferred_labels,
+        THRESHOLD,
+    )
 
 
 @pytest.fixture(scope="session")

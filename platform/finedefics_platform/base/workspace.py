@@ -46,6 +46,11 @@ class Workspace:
         return self.root / "searches"
 
     @property
+    def studies(self) -> Location:
+        """Studies: ``studies/<name>-<digest>/``, and what their steps left in ``studies/steps/``."""
+        return self.root / "studies"
+
+    @property
     def evaluations(self) -> Location:
         """Evaluations (item x answer), addressed by what they were made from."""
         return self.root / "evaluations"
@@ -54,6 +59,11 @@ class Workspace:
     def embeddings(self) -> Location:
         """What embedders made of datasets' pictures, addressed by what they were made from."""
         return self.root / "embeddings"
+
+    @property
+    def labels(self) -> Location:
+        """What labellers inferred of datasets' pictures, addressed by what they were made from."""
+        return self.root / "labels"
 
     @property
     def sheets(self) -> Location:
@@ -66,8 +76,13 @@ class Workspace:
         return self.root / "categories"
 
     @property
+    def worlds(self) -> Location:
+        """Drawn worlds as image folders: ``worlds/birds-<seed>-<digest>/``."""
+        return self.root / "worlds"
+
+    @property
     def demo(self) -> Location:
-        """What `finedefics demo` draws, tabulates and reports."""
+        """What `finedefics demo` tabulates and reports."""
         return self.root / "demo"
 
     @property

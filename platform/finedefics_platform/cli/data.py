@@ -7,6 +7,7 @@ import typer
 from .console import reporter
 from .describe import describe
 from .inspecting import inspect
+from .label import label
 from .made import finish
 from .mine import mine
 from .next_steps import after_ingest
@@ -15,7 +16,7 @@ from .prepare import ALLOW_REJECTED, prepare
 if TYPE_CHECKING:
     pass
 
-app = typer.Typer(help="Ingest, describe, mine and inspect datasets.", no_args_is_help=True)
+app = typer.Typer(help="Ingest, describe, mine, label and inspect datasets.", no_args_is_help=True)
 
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -74,4 +75,5 @@ def ingest(
 
 app.command()(describe)
 app.command()(mine)
+app.command()(label)
 app.command()(inspect)

@@ -1,4 +1,4 @@
-"""`finedefics demo | world | base`: the whole journey by one command, and what it starts from."""
+"""`finedefics demo`: the whole journey by one command."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from .console import reporter
 
 if TYPE_CHECKING:
-    from finedefics_platform.base.storage import Location
+    pass
 
 
 def demo(
@@ -19,15 +19,15 @@ def demo(
     small: Annotated[bool, typer.Option("--small", help="Fewer pictures and steps: a quick look.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Draw a world of birds, train four arms, compare them, promote a model, and name pictures with it.
+    """Draw a world of birds, train seven arms, compare them, promote a model, and name pictures with it.
 
     Finished parts are reused. Example: `finedefics demo --seed 1`
     """
     import time
 
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.demo.ingredients import FULL, SMALL
-    from finedefics_platform.demo.journey import run_demo
+    from finedefics_platform.demo.journey import SERVED, run_demo
+    from finedefics_platform.demo.scale import FULL, SMALL
     from finedefics_platform.reporting.results_table import terminal_table
 
     out = reporter(json)
@@ -43,7 +43,7 @@ def demo(
     out.show(terminal_table(summary.table, summary.differences))
     summaries = {arm: evaluated.summary for arm, evaluated in made.evaluations.items()}
     out.table(*_retrieval(summaries))
-    out.table(*_cost(summaries["joint"]))
+    out.table(*_cost(SERVED, summaries[SERVED]))
     for sentence in summary.sentences:
         out.say(f"  • {sentence}")
     minutes = (time.monotonic() - started) / 60
@@ -76,61 +76,13 @@ def _retrieval(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[st
     return title, ["arm", "among names", "among descriptions"], rows
 
 
-def _cost(summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+def _cost(arm: str, summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     rows = [
         [answer, f"{tokens['forwarded']:.0f}", f"{tokens['generated']:.0f}"]
         for answer, tokens in summary["tokens_per_picture"].items()
     ]
     return (
-        "Cost of an answer: language-model tokens a picture (joint)",
+        f"Cost of an answer: language-model tokens a picture ({arm})",
         ["answer", "forwarded", "generated"],
         rows,
     )
-
-
-def world(
-    folder: Annotated[str, typer.Argument(help="Where the image folder is written; must not exist.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal worlds.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Draw a world of fine-grained birds as an image folder with annotations.
-
-    Example: `finedefics world birds-folder --seed 1`, then `finedefics data ingest birds-folder --name birds`
-    """
-    from finedefics_platform.demo.ingredients import draw_world
-
-    out = reporter(json)
-    place = _fresh(folder)
-    made = draw_world(seed, place, progress=out)
-    out.say(f"{len(made.species)} species, {len(made.new)} of them without a label: {place}")
-    out.done(folder=str(place), species=len(made.species), new=sorted(made.new))
-
-
-def base(
-    folder: Annotated[str, typer.Argument(help="Where the model is written; must not exist.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the world whose texts it learns.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Teach the tiny base model of a drawn world, as an ordinary Hugging Face folder.
-
-    Example: `finedefics base birds-base --seed 1`
-    """
-    from finedefics.base_model import BaseRecipe
-    from finedefics.data.generated import make_world
-    from finedefics_platform.demo.ingredients import teach_base
-
-    out = reporter(json)
-    place = _fresh(folder)
-    teach_base(make_world(seed), place, BaseRecipe(), progress=out)
-    out.say(f"base model: {place}")
-    out.done(folder=str(place))
-
-
-def _fresh(folder: str) -> "Location":
-    from finedefics.errors import wrong_use
-    from finedefics_platform.base.storage import Location
-
-    place = Location.of(folder)
-    if place.exists():
-        raise wrong_use("this exists already", place=str(place), cure="name a folder that does not exist")
-    return place

@@ -107,8 +107,8 @@ def show(out: Reporter, found: "Inspection") -> None:
     out.say(f"[bold]{found.dataset}[/]  {escape(found.path)}")
     out.table(
         "Pictures",
-        ["split", "labelled", "unlabelled", "described", "categories"],
-        [[s.split, s.labelled, s.unlabelled, s.described, s.categories] for s in found.splits],
+        ["split", "labelled", "unlabelled", "inferred", "described", "categories"],
+        [[s.split, s.labelled, s.unlabelled, s.inferred, s.described, s.categories] for s in found.splits],
     )
     _show_categories(out, found)
     _show_sizes(out, found)

@@ -21,12 +21,13 @@ from .failures import explain, interrupted, print_traceback, report, terminated
 # A module is imported when its command is asked for, so no command pays for another's imports.
 COMMANDS = {
     "demo": "finedefics_platform.cli.demo:demo",
-    "world": "finedefics_platform.cli.demo:world",
-    "base": "finedefics_platform.cli.demo:base",
+    "world": "finedefics_platform.cli.worlds:world",
+    "base": "finedefics_platform.cli.worlds:base",
     "doctor": "finedefics_platform.cli.doctor:doctor",
     "init": "finedefics_platform.cli.init:init",
     "train": "finedefics_platform.cli.train:train",
     "tune": "finedefics_platform.cli.tune:tune",
+    "study": "finedefics_platform.cli.study:app",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
     "predict": "finedefics_platform.cli.predict:predict",
     "data": "finedefics_platform.cli.data:app",

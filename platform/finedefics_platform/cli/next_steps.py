@@ -35,6 +35,6 @@ def after_mine(dataset: "Dataset") -> str:
     from finedefics_platform.training.starter import Facts
 
     facts = Facts.of(dataset)
-    if facts.labelled or facts.captioned:
+    if facts.labelled or facts.captioned or facts.inferred:
         return f"finedefics init {dataset.name}"
     return f"finedefics data describe {dataset.name} --describer openai:MODEL"

@@ -47,4 +47,11 @@ class Data(Section):
         description="Order of rows: shuffled, or `confusable` batches of similar categories, where a row's "
         "hard negatives are other rows.",
     )
+    inferred_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least probability of an inferred label that the feed `inferred` takes; default: the "
+        "threshold of the dataset's labels, at which they had the precision that was wanted.",
+    )
     templates: TemplateTexts = TemplateTexts()

@@ -97,6 +97,10 @@ class Experiment(Section):
             )
         return self
 
+    def has_feed(self, feed: str) -> bool:
+        """Whether any stage takes rows of this feed."""
+        return any(feed in stage.feeds for stage in self.stages)
+
     def digest(self) -> str:
         """Twelve hex digits that change with any setting that can change the trained weights.
 
@@ -113,6 +117,8 @@ class Experiment(Section):
         for stage in document["stages"]:
             if stage["negatives"] == MINED:  # the dataset's, whose content counts by itself
                 del stage["negatives"]
+        if not self.has_feed("inferred"):  # nobody asks how probable an inferred label is
+            del document["data"]["inferred_probability"]
         return digest_of(document)
 
 

@@ -9,7 +9,7 @@ from finedefics_platform.config.section import Section
 
 MINED, MODEL = "mined", "model"  # sources of hard negatives
 
-Feed = Literal["labelled", "captioned", "text"]
+Feed = Literal["labelled", "captioned", "text", "inferred"]
 Term = Literal[
     "answer",  # next-token loss of the category's name, given picture and question (instruction tuning)
     "caption",  # next-token loss of the description, given picture and request
@@ -67,7 +67,9 @@ class Stage(Section):
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(
-        description="Rows of each feed in the global batch."
+        description="Rows of each feed in the global batch: `labelled` pictures, `captioned` ones without a "
+        "label, `text` of categories, and `inferred`, pictures without a label that learn the name which "
+        "`finedefics data label` inferred (as far as it is sure: data.inferred_probability)."
     )
     terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
     temperatures: Temperatures = Temperatures()

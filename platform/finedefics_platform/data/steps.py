@@ -17,7 +17,12 @@ from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import finished_step, lease_of
 
 _FOLLOWING = {"row_groups", "negatives", "neighbours"}  # made anew whenever something changes
-_MADE_BY = {"describe": ("descriptions", "vocabulary")}
+# What a step makes anew, or leaves out as it was made from what the step changes.
+_MADE_BY = {
+    "describe": ("descriptions", "vocabulary", "labels"),
+    "names": ("labels",),
+    "label": ("labels",),
+}
 
 
 @contextmanager

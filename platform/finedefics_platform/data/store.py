@@ -144,6 +144,17 @@ class Dataset:
         """
         return int(self.manifest["provenance"].get("negatives", {}).get("most", 0))
 
+    def inferred_threshold(self) -> float | None:
+        """The least probability at which inferred labels had the precision that was wanted; None: there are
+        no inferred labels."""
+        about = self.manifest["provenance"].get("labels") if self.has("labels") else None
+        return float(about["threshold"]) if about else None
+
+    def sure_labels(self) -> int:
+        """Pictures whose inferred label is as probable as `inferred_threshold`, 0 without inferred labels."""
+        about = self.manifest["provenance"].get("labels") if self.has("labels") else None
+        return int(about["accepted"]) if about else 0
+
     def attribute_names(self) -> list[str]:
         """Names of the attributes that any description carries, sorted."""
         return list(self.manifest["provenance"].get("descriptions", {}).get("attributes", ()))

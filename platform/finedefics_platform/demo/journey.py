@@ -15,8 +15,8 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.demo.ingredients import FULL, Scale, base_model, world_folder
-from finedefics_platform.demo.summary import Summary, summarise
+from finedefics_platform.demo.scale import FULL, Scale
+from finedefics_platform.demo.summary import SERVED, Summary, summarise
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.gate import GatePolicy
@@ -28,12 +28,13 @@ from finedefics_platform.search.document import load_search
 from finedefics_platform.search.run import SearchResult, run_search
 from finedefics_platform.tracking.tracker import Tracker
 from finedefics_platform.training.run import TrainedRun, train
+from finedefics_platform.worlds.settings import world_base, world_data
 
 HERE = Path(__file__).parent
-BASE, CONTROL, SERVED = "base", "control", "joint"
-ARMS = ("instruction", CONTROL, "two_stage", SERVED)
+BASE, CONTROL = "base", "control"
+ARMS = ("instruction", CONTROL, "object_category", "self_labelled", "two_stage", "joint", SERVED)
 SERVED_ANSWER = "alignment"
-LEGS = 8
+LEGS = 9
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ def run_demo(
     """
     leg = _Legs(progress)
     leg("draw a world of birds and ingest it (Ray Data): ingest, describe, mine")
-    world, folder = world_folder(workspace, seed, scale.plan, progress)
+    world, folder = world_data(workspace, seed, scale.world, progress)
     dataset = make_dataset(workspace, f"birds-{seed}", folder, progress)
     leg("the base model: it sees attributes, knows the species' texts, and has never connected them")
-    base = base_model(workspace, world, scale.recipe, rebuild=rebuild_base, progress=progress)
+    base = world_base(workspace, world, scale.world, progress, rebuild=rebuild_base)
+    leg("infer labels of captioned pictures: the base reads their captions, and no picture")
+    dataset = infer_labels(workspace, dataset, base, progress)
     tracker = Tracker(workspace, "finedefics-demo")
     leg(f"train {len(ARMS)} arms from it (Ray Train, two workers, DeepSpeed ZeRO)")
     experiments = {arm: arm_experiment(arm, dataset, base, scale, seed) for arm in ARMS}
@@ -95,7 +98,7 @@ def run_demo(
     record_evaluations(tracker, runs, evaluations, base)
     leg("search the number of hard negatives and the temperature (Ray Tune, ASHA)")
     search = demo_search(workspace, dataset, base, scale, seed, tracker, progress)
-    leg("register the joint arm and let the gate decide on `champion` (MLflow)")
+    leg("register the arm `both` and let the gate decide on `champion` (MLflow)")
     version, promotion = register_and_promote(workspace, f"birds-{seed}", runs[SERVED], evaluations[SERVED])
     progress.event("promoted", model=version.reference, reasons=list(promotion.decision.reasons))
     progress.say(f"  {version.reference} is champion: {promotion.decision.reasons[0]}")
@@ -128,6 +131,14 @@ def make_dataset(workspace: Workspace, name: str, folder: Path, progress: Progre
     dataset = ingest(workspace, name, folder, progress=progress)
     dataset = describe(workspace, dataset.reference, progress=progress)
     return mine(workspace, dataset.reference, progress=progress)
+
+
+def infer_labels(workspace: Workspace, dataset: Dataset, base: Location, progress: Progress) -> Dataset:
+    """The dataset with the labels that the base infers from captions; below 90 % precision none is taken."""
+    from finedefics_platform.data.labelling import label
+
+    labeller = f"reading:{base}"
+    return label(workspace, dataset.reference, labeller=labeller, precision=0.9, progress=progress)
 
 
 def arm_experiment(arm: str, dataset: Dataset, base: Location, scale: Scale, seed: int) -> Experiment:
@@ -208,7 +219,7 @@ def register_and_promote(
     """Register a run's model, and ask the gate about the answer it will serve."""
     version = register_run(workspace, name, run, evaluated)
     policy = GatePolicy(slices=(SERVED_ANSWER,))
-    reason = "the demo's joint arm, by its own gate"
+    reason = f"the demo's arm {SERVED}, by its own gate"
     return version, promote(workspace, version.name, version.version, reason=reason, policy=policy)
 
 

@@ -24,6 +24,7 @@ from finedefics_platform.training.run import TrainedRun
 
 TITLE = "Naming birds nobody labelled"
 SHOWN_SAMPLES = 12
+SERVED = "both"  # the arm whose words, embeddings and settings stand for the method
 PACKAGES = ("finedefics", "torch", "transformers", "ray", "deepspeed", "mlflow")
 
 
@@ -74,7 +75,7 @@ def summarise(
             histories={arm: _history(run) for arm, run in runs.items()},
             trials=search.trials,
             samples=_samples(dataset, items),
-            embeddings={arm: _embeddings(evaluations[arm], dataset) for arm in ("base", "joint")},
+            embeddings={arm: _embeddings(evaluations[arm], dataset) for arm in ("base", SERVED)},
             provenance=_provenance(dataset, runs, experiments, version, seed),
         ),
         report_file,
@@ -111,7 +112,7 @@ def _samples(dataset: Dataset, items: Mapping[str, Any]) -> list[dict[str, Any]]
                 continue
             said = {"name": names[row["predicted"]], "correct": row["correct"]}
             answers[row["sample_id"]].setdefault(arm, {})[row["answer"]] = said
-            if arm == "joint" and row["description"]:
+            if arm == SERVED and row["description"]:
                 words[row["sample_id"]] = row["description"]
     return [_shown(sample, names, labelled, words, answers) for sample in chosen]
 
@@ -160,8 +161,8 @@ def _provenance(
         "seed": seed,
         "champion": version.reference,
         **{f"configuration of {arm}": run.config_digest for arm, run in runs.items()},
-        "workers": experiments["joint"].resources.workers,
-        "ZeRO stage": experiments["joint"].deepspeed.zero_stage,
+        "workers": experiments[SERVED].resources.workers,
+        "ZeRO stage": experiments[SERVED].deepspeed.zero_stage,
         "python": sys.version.split()[0],
         **{name: package_version(name) for name in PACKAGES},
         "reproduce": f"finedefics demo --seed {seed}",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finedefics.evaluation import NOT_SHOWN
-from finedefics.evaluation.tables import ANSWERS, GROUPS
+from finedefics.evaluation.tables import ANSWERS, CONTROLS, GROUPS
 from finedefics.evaluation.verdict import one_pass_accuracy
 from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.charts import Curve, Point, curves, marker, projection, scatter
@@ -16,15 +16,23 @@ from finedefics_platform.reporting.page import page_environment
 
 SHAPES = {"names": "square", "alignment": "circle", "describe": "triangle"}
 COLOURS = {"base": "base", "instruction": "instruction", "control": "control", "two_stage": "two-stage"}
-OTHER_COLOURS = ("first", "second", "third", "fourth")  # classes of the style sheet, for further arms
+OTHER_COLOURS = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+)  # classes of the style sheet, for further arms
 ANSWER_TEXTS = {
     "names": "likelihood of the name",
     "alignment": "similarity with the category index, one pass",
     "describe": "describe, then name from the own words",
 }
 COMPARISONS = {
-    "one_pass": "Better one-pass answer of each",
-    "one_pass_to_describe": "Better one-pass answer against describe-then-name",
+    "one_pass": "Better one-pass answer against the best of any control",
+    "one_pass_to_describe": "Better one-pass answer against the best describe-then-name of any control",
+    "strongest": "The same answer against the strongest control in it",
     "same_answer": "The same answer of both",
 }
 
@@ -128,7 +136,7 @@ def _timed(table: Mapping[str, Any]) -> bool:
 
 
 def _headline(data: ReportData) -> list[dict[str, Any]]:
-    """Each arm's better one-pass answer, and the control's description, on the group of the headline."""
+    """Each arm's better one-pass answer, and the best description of a control, on the headline's group."""
     groups = _groups(data.table)
     if not groups:
         return []
@@ -137,11 +145,11 @@ def _headline(data: ReportData) -> list[dict[str, Any]]:
         best = one_pass_accuracy(data.table, arm, groups[0])
         if best:
             bars.append({"arm": arm, "answer": best[0], "cell": best[1], "group": groups[0]})
-    described = data.table.get("control", {}).get("describe", {})
-    if groups[0] in described:
-        bars.append(
-            {"arm": "control", "answer": "describe", "cell": described[groups[0]], "group": groups[0]}
-        )
+    cells = {arm: data.table[arm]["describe"] for arm in CONTROLS if "describe" in data.table.get(arm, {})}
+    described = {arm: cell[groups[0]] for arm, cell in cells.items() if groups[0] in cell}
+    if described:
+        arm = max(described, key=lambda one: described[one]["accuracy"])
+        bars.append({"arm": arm, "answer": "describe", "cell": described[arm], "group": groups[0]})
     return [
         {**bar, "speed": data.table[bar["arm"]][bar["answer"]].get("pictures_per_second")} for bar in bars
     ]

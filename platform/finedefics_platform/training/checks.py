@@ -22,7 +22,8 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         validating: something is called every ``evaluation.every`` steps, so there must be pictures for it.
 
     Raises:
-        FinedeficsError: a feed is empty or cannot be shared equally, hard negatives were never mined or are
+        FinedeficsError: a feed is empty (of inferred labels: none is sure enough, or there is no table of
+            them) or cannot be shared equally, hard negatives were never mined or are
             fewer than asked for, no picture of a term that learns descriptions has one, there is nothing to
             validate on, DeepSpeed cannot do what is asked, or what the adapters need is not installed.
     """
@@ -33,7 +34,8 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
 
     quantization(experiment.adapters.as_settings(), experiment.model.dtype)
     for stage in experiment.stages:
-        index = SampleIndex.of(stage_dataset(dataset, stage) or dataset)
+        seen = stage_dataset(dataset, stage) or dataset
+        index = SampleIndex.of(seen, least=experiment.data.inferred_probability)
         check_divides(stage, experiment.resources.workers)
         for feed in stage.feeds:
             index.require(feed)

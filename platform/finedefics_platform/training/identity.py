@@ -84,25 +84,30 @@ def run_key(workspace: Workspace, experiment: Experiment, dataset: Dataset, base
         FinedeficsError: as `base_of`.
     """
     base = base or base_of(workspace, experiment.model)
-    experiment = _with_pinned_negatives(workspace, experiment, dataset)
+    experiment = _settled(workspace, experiment, dataset)
     return f"{experiment.name}-{digest_of([experiment.digest(), dataset.digest, base.identity])}"
 
 
 def pin(
     workspace: Workspace, experiment: Experiment, dataset: Dataset, base: Base | None = None
 ) -> Experiment:
-    """The experiment with its dataset, and versions that negatives come from, named by digest, and its model
-    by commit and by a name that moves with the workspace; arguments and errors as of `run_key`."""
+    """The experiment with its dataset, and versions that negatives come from, named by digest, its model by
+    commit and by a name that moves with the workspace, and the threshold of inferred labels where they feed a
+    stage; arguments and errors as of `run_key`."""
     base = base or base_of(workspace, experiment.model)
-    experiment = _with_pinned_negatives(workspace, experiment, dataset)
+    experiment = _settled(workspace, experiment, dataset)
     data = experiment.data.model_copy(update={"dataset": dataset.reference})
     model = experiment.model.model_copy(update={"path": base.path, "revision": base.revision})
     return experiment.model_copy(update={"data": data, "model": model})
 
 
-def _with_pinned_negatives(workspace: Workspace, experiment: Experiment, dataset: Dataset) -> Experiment:
+def _settled(workspace: Workspace, experiment: Experiment, dataset: Dataset) -> Experiment:
+    """What the experiment leaves to its dataset is said: whose negatives, how sure inferred labels are."""
     stages = tuple(pinned(workspace, stage, dataset) for stage in experiment.stages)
-    return experiment.model_copy(update={"stages": stages})
+    data = experiment.data
+    if experiment.has_feed("inferred") and data.inferred_probability is None:
+        data = data.model_copy(update={"inferred_probability": dataset.inferred_threshold()})
+    return experiment.model_copy(update={"stages": stages, "data": data})
 
 
 def _folder(workspace: Workspace, path: str) -> Location | None:

@@ -66,9 +66,10 @@ def stage_dataset(dataset: Dataset, stage: Stage, run: Location | None = None) -
         return dataset.with_tables(made["tables"], made["provenance"], home=place)
     other = open_version(dataset.root.parent / stage.negatives.rpartition("@")[2])
     _check_same_pictures(stage, dataset, other)
-    # Row groups count the descriptions of their own version: those of other descriptions would send the stage
-    # to rows that have none here. Then the dataset's own stand, and with them what its rows are like.
-    names = TABLES if _digest(dataset, "descriptions") == _digest(other, "descriptions") else TABLES[:2]
+    # Row groups count descriptions and inferred labels of their own version: those of others would send the
+    # stage to rows that have none here. Then the dataset's own stand, and with them what its rows are like.
+    same = all(_digest(dataset, table) == _digest(other, table) for table in ("descriptions", "labels"))
+    names = TABLES if same else TABLES[:2]
     taken = {name: other.manifest["tables"][name] for name in names}
     return dataset.with_tables(taken, {name: other.manifest["provenance"][name] for name in names})
 

@@ -200,7 +200,7 @@ class _Work:
         fit(task, recorder.handle)
 
     def _result(self, recorder: Recorder, seconds: float) -> dict[str, Any]:
-        learns_labels = any("labelled" in stage.feeds for stage in self.experiment.stages)
+        learns_labels = self.experiment.has_feed("labelled")  # what was inferred makes no category labelled
         return {
             "key": self.place.name,
             "training": self.training.name,

@@ -33,6 +33,7 @@ class Facts:
         texts: categories with a description.
         mined: most hard negatives of a picture.
         held_out: labelled pictures of the splits val and test.
+        inferred: training pictures without a label whose inferred one is as sure as the labels' threshold.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Facts:
     texts: int
     mined: int
     held_out: dict[str, int]
+    inferred: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Facts":
@@ -65,6 +67,7 @@ class Facts:
                 split: sum(number for category, number in counts.get(split, {}).items() if category)
                 for split in ("val", "test")
             },
+            dataset.sure_labels(),
         )
 
 
@@ -95,7 +98,7 @@ def starter_experiment(facts: Facts, machine: Machine, model: str | None = None)
     Raises:
         FinedeficsError: no training picture has a label or a description.
     """
-    if not facts.labelled and not facts.captioned:
+    if not facts.labelled and not facts.captioned and not facts.inferred:
         raise FinedeficsError(
             "no training picture has a label or a description, so there is nothing to learn",
             place=f"dataset {facts.dataset}",
@@ -135,8 +138,14 @@ def _plan(facts: Facts, machine: Machine) -> _Plan:
         "labelled": max(contrasted) if facts.labelled and facts.categories > 1 and contrasted else base,
         "captioned": base,
         "text": base,
+        "inferred": base,
     }
-    rows_of = {"labelled": facts.labelled, "captioned": facts.captioned, "text": facts.texts}
+    rows_of = {
+        "labelled": facts.labelled,
+        "captioned": facts.captioned,
+        "text": facts.texts,
+        "inferred": facts.inferred,
+    }
     feeds = {
         feed: _rows(min(rows, rows_of[feed]), machine.workers)
         for feed, rows in there.items()
@@ -182,7 +191,7 @@ def _terms(
 
     labelled = ["labelled"] if described and facts.categories > 1 else []
     captions = [*(["labelled"] if facts.described else []), "captioned"]
-    add("answer", "1", "name the category", ["labelled"], ["labelled"])
+    add("answer", "1", "name the category", ["labelled", "inferred"], ["labelled", "inferred"])
     add("caption", "1", "describe the picture", captions, ["labelled", "captioned"])
     if facts.texts > 0:
         add("text", "1", "tie names and descriptions in words", ["text"], ["text"])
@@ -202,6 +211,7 @@ def _terms(
 def _head(facts: Facts) -> list[str]:
     parts = [f"{facts.labelled} labelled training pictures of {facts.categories} categories"]
     parts += [f"{facts.captioned} captioned ones without a label"] if facts.captioned else []
+    parts += [f"{facts.inferred} without a label whose inferred one is sure enough"] if facts.inferred else []
     parts += [f"{facts.texts} categories with a text"] if facts.texts else ["no category has a text"]
     parts += [f"{facts.mined} mined negatives a picture"] if facts.mined else ["nothing is mined"]
     return [
@@ -253,8 +263,13 @@ def _stage(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:
         f"    learning_rate: {model_rate}",
         f"    warmup_steps: {min(60, max(1, plan.steps // 10))}",
         f"    feeds: {{{feeds}}} # rows a step, shared by {_count(machine.workers, 'worker')}",
-        "    terms:",
     ]
+    if facts.inferred:
+        lines += [
+            "    # inferred: pictures without a label, learned by the name that was inferred for them;",
+            "    # how sure it has to be is data.inferred_probability, by default the labels' own threshold",
+        ]
+    lines.append("    terms:")
     lines += [f"      {name}: {setting} # {plan.why[name]}" for name, setting in plan.terms.items()]
     if facts.labelled and plan.negatives:
         lines.append(

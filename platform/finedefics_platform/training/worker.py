@@ -174,26 +174,23 @@ def _start(task: Assignment, events: EventWriter | None) -> Loop:
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank)
     dataset = open_version(task.dataset)
-    index = SampleIndex.of(dataset, task.experiment.data.sampler)
+    data = task.experiment.data
+    index = SampleIndex.of(dataset, data.sampler, data.inferred_probability)
     return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
 
 
 def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]] | None:
     """This rank's rows of a stage after ``done`` steps, read ahead; None where negatives are mined first."""
     experiment = loop.task.experiment
-    stage, seed = experiment.stages[number], stage_seed(experiment, number)
+    stage, data, seed = experiment.stages[number], experiment.data, stage_seed(experiment, number)
     dataset = stage_dataset(loop.dataset, stage, loop.task.run)
     if dataset is None:
         return None
+    index = loop.index
+    if dataset is not loop.dataset:
+        index = SampleIndex.of(dataset, data.sampler, data.inferred_probability)
     stream = TrainingStream(
-        dataset,
-        stage,
-        seed,
-        loop.rank,
-        loop.world_size,
-        done,
-        loop.index if dataset is loop.dataset else SampleIndex.of(dataset, experiment.data.sampler),
-        experiment.data.sampler,
+        dataset, stage, seed, loop.rank, loop.world_size, done, index, sampler=data.sampler
     )
     return ahead(stream, STEPS_AHEAD)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finedefics.errors import FinedeficsError
+from finedefics.terms import TERM_FEEDS
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.cli.main import main
 from finedefics_platform.config.documents import override
@@ -46,6 +47,7 @@ def changed(**keys: Any) -> dict[str, Any]:
         ("stages__0__terms", {"text": {"weight": 1, "feeds": ["labelled"]}}, "not defined on feed labelled"),
         ("deepspeed", {"zero_stage": 4}, r"deepspeed\.zero_stage"),
         ("model", {}, r"`model\.path` is missing"),
+        ("data__inferred_probability", 1.5, r"data\.inferred_probability` is wrong"),
         ("adapters", {"rank": 64}, r"adapters\.rank has no effect .*set adapters\.kind to lora, dora"),
         ("adapters", {"rank": 8}, r"adapters\.rank has no effect"),
         ("adapters", {"kind": "full", "dropout": 0.1}, r"adapters\.dropout has no effect"),
@@ -141,6 +143,26 @@ def test_the_digest_follows_what_determines_the_weights() -> None:
         assert parse_experiment(other, place="test").digest() != base.digest()
     written_out = changed(adapters={"kind": "full", "rank": 8})
     assert parse_experiment(written_out, place="test").digest() == base.digest()
+
+
+def test_a_feed_that_a_stage_has_not_makes_no_other_digest() -> None:
+    assert parse_experiment(DOCUMENT, place="test").digest() == "6780a61a54b3"
+    unused = changed(data__inferred_probability=0.9)
+    assert parse_experiment(unused, place="test").digest() == "6780a61a54b3"
+    fed = changed(stages__0__feeds__inferred=8)
+    sure = changed(stages__0__feeds__inferred=8, data__inferred_probability=0.9)
+    digests = {parse_experiment(one, place="test").digest() for one in (DOCUMENT, fed, sure)}
+    assert len(digests) == 3
+
+
+def test_inferred_labels_are_learned_as_answers_alone() -> None:
+    document = changed(stages__0__feeds={"inferred": 8})
+    (stage,) = parse_experiment(document, place="test").stages
+    assert objective_settings(stage).terms["answer"].feeds == ("inferred",)
+    for term in sorted(TERM_FEEDS.keys() - {"answer"}):
+        document["stages"][0]["terms"] = {"answer": 1, term: {"weight": 1, "feeds": ["inferred"]}}
+        with pytest.raises(FinedeficsError, match=f"term {term} is not defined on feed inferred"):
+            parse_experiment(document, place="test")
 
 
 def test_a_trial_without_adapters_ignores_what_was_sampled_for_them() -> None:

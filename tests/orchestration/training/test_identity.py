@@ -99,6 +99,25 @@ def test_a_determining_key_makes_another_run(
     )
 
 
+def test_how_sure_inferred_labels_are_counts_only_where_they_feed_a_stage(
+    inferred_workspace: Workspace, inferred_dataset: Dataset, model: Path
+) -> None:
+    fed = {"stages.0.feeds": {"labelled": 4, "inferred": 4}}
+    sure = {"data.inferred_probability": 0.9}
+
+    def key(changes: dict[str, Any]) -> str:
+        return run_key(inferred_workspace, experiment_of(model, changes), inferred_dataset)
+
+    assert key(sure) == key({})
+    assert key(fed | sure) != key(fed)
+    # what is left to the labels' threshold is the run that names it, and the run says it
+    assert key(fed | {"data.inferred_probability": 0.71}) == key(fed)
+    pinned = pin(inferred_workspace, experiment_of(model, fed), inferred_dataset)
+    assert pinned.data.inferred_probability == 0.71
+    assert run_key(inferred_workspace, pinned, inferred_dataset) == key(fed)
+    assert pin(inferred_workspace, experiment_of(model), inferred_dataset).data.inferred_probability is None
+
+
 def test_other_data_make_another_run_and_a_name_is_a_prefix(
     workspace: Workspace, drawn_dataset: Dataset, model: Path
 ) -> None:

@@ -55,6 +55,25 @@ def test_without_descriptions_no_term_learns_from_them() -> None:
     assert "describe" not in made.evaluation.answers
 
 
+def test_inferred_labels_are_learned_as_answers_where_there_are_some() -> None:
+    text = starter_experiment(replace(FULL, inferred=150), LAPTOP)
+    (stage,) = parse_experiment(parse_yaml(text, place="start"), place="start").stages
+    assert stage.feeds["inferred"] == 8
+    assert stage.term_feeds("answer") == ("labelled", "inferred")
+    assert "# inferred: pictures without a label, learned by the name that was inferred for them" in text
+    assert "150 without a label whose inferred one is sure enough" in text
+    assert "inferred" not in starter_experiment(FULL, LAPTOP)
+    alone = started(replace(PLAIN, labelled=0, inferred=9)).stages[0]
+    assert (alone.feeds, set(alone.terms)) == ({"inferred": 8}, {"answer"})
+
+
+def test_a_dataset_with_inferred_labels_has_a_valid_start(
+    inferred_dataset: Dataset, drawn_dataset: Dataset
+) -> None:
+    assert (Facts.of(drawn_dataset).inferred, Facts.of(inferred_dataset).inferred) == (0, 9)
+    check(started(Facts.of(inferred_dataset)), inferred_dataset)
+
+
 def test_negatives_and_splits_are_those_that_exist() -> None:
     assert started(replace(FULL, mined=2)).data.negatives == 2
     only_val = started(replace(FULL, held_out={"val": 9, "test": 0}))

@@ -24,7 +24,7 @@ from finedefics_platform.training.stream import (
 from finedefics_platform.training.stream.engines import Chunk
 from finedefics_platform.training.stream.fetch import CHUNK_ROWS, FeedRows
 
-TERMS = {"labelled": "answer", "captioned": "caption", "text": "text"}
+TERMS = {"labelled": "answer", "captioned": "caption", "text": "text", "inferred": "answer"}
 
 
 def stage(steps: int, **feeds: int) -> Stage:
@@ -94,11 +94,12 @@ def test_the_stream_delivers_the_planned_rows_whole(drawn_dataset: Dataset) -> N
 
 @pytest.mark.parametrize("sampler", ["shuffled", "confusable"])
 def test_two_epochs_have_one_order_on_1_2_and_8_workers_and_any_step_continues_them(
-    drawn_dataset: Dataset, sampler: str
+    inferred_dataset: Dataset, sampler: str
 ) -> None:
-    of = stage(9)  # 32 labelled and 16 captioned rows: epochs end at several steps, texts inside of them
-    whole = [ids(rows) for _, rows in streamed(drawn_dataset, of, sampler=sampler)]
-    for feed, size in (("labelled", 32), ("captioned", 16), ("text", 6)):
+    # 32 labelled and 16 captioned rows: epochs end at several steps, texts and inferred labels inside of them
+    of = stage(9, labelled=8, captioned=8, text=8, inferred=8)
+    whole = [ids(rows) for _, rows in streamed(inferred_dataset, of, sampler=sampler)]
+    for feed, size in (("labelled", 32), ("captioned", 16), ("text", 6), ("inferred", 9)):
         sequence = [one for rows in whole for one in rows[feed]]
         epochs = [sequence[at : at + size] for at in (0, size)]
         assert sorted(epochs[0]) == sorted(epochs[1])
@@ -106,7 +107,9 @@ def test_two_epochs_have_one_order_on_1_2_and_8_workers_and_any_step_continues_t
         assert len(set(epochs[0])) == size
     for workers in (1, 2, 8):
         for start in (0, 1, 3, 4, 8):
-            parts = [streamed(drawn_dataset, of, r, workers, start, sampler=sampler) for r in range(workers)]
+            parts = [
+                streamed(inferred_dataset, of, r, workers, start, sampler=sampler) for r in range(workers)
+            ]
             for at, step in enumerate(range(start, 9)):
                 assert {part[at][0] for part in parts} == {step}
                 found = [ids(part[at][1]) for part in parts]

@@ -35,7 +35,13 @@ from finedefics_platform.data.describing.names import (
 from finedefics_platform.data.describing.said import SaidFile
 from finedefics_platform.data.describing.wording import word_files
 from finedefics_platform.data.describing.workers import Workers
-from finedefics_platform.data.describing.writing import Described, counted_groups, say_files, write_files
+from finedefics_platform.data.describing.writing import (
+    Described,
+    counted_groups,
+    say_files,
+    without_following,
+    write_files,
+)
 from finedefics_platform.data.steps import step_digest, step_of
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.data.versions import lease_of, new_version
@@ -314,8 +320,8 @@ def _publish(
     step: str,
 ) -> Dataset:
     draft = new_version(workspace, dataset.name)
-    # Negatives mined before were mined from other descriptions: they are left out, and mined again.
-    made_anew = ["descriptions", "vocabulary", "row_groups", "negatives", "neighbours"]
+    # Negatives and labels were made from other descriptions: they are left out, and made again.
+    made_anew = ["descriptions", "vocabulary", "row_groups", "negatives", "neighbours", "labels"]
     categories = dataset.categories()
     closed = in_vocabulary(categories, vocabulary)
     if closed != categories:
@@ -370,7 +376,8 @@ def _describe_categories(
             "before": dataset.manifest["provenance"]["categories"],
         }
         draft = new_version(workspace, dataset.name)
-        made_anew = ("categories", "negatives", "neighbours")
+        made_anew = ("categories", "negatives", "neighbours", "labels", "row_groups")
         draft.keep(dataset, [table for table in dataset.manifest["tables"] if table not in made_anew])
+        draft.write("row_groups", without_following(dataset), dataset.manifest["provenance"]["row_groups"])
         draft.write("categories", category_table(filled), provenance)
         return draft.publish(_address(step, asker))

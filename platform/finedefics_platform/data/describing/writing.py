@@ -97,9 +97,17 @@ def _in_words(found: Description | None, vocabulary: Vocabulary) -> Description 
 
 def counted_groups(dataset: Dataset, described: Sequence[int]) -> pa.Table:
     """The table of row groups with their numbers of descriptions."""
-    groups = dataset.table("row_groups")
+    groups = without_following(dataset)
     place = groups.schema.get_field_index("described")
-    counted = groups.set_column(place, groups.schema.field("described"), pa.array(described, pa.int32()))
-    # what a picture without a label is most like comes from negatives, which are mined again
-    place = groups.schema.get_field_index("likes")
-    return counted.set_column(place, "likes", pa.nulls(len(groups), groups.schema.field("likes").type))
+    return groups.set_column(place, groups.schema.field("described"), pa.array(described, pa.int32()))
+
+
+def without_following(dataset: Dataset) -> pa.Table:
+    """The table of row groups without what came from negatives and labels, which are made again."""
+    groups = dataset.table("row_groups")
+    for name in ("likes", "inferred"):
+        field = groups.schema.field(name)
+        groups = groups.set_column(
+            groups.schema.get_field_index(name), field, pa.nulls(len(groups), field.type)
+        )
+    return groups

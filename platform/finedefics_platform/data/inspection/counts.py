@@ -33,6 +33,7 @@ class SplitCounts:
     split: str
     labelled: int
     unlabelled: int
+    inferred: int  # of the unlabelled, those with an inferred label, whatever its probability
     described: int
     categories: int  # with at least one labelled picture in the split
 
@@ -159,13 +160,17 @@ def _quarantine(dataset: Dataset) -> tuple[dict[str, int], dict[str, tuple[str, 
 def _splits(dataset: Dataset) -> tuple[SplitCounts, ...]:
     counts: dict[str, dict[str, int]] = dataset.manifest["counts"]
     described: Counter[str] = Counter()
+    inferred: Counter[str] = Counter()
+    probabilities = dataset.table("row_groups", ["inferred"])["inferred"].to_pylist()
     for group in dataset.row_groups():
         described[group.split] += group.described
+        inferred[group.split] += sum(probability >= 0 for probability in probabilities[group.number] or ())
     return tuple(
         SplitCounts(
             split,
             labelled=sum(number for category, number in counts[split].items() if category),
             unlabelled=counts[split].get("", 0),
+            inferred=inferred[split],
             described=described[split],
             categories=sum(1 for category in counts[split] if category),
         )

@@ -76,10 +76,12 @@ class TrainingStream:
     """One rank's share of a stage, in the order of the plan.
 
     Iterating gives ``(step, {feed: rows})`` with rows a list of `Sample` (with description and negatives) or,
-    for the feed ``text``, of `Category`. In memory are the rows of the row groups in hand, once more as many
-    that are read ahead, and nothing that grows with the data.
+    for the feed ``text``, of `Category`. A sample of the feed ``inferred`` has the inferred category as its
+    own, and neither description nor negatives. In memory are the rows of the row groups in hand, once more as
+    many that are read ahead, and nothing that grows with the data.
 
     Args:
+        index: default: one with the dataset's own threshold of inferred labels.
         engine: reads chunks; by default Ray Data's tasks.
     """
 
@@ -155,7 +157,7 @@ class TrainingStream:
                 yield {(one.feed, place): samples.popleft() for place in one.places.tolist()}
 
     def _read(self, one: Due) -> Read:
-        index = self.index
-        described = one.feed == "captioned"
+        index, inferred = self.index, self.index.inferred
         files = self._files[int(index.file[one.group])]
-        return Read(files, int(index.number[one.group]), tuple(one.rows.tolist()), described)
+        least = inferred.least if inferred and one.feed == "inferred" else None
+        return Read(files, int(index.number[one.group]), one.feed, tuple(one.rows.tolist()), least)

@@ -1,6 +1,6 @@
 """Reading one row group of samples and of what belongs to them, by range and only what training needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,12 +13,18 @@ import pyarrow.parquet as pq
 from finedefics.errors import FinedeficsError
 from finedefics.records import ATTRIBUTES, Sample, attributes_from_arrow
 from finedefics_platform.base.storage import Location
+from finedefics_platform.data.inferred import is_sure
 from finedefics_platform.data.store import Dataset
 
-COLUMNS = {
+_TOLD: dict[str, tuple[str, ...]] = {
     "samples": ("sample_id", "image", "category_id"),
     "descriptions": ("description", "attributes"),
     "negatives": ("candidates.list.element.category_id",),  # similarities are not read
+}
+# Of a picture whose label is inferred, that is its category, and no term learns anything else from it.
+_INFERRED: dict[str, tuple[str, ...]] = {
+    "samples": ("sample_id", "image"),
+    "labels": ("category_id", "probability"),
 }
 ROWS = pa.schema(
     [
@@ -38,28 +44,31 @@ class Read:
     """Rows of one row group.
 
     Attributes:
-        files: URI of the file with the samples, with their descriptions and with their negatives; the latter
-            "" where the version has none.
+        files: URI of the file with the samples and of each companion that the version has, by table.
         index: of the row group, the same in all of them.
-        rows: which rows, in the order in which they are wanted.
-        described: ``rows`` counts those that have a description, and not all.
+        feed: whose rows they are: of a group that holds the feed ``labelled`` all rows are, of ``captioned``
+            those with a description, of ``inferred`` those whose inferred label is sure enough.
+        rows: which of the feed's rows in the group, in the order in which they are wanted.
+        least: probability from which on an inferred label is sure enough; of the feed ``inferred`` only.
     """
 
-    files: tuple[str, str, str]
+    files: Mapping[str, str]
     index: int
+    feed: str
     rows: tuple[int, ...]
-    described: bool
+    least: float | None = None
 
 
-def files_of(dataset: Dataset) -> list[tuple[str, str, str]]:
-    """For each file of the samples, its URI and those of its companions, "" where the version has none."""
-    samples = [file.uri for file in dataset.files("samples")]
-    none = [""] * len(samples)
-    descriptions, negatives = (
-        [file.uri for file in dataset.files(table)] if dataset.has(table) else none
-        for table in ("descriptions", "negatives")
-    )
-    return list(zip(samples, descriptions, negatives, strict=True))
+def files_of(dataset: Dataset) -> list[dict[str, str]]:
+    """For each file of the samples, its URI and those of the companions that training reads, by table."""
+    tables = [table for table in (*_TOLD, "labels") if table == "samples" or dataset.has(table)]
+    found = zip(*(dataset.files(table) for table in tables), strict=True)
+    return [{table: file.uri for table, file in zip(tables, files, strict=True)} for files in found]
+
+
+def columns_of(feed: str) -> dict[str, tuple[str, ...]]:
+    """What is read of a feed's rows, by table."""
+    return _INFERRED if feed == "inferred" else _TOLD
 
 
 def read_rows(read: Read) -> pa.Table:
@@ -69,19 +78,22 @@ def read_rows(read: Read) -> pa.Table:
         FinedeficsError: a file is missing or damaged, or the store does not answer.
     """
     found: dict[str, pa.Array] = {}
-    for uri, (table, columns) in zip(read.files, COLUMNS.items(), strict=True):
-        if uri:
-            found |= _columns(Location(uri), read.index, columns)
-        elif table == "descriptions":
-            found |= {name: pa.nulls(len(found["sample_id"]), ROWS.field(name).type) for name in columns}
-    found["negatives"] = _negatives(found.pop("candidates", None), len(found["sample_id"]))
-    if len({len(column) for column in found.values()}) > 1:
-        raise _damaged(read.files[0])
+    for table, columns in columns_of(read.feed).items():
+        if table in read.files:
+            found |= _columns(Location(read.files[table]), read.index, columns)
+    if "candidates" in found:
+        found["negatives"] = _negatives(found.pop("candidates"))
+    count = len(found["sample_id"])
+    if any(len(column) != count for column in found.values()):
+        raise _damaged(read.files["samples"])
     chosen = np.asarray(read.rows, dtype=np.int64)
-    if read.described:
+    if read.feed == "captioned":
         chosen = np.flatnonzero(found["description"].is_valid())[chosen]
-    rows = pa.table([found[name] for name in ROWS.names], schema=ROWS)
-    return rows.take(pa.array(chosen))
+    if read.least is not None:
+        probability = pc.fill_null(found["probability"], -1).to_numpy()
+        chosen = np.flatnonzero(is_sure(probability, read.least))[chosen]
+    columns_there = [found[f.name] if f.name in found else pa.nulls(count, f.type) for f in ROWS]
+    return pa.table(columns_there, schema=ROWS).take(pa.array(chosen))
 
 
 def samples_of(rows: pa.Table) -> list[Sample]:
@@ -121,9 +133,7 @@ def _footer(file: Location) -> pq.FileMetaData:
     return pq.read_metadata(file.path, filesystem=file.filesystem)
 
 
-def _negatives(candidates: pa.ListArray | None, rows: int) -> pa.Array:
-    if candidates is None:
-        return pa.nulls(rows, ROWS.field("negatives").type)
+def _negatives(candidates: pa.ListArray) -> pa.Array:
     names = pc.struct_field(candidates.values, "category_id")
     lists = pa.ListArray.from_arrays(candidates.offsets, names, mask=candidates.is_null())
     return lists.cast(ROWS.field("negatives").type)

@@ -1,0 +1,5 @@
+"""The step "label": what pictures without a label are taken for, by a labeller that was scored first."""
+
+from finedefics_platform.data.labelling.run import label
+
+__all__ = ["label"]

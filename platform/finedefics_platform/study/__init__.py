@@ -1,0 +1,1 @@
+"""Studies: arms times worlds times seeds, paired; planned once, done once, told with intervals."""

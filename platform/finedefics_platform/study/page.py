@@ -1,0 +1,165 @@
+"""A study as pages: Markdown for a repository, and one HTML file that needs nothing else."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finedefics_platform.base.storage import Location
+from finedefics_platform.reporting.page import page_environment
+
+_EXPLORATORY = "Not named beforehand and not corrected: to ask about, not to claim."
+_COLOURS = ("control", "first", "second", "third", "fourth", "two-stage", "instruction", "base")
+
+
+def write_pages(told: Mapping[str, Any], place: Location) -> None:
+    """Write ``study.md`` and ``study.html`` of a result (`finedefics_platform.study.result.summary`)."""
+    environment = page_environment()
+    environment.filters.update(signed=signed, percent=_percent, p=p_value)
+    arms = list(told["arms"])
+    page = environment.get_template("study.html.j2").render(
+        told=told,
+        metrics=metrics_of(told),
+        cells={arm: {m: cell(told, arm, m) for m in metrics_of(told)} for arm in arms},
+        colours={arm: f"arm-{_COLOURS[i % len(_COLOURS)]}" for i, arm in enumerate(arms)},
+        planned=_forest([row for row in told["differences"] if row["planned"]]),
+        exploratory=[row for row in told["differences"] if not row["planned"] and row["n"]],
+        notes=notes(told),
+        design=design(told),
+        interval=interval,
+    )
+    (place / "study.html").write_text(page)
+    (place / "study.md").write_text(markdown(told))
+
+
+def markdown(told: Mapping[str, Any]) -> str:
+    """The page of `docs/studies/`: question, design, table, comparisons, and what is not shown."""
+    metrics = metrics_of(told)
+    lines = [f"# {told['study']}", ""]
+    lines += [told["question"], ""] if told["question"] else []
+    lines += ["## Design", "", *(f"- {line}" for line in design(told)), ""]
+    lines += ["## Figures", "", "Percent right: mean over worlds ± half of the 95 % t-interval.", ""]
+    lines += _rows(["arm", *metrics], [[arm, *(cell(told, arm, m) for m in metrics)] for arm in told["arms"]])
+    planned = [row for row in told["differences"] if row["planned"]]
+    others = [row for row in told["differences"] if not row["planned"] and row["n"]]
+    if planned:
+        lines += ["", "## Planned comparisons", "", "Points; p is Holm's over these comparisons.", ""]
+        lines += _rows(
+            ["arm", "against", "metric", "difference", "95 % interval", "p (Holm)", "pairs"],
+            [_told(row, p_value(row["holm"])) for row in planned],
+        )
+    if others:
+        lines += [
+            "",
+            "## Exploratory",
+            "",
+            _EXPLORATORY,
+            "",
+        ]
+        lines += _rows(
+            ["arm", "against", "metric", "difference", "95 % interval", "p", "pairs"],
+            [_told(row, p_value(row["p"])) for row in others],
+        )
+    if said := notes(told):
+        lines += ["", "## What went wrong or is missing", "", *(f"- {note}" for note in said)]
+    if told["limits"]:
+        lines += ["", "## What it does not show", "", told["limits"].strip()]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_of(told: Mapping[str, Any]) -> list[str]:
+    """The metrics that any arm has, new categories first."""
+    return list(dict.fromkeys(metric for arm in told["arms"].values() for metric in arm))
+
+
+def cell(told: Mapping[str, Any], arm: str, metric: str) -> str:
+    """``83.1 ± 2.0``; the mean alone where one world has no interval."""
+    found = told["arms"][arm].get(metric)
+    if found is None:
+        return "–"
+    half = "" if found["half"] is None else f" ± {100 * found['half']:.1f}"
+    return f"{100 * found['mean']:.1f}{half}"
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """``+1.2 to +3.4`` points, or why there is none."""
+    if row["low"] is None:
+        return "none: one pair" if row["n"] else "none: no pair"
+    return f"{signed(row['low'])} to {signed(row['high'])}"
+
+
+def signed(share: float | None) -> str:
+    """Points with their sign."""
+    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    """Three digits, or that it is smaller."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def design(told: Mapping[str, Any]) -> list[str]:
+    """What was measured on what, in lines."""
+    settings, worlds = told["settings"], told["worlds"]
+    lines = [f"{len(worlds)} {told['worlds_are']} {'worlds' if settings['worlds'] else ''}".strip()]
+    lines[0] += f": {', '.join(worlds)}"
+    lines.append(f"training seeds: {', '.join(map(str, told['seeds']))} (a world's figure is their mean)")
+    lines += [f"condition `{name}`: {_settings(changed)}" for name, changed in told["conditions"].items()]
+    lines.append(f"answers: {', '.join(told['answers'])}; split {settings['evaluation']['split']}")
+    done = ", ".join(f"{kind['steps']} × {name}" for name, kind in told["steps"].items())
+    lines.append(f"steps: {done}; {told['seconds'] / 60:.0f} minutes, those of concurrent steps added up")
+    lines.append(f"settings: `{told['digest']}`")
+    return lines
+
+
+def notes(told: Mapping[str, Any]) -> list[str]:
+    """Failures, missing pairs and missing intervals, in sentences."""
+    said = [f"{each['arm']} in {each['world']} failed: {each['error']}" for each in told["failed"]]
+    if len(told["worlds"]) == 1:
+        said.append("One world: there is no interval, and nothing can be said of other worlds.")
+    missing = [
+        f"{row['arm']} against {row['against']}, {row['metric']}: without {', '.join(row['missing'])}"
+        for row in told["differences"]
+        if row["planned"] and row["missing"]
+    ]
+    return said + missing
+
+
+def _settings(changed: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in changed.items()) or "as the worlds' settings say"
+
+
+def _told(row: Mapping[str, Any], p: str) -> list[str]:
+    names = [row["arm"], row["against"], row["metric"]]
+    return [*names, signed(row["mean"]), interval(row), p, str(row["n"])]
+
+
+def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows)]
+
+
+def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows with their places on a common axis, in percent of its width."""
+    shown = [row for row in rows if row["mean"] is not None]
+    if not shown:
+        return {"rows": [], "zero": 50, "low": -10, "high": 10}
+    bounds = [bound for row in shown for bound in (row["mean"], row["low"], row["high"]) if bound is not None]
+    low, high = math.floor(10 * min(-0.1, *bounds)) / 10, math.ceil(10 * max(0.1, *bounds)) / 10
+
+    def place(share: float) -> float:
+        return round(100 * (share - low) / (high - low), 2)
+
+    placed = [
+        {
+            **row,
+            "dot": place(row["mean"]),
+            "left": place(row["mean"] if row["low"] is None else row["low"]),
+            "width": 0 if row["low"] is None else round(place(row["high"]) - place(row["low"]), 2),
+            "open": row["low"] is None or row["low"] <= 0 <= row["high"],
+        }
+        for row in shown
+    ]
+    return {"rows": placed, "zero": place(0), "low": round(100 * low), "high": round(100 * high)}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
