@@ -1,7 +1,8 @@
 """Calibration of a model's index: on which pictures it is fitted, and whether alignment then uses it.
 
 It is fitted on pictures of the split train, whoever labelled or captioned them: their ids and encoded bytes
-are all that is read. Labelled pictures of val decide, so never where val itself is judged (`finedefics_platform.evaluation.checks.planned`).
+are all that is read. Labelled pictures of val decide, so never where val itself is judged
+(`finedefics_platform.evaluation.checks.planned`).
 """
 
 import hashlib
