@@ -1,4 +1,4 @@
-"""A calibration is fitted on training pictures alone, decided on val, and kept with the evaluation's index."""
+"""A calibration is fitted on training pictures alone, decided on val, and kept with the index."""
 
 import json
 from collections.abc import Sequence
@@ -193,7 +193,7 @@ def test_yaml_reads_the_switch_as_a_truth_value_and_no_training_depends_on_it() 
     ]
     assert [one.evaluation.calibration for one in read] == ["on", "off", "auto", "on"]
     assert len({one.digest() for one in read}) == 1
-    with pytest.raises(FinedeficsError, match="`evaluation.calibration` is wrong"):
+    with pytest.raises(FinedeficsError, match=r"`evaluation\.calibration` is wrong"):
         parse_experiment({**document, "evaluation": {"calibration": "perhaps"}}, place="test")
 
 
@@ -214,7 +214,7 @@ def test_an_evaluation_says_and_keeps_what_was_decided(
     said = last["summary"]["calibration"]
     assert (said["trial"]["pictures"], said["offered"], said["split"]) == (12, 60, "train")
     assert said["on"] == (said["trial"]["calibrated"] > said["trial"]["plain"])
-    index = CategoryIndex.load(Path(place.place_of(last["folder"]).local or "") / "index")
+    index = CategoryIndex.load(index_folder(place, last))
     assert index.calibration is not None
     assert {**index.calibration.told(), "fitted": len(index.calibration.objects)} == said
     own = Evaluation(split="val", answers=BOTH)
