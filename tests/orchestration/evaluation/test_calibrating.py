@@ -201,14 +201,8 @@ def test_an_evaluation_says_and_keeps_what_was_decided(
     place: Workspace, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(place.root))
-    asked = [
-        "evaluate",
-        str(tiny_model),
-        "--data",
-        "birds",
-        "--answers",
-        "alignment,ensemble," + ",".join(BOTH),
-    ]
+    answers = ",".join(("alignment", "ensemble", *BOTH))
+    asked = ["evaluate", str(tiny_model), "--data", "birds", "--answers", answers]
     assert main([*asked, "--json"]) == 0
     *_, last = (json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{"))
     said = last["summary"]["calibration"]
@@ -260,8 +254,9 @@ def test_the_switch_decides_what_alignment_is(place: Workspace, tiny_model: Path
 
 
 def test_the_ensemble_is_weighed_with_the_alignment_that_it_uses(
-    drawn_dataset: Dataset, tiny_model: Path
+    drawn_dataset: Dataset, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("finedefics_platform.evaluation.recogniser.reserved_device", lambda: "cpu")
     recogniser = Recogniser(load_backbone(tiny_model), drawn_dataset.categories())
     dim = recogniser.index.names.shape[1]
     noise = torch.randn(20, dim, generator=torch.Generator().manual_seed(0))
