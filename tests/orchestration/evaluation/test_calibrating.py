@@ -28,7 +28,6 @@ from finedefics_platform.evaluation.calibrating import calibrate, fitting_pictur
 from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
 from finedefics_platform.evaluation.recogniser import Question, ensemble_weight
 from finedefics_platform.evaluation.run import evaluate
-from finedefics_platform.evaluation.validation import validation_samples
 
 ON = Evaluation(answers=("alignment",), calibration="on")
 DECIDED = Planned("", fits=True, decides=True)
@@ -266,10 +265,13 @@ def test_the_ensemble_is_weighed_with_the_alignment_that_it_uses(
     question = Question(
         Location.of(tiny_model), drawn_dataset.root, ON, frozenset(), calibration=index.calibration
     )
-    images = [s.image for s in validation_samples(drawn_dataset, None, cure="none")]
-    calibrated = Recogniser(load_backbone(tiny_model), index.categories, index=index)
-    names, alignment = (calibrated.answer(images, part).scores for part in ("names", "alignment"))
-    place = {category.category_id: i for i, category in enumerate(index.categories)}
-    truth = [place[s.category_id or ""] for s in validation_samples(drawn_dataset, None, cure="none")]
-    said = {"dataset": drawn_dataset.digest, "split": "val"}
-    assert ensemble_weight(question) == choose_weight(names, alignment, truth, slope=2.0, **said)
+    slopes = []
+
+    def noted(*scores: Any, slope: float, **about: Any) -> Any:
+        slopes.append(slope)
+        return choose_weight(*scores, slope=slope, **about)
+
+    monkeypatch.setattr("finedefics.scoring.choose_weight", noted)
+    for calibration, slope in ((index.calibration, 2.0), (None, 1.0)):
+        assert ensemble_weight(replace(question, calibration=calibration)).pictures == 12
+        assert slopes.pop() == slope
