@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.drawn import LABELLED, TEXT, Row, category_of, draw_samples, joint, right, shuffled, teach
 from benchmarks.registry import Result, benchmark, in_turn
-from benchmarks.samples import SIZES
-from finedefics.base_model import BaseRecipe, build_base
+from benchmarks.samples import SIZES, make_data
+from finedefics.base_model import BaseRecipe, build_base, untrained_backbone
 from finedefics.data.generated import World, make_world
 from finedefics.pictures import decode_image
 from finedefics.scoring import ANSWERS, Pictures, Recogniser
+from finedefics.scoring.calibration import MOST
 from finedefics.scoring.describe import Describe
 
 RECIPE = BaseRecipe(birds=1500, vision_steps=300, language_steps=250)
@@ -68,6 +70,33 @@ def alignment_vs_describe() -> dict[str, Result]:
         "alignment_vs_describe_long": _ratio(
             long, f"from bytes to name, every description made {LONG} tokens long: cost alone, no accuracy"
         ),
+    }
+
+
+@benchmark("alignment_calibrated_cost")
+def alignment_calibrated_cost() -> dict[str, Result]:
+    """Seconds of alignment with a calibrated index over those without: cost alone, no accuracy."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = make_data()
+    model = Recogniser(untrained_backbone(SIZES), data.categories)
+    fitting = F.normalize(torch.randn(MOST, model.index.names.shape[1]), dim=1)
+    model.index = model.index.calibrated_by(
+        fitting, on=True, why="a benchmark", dataset="none", split="train"
+    )
+    images = [data.images[number % len(data.images)] for number in range(PICTURES)]
+    kinds = {"plain": "alignment_plain", "calibrated": "alignment_calibrated"}
+    seconds = in_turn({kind: partial(model.answer, images, name) for kind, name in kinds.items()}, REPEATS)
+    ratios = [c / p for c, p in zip(seconds["calibrated"], seconds["plain"], strict=True)]
+    each = _milliseconds(seconds)
+    how = (
+        f"{PICTURES} pictures from bytes to name among {len(data.categories)} categories, "
+        f"{each['calibrated']:.2f} against {each['plain']:.2f} ms a picture; "
+        "a category's hub term is computed once, before"
+    )
+    spread = (min(ratios), max(ratios))
+    return {
+        "alignment_calibrated_cost": Result(statistics.median(ratios), "times", "lower", 1.05, spread, how)
     }
 
 

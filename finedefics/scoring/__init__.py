@@ -4,7 +4,11 @@
 ``names``                     likelihood of each name as the answer to the open question
 ``names_corrected``           the same, less the name's likelihood without the picture
 ``names_free``                the generated answer, matched strictly to a name
-``alignment``                 similarity with the category index, one forward pass
+``alignment``                 similarity with the category index, one forward pass; calibrated where
+                              the index says so
+``alignment_plain``           … never calibrated: the cosine
+``alignment_calibrated``      … always: 2·cosine less the category's likeness to its nearest ten
+                              training pictures, so that no text is near to everything
 ``alignment_names``           … with the names alone
 ``alignment_descriptions``    … with the descriptions alone
 ``describe``                  write a description, then the likelihood of each name after it
@@ -15,8 +19,8 @@
 ============================  ==================================================================
 
 A new answer is one class with its settings as fields, registered by name in its own file. Imports run one
-way, and import-linter holds it: language and weighing, the index, the model that is asked, answers, the
-strategies, and the recogniser that calls them by name.
+way, and import-linter holds it: language, weighing and calibration, the index, the model that is asked,
+answers, the strategies, and the recogniser that calls them by name.
 """
 
 from finedefics.scoring import alignment, describe, ensemble, letters, names
@@ -29,6 +33,7 @@ from finedefics.scoring.answers import (
     multiple_choice,
 )
 from finedefics.scoring.asked import AskedModel, Pictures
+from finedefics.scoring.calibration import Calibration, Trial
 from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
 from finedefics.scoring.recogniser import Recogniser
@@ -39,10 +44,12 @@ __all__ = [
     "Answer",
     "Answered",
     "AskedModel",
+    "Calibration",
     "CategoryIndex",
     "EnsembleWeight",
     "Pictures",
     "Recogniser",
+    "Trial",
     "alignment",
     "as_mapping",
     "best_category",

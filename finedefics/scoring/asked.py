@@ -13,6 +13,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, check_distinct
+from finedefics.scoring.calibration import Calibration
 from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.language import UNUSABLE, Language
 from finedefics.scoring.weighing import EnsembleWeight
@@ -46,6 +47,7 @@ class AskedModel:
         index: a stored category index of this model; built from the categories' texts otherwise.
         object_readout: where the model was trained to embed a picture; the index's where one is given.
         ensemble: weight of the ensemble answer; the index's where one is given.
+        calibration: of the index; the index's own where one is given.
         seed: of the order in which a multiple choice shows its options.
 
     Raises:
@@ -62,6 +64,7 @@ class AskedModel:
         index: CategoryIndex | None = None,
         object_readout: Readout = DEFAULT,
         ensemble: EnsembleWeight | None = None,
+        calibration: Calibration | None = None,
         seed: int = 0,
     ) -> None:
         if not categories:
@@ -80,6 +83,8 @@ class AskedModel:
         self.index = index or CategoryIndex.build(self.language, self.categories, object_readout)
         if ensemble is not None:
             self.index = replace(self.index, ensemble=ensemble)
+        if calibration is not None:
+            self.index = replace(self.index, calibration=calibration)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Pictures:
         """Pictures through processor, vision tower and connector."""

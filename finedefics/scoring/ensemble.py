@@ -13,7 +13,11 @@ PARTS = ("names", "alignment")
 
 @dataclass(frozen=True)
 class Ensemble:
-    """w · log p(name | picture) + (1 - w) · log softmax(cosine / 0.07), both over all categories."""
+    """w · log p(name | picture) + (1 - w) · log softmax(alignment / 0.07), both over all categories.
+
+    Alignment is as the answer `alignment` gives it, calibrated or not; calibrated it rises twice as steeply
+    with the cosine, so it is divided by 0.14.
+    """
 
     asks_options: ClassVar[bool] = False
 
@@ -30,7 +34,8 @@ class Ensemble:
                 cure="evaluate it with `--answers ensemble`, which chooses one on the split val",
             )
         names, alignment = (ANSWERS[part](model, pictures) for part in PARTS)
-        scores = combine(names.scores, alignment.scores, model.index.ensemble.weight)
+        weight = model.index.ensemble.weight
+        scores = combine(names.scores, alignment.scores, weight, model.index.slope)
         return Answered(scores, names.forwarded_tokens + alignment.forwarded_tokens)
 
 

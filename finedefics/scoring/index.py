@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,18 @@ from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics.readout import DEFAULT, Readout
 from finedefics.records import Category, check_distinct
+from finedefics.scoring.calibration import SLOPE, Calibration, calibrated_scores, equal_shares
 from finedefics.scoring.language import UNUSABLE, Language
 from finedefics.scoring.weighing import EnsembleWeight
 
 Variant = Literal["names", "descriptions", "sum"]
 CATEGORIES, EMBEDDINGS, ASKING = "categories.json", "index.safetensors", "asking.json"
+FITTED = "fitting_pictures"  # their embeddings, beside those of names and descriptions
 
 
 @dataclass(frozen=True)
 class CategoryIndex:
-    """What a model knows of categories, built from texts alone: it grows without training or pictures.
+    """What a model knows of categories, built from texts: it grows without training or pictures.
 
     Attributes:
         categories: in the order of the rows.
@@ -31,6 +34,7 @@ class CategoryIndex:
         templates: what the model was asked in training.
         object_readout: where it was trained to embed a picture (`finedefics.terms.ObjectiveSettings`).
         ensemble: the weight of the ensemble answer, where a validation split decided one.
+        calibration: against hubs, where training pictures were embedded for it.
     """
 
     categories: tuple[Category, ...]
@@ -39,6 +43,7 @@ class CategoryIndex:
     templates: Templates = field(default_factory=Templates)
     object_readout: Readout = DEFAULT
     ensemble: EnsembleWeight | None = None
+    calibration: Calibration | None = None
 
     @staticmethod
     def build(
@@ -61,8 +66,59 @@ class CategoryIndex:
             return F.normalize(self.names + self.descriptions, dim=-1)
         return self.names if variant == "names" else self.descriptions
 
+    @cached_property
+    def hubs(self) -> dict[Variant, Tensor]:
+        """Of every variant the hub terms [categories]; computed once, of the categories that are here."""
+        if self.calibration is None:
+            raise FinedeficsError(
+                "there is nothing to calibrate alignment with",
+                place="category index",
+                cure="evaluate the model with `--answers alignment`, which fits it on training pictures",
+            )
+        hubs = self.calibration.hubs
+        return {variant: hubs(self.embeddings(variant)) for variant in get_args(Variant)}
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether alignment is calibrated where nothing else is said."""
+        return self.calibration is not None and self.calibration.on
+
+    @property
+    def slope(self) -> float:
+        """What the answer `alignment` rises by with the cosine."""
+        return SLOPE if self.calibrates else 1.0
+
+    def scores(self, objects: Tensor, variant: Variant = "sum", calibrated: bool | None = None) -> Tensor:
+        """Alignment [pictures, categories] of object embeddings [pictures, dim], on their device.
+
+        Args:
+            calibrated: whether the calibration is used; None as the index says.
+
+        Raises:
+            FinedeficsError: it is to be used, and there is none.
+        """
+        cosines = objects @ self.embeddings(variant).to(objects.device).T
+        if not (self.calibrates if calibrated is None else calibrated):
+            return cosines
+        return calibrated_scores(cosines, self.hubs[variant].to(objects.device))
+
+    def calibrated_by(
+        self, objects: Tensor, *, on: bool, why: str, dataset: str, split: str
+    ) -> "CategoryIndex":
+        """This index with a calibration fitted on pictures of which no label is known.
+
+        Args:
+            objects: [pictures, dim], their normalised embeddings by this index's model, in random order.
+            on, why, dataset, split: recorded (`Calibration`).
+        """
+        chosen, share = equal_shares(self.scores(objects, calibrated=False))
+        fitted = Calibration(objects[chosen], on, why, dataset, split, len(objects), share)
+        return replace(self, calibration=fitted)
+
     def add(self, language: Language, categories: Sequence[Category]) -> "CategoryIndex":
         """This index with more categories at its end; only their texts are embedded.
+
+        They are calibrated as the others are, with the pictures that the index keeps.
 
         Args:
             language: of the model that made this index, with its templates.
@@ -87,14 +143,16 @@ class CategoryIndex:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [{**vars(c), "attributes": dict(c.attributes)} for c in self.categories]
         (folder / CATEGORIES).write_text(json.dumps(rows, indent=1))
-        save_file(
-            {"names": self.names.contiguous(), "descriptions": self.descriptions.contiguous()},
-            str(folder / EMBEDDINGS),
-        )
+        tensors = {"names": self.names, "descriptions": self.descriptions}
+        if self.calibration:
+            tensors[FITTED] = self.calibration.objects
+        stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(stored, str(folder / EMBEDDINGS))
         asking = {
             "templates": asdict(self.templates),
             "object_readout": self.object_readout,
             "ensemble": asdict(self.ensemble) if self.ensemble else None,
+            "calibration": self.calibration.told() if self.calibration else None,
         }
         (folder / ASKING).write_text(json.dumps(asking, indent=1))
 
@@ -112,6 +170,7 @@ class CategoryIndex:
         rows = json.loads((folder / CATEGORIES).read_text())
         asking = json.loads((folder / ASKING).read_text())
         stored = load_file(str(folder / EMBEDDINGS))
+        fitted = asking.get("calibration")  # what came after the first indexes were stored
         return CategoryIndex(
             tuple(Category(**row) for row in rows),
             stored["names"],
@@ -119,6 +178,7 @@ class CategoryIndex:
             Templates.of(asking["templates"]),
             asking["object_readout"],
             EnsembleWeight(**asking["ensemble"]) if asking["ensemble"] else None,
+            Calibration.of(fitted, stored[FITTED]) if fitted else None,
         )
 
 

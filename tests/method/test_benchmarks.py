@@ -32,6 +32,7 @@ NAMES = {
     "alignment_vs_describe",
     "alignment_vs_describe_language",
     "alignment_vs_describe_long",
+    "alignment_calibrated_cost",
     "stream_vs_dataloader",
     "stream_amplification",
     "stream_rank_memory",

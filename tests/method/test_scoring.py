@@ -19,6 +19,7 @@ from finedefics.pictures import decode_image
 from finedefics.records import Category, Sample
 from finedefics.scoring import (
     ANSWERS,
+    Calibration,
     CategoryIndex,
     EnsembleWeight,
     Recogniser,
@@ -47,7 +48,11 @@ WEIGHT = EnsembleWeight(0.3, "birds", "val", 10, 0.5)
 @pytest.fixture(scope="module")
 def model(lettered: Backbone) -> Recogniser:
     torch.set_num_threads(1)
-    return Recogniser(lettered, CATEGORIES, ensemble=WEIGHT, seed=4)
+    made = Recogniser(lettered, CATEGORIES, ensemble=WEIGHT, seed=4)
+    # there, and off: the answers that it does not concern are as without it
+    calibration = Calibration(made.index.names.clone(), False, "a test", "birds", "train", len(CATEGORIES), 1)
+    made.index = replace(made.index, calibration=calibration)
+    return made
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from finedefics.backbones import Backbone
 from finedefics.errors import FinedeficsError
 from finedefics.pictures import decode_image
 from finedefics.records import Category
-from finedefics.scoring import ANSWERS, EnsembleWeight, Recogniser, best_category
+from finedefics.scoring import ANSWERS, Calibration, EnsembleWeight, Recogniser, best_category
 
 CATEGORIES = [
     Category("red", "red wing", description="red wing and white belly"),
@@ -26,7 +26,10 @@ WEIGHT = EnsembleWeight(0.3, "birds", "val", 10, 0.5)
 @pytest.fixture(scope="module")
 def model(lettered: Backbone) -> Recogniser:
     torch.set_num_threads(1)
-    return Recogniser(lettered, CATEGORIES, ensemble=WEIGHT)
+    made = Recogniser(lettered, CATEGORIES, ensemble=WEIGHT)
+    fitting = made.index.names.clone()
+    calibration = Calibration(fitting, False, "a test", "birds", "train", len(fitting), 1)
+    return Recogniser(lettered, CATEGORIES, index=made.index, calibration=calibration)
 
 
 @pytest.fixture

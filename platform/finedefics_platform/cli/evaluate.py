@@ -1,14 +1,13 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from finedefics.errors import wrong_use
+
 from .console import reporter
 from .figures import show_figures
-
-if TYPE_CHECKING:
-    pass
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -29,14 +28,22 @@ def evaluate(
         str | None,
         typer.Option(
             "--answers",
-            help="By comma: names, names_corrected, names_free, alignment, alignment_names, "
-            "alignment_descriptions, describe, letters, letters_foci, letters_likelihood, ensemble "
+            help="By comma: names, names_corrected, names_free, alignment, alignment_plain, "
+            "alignment_calibrated, alignment_names, alignment_descriptions, describe, letters, "
+            "letters_foci, letters_likelihood, ensemble "
             "[default: names,alignment,describe]; of an encoder zero_shot, zero_shot_texts, knn, "
             "linear_probe [default: all it can, but zero_shot_texts].",
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.")] = None,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            "--calibration",
+            help="Of alignment against hubs: on, off, or auto (on where that is righter on val).",
+        ),
+    ] = "auto",
     options: Annotated[
         str | None,
         typer.Option("--options", help="A published file of questions (FOCI), asked as it stands."),
@@ -60,6 +67,8 @@ def evaluate(
     if encoder is not None or model is None:
         from .evaluate_encoder import evaluate_encoder
 
+        if calibration != "auto":
+            raise wrong_use("an encoder is not calibrated", place="--calibration", cure="leave it out")
         return evaluate_encoder(model, encoder, data, answers, split, limit, options, register, json)
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
@@ -76,6 +85,7 @@ def evaluate(
         "split": split,
         "answers": tuple((answers or "names,alignment,describe").split(",")),
         "limit": limit,
+        "calibration": calibration,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
     check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched

@@ -33,6 +33,7 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
             )
     _say_options(out, done.summary, wanted)
     _say_chance(out, done.summary, tables)
+    _say_calibration(out, done.summary)
     return tables
 
 
@@ -78,6 +79,20 @@ def _say_chance(out: Reporter, summary: Mapping[str, Any], tables: Mapping[str, 
                 f"[yellow]not shown to be better than guessing[/] among {among} ({100 * chance:.1f} %): "
                 + ", ".join(guessed)
             )
+
+
+def _say_calibration(out: Reporter, summary: Mapping[str, Any]) -> None:
+    """Whether alignment was calibrated, and why."""
+    about = summary.get("calibration")
+    if about is None:
+        return
+    said = f"alignment is {'' if about['on'] else 'not '}calibrated: {about['why']}"
+    if trial := about["trial"]:
+        shares = f"{100 * trial['calibrated']:.1f} % against {100 * trial['plain']:.1f} %"
+        said += f" ({shares} of {trial['pictures']} pictures)"
+    if about["fitted"]:
+        said += f"; fitted on {about['fitted']} training pictures"
+    out.say(said)
 
 
 def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

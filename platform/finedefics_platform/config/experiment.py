@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.config.data import Data
@@ -43,10 +43,21 @@ class Evaluation(Section):
 
     split: Literal["val", "test"] = "test"
     answers: tuple[str, ...] = ("names", "alignment", "describe")
-    seed: int = Field(0, description="Of the order in which a multiple choice shows its options.")
+    calibration: Literal["auto", "on", "off"] = Field(
+        "auto", description="Of the alignment answers against hubs; auto: on where it is better on `val`."
+    )
+    seed: int = Field(
+        0,
+        description="Draws the order in which options are shown, and the pictures to calibrate on.",
+    )
     options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
     every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
     limit: int | None = Field(None, gt=0, description="Use only so many pictures.")
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _a_switch_in_yaml_is_a_truth_value(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Tracking(Section):

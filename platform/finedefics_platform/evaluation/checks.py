@@ -1,6 +1,7 @@
 """What an evaluation cannot do, found from a dataset's counts: before a model is read or a cluster starts."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finedefics.errors import FinedeficsError, wrong_use
@@ -12,6 +13,26 @@ if TYPE_CHECKING:
     from finedefics.records import Category
 
 HELD_OUT = ("test", "val")  # what an evaluation may be asked on, the better one first
+FITTED_ON, DECIDED_ON = "train", "val"  # the splits that a calibration is fitted and decided on
+CALIBRATED = "alignment_calibrated"
+CALIBRATABLE = frozenset((CALIBRATED, "alignment", "alignment_names", "alignment_descriptions", "ensemble"))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What becomes of the calibration.
+
+    Attributes:
+        why: so, in words; empty where it is still to be decided.
+        fits: whether one is fitted.
+        decides: whether labelled pictures of val decide if it is used.
+        on: whether it is used, where that is known.
+    """
+
+    why: str
+    fits: bool = False
+    decides: bool = False
+    on: bool = False
 
 
 def labelled_pictures(dataset: Dataset, split: str) -> int:
@@ -32,7 +53,8 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
 
     Raises:
         FinedeficsError: there is one category only, no labelled picture in the split, none to weigh the
-            ensemble on, or the ensemble is asked for where its weight is chosen (exit code 2).
+            ensemble on, the ensemble is asked for where its weight is chosen (exit code 2), or alignment is
+            to be calibrated and cannot.
     """
     from finedefics.evaluation.items import check_answers
 
@@ -50,7 +72,44 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
             place=dataset.reference,
             cure="leave the answer `ensemble` out, or add a val split",
         )
+    _check_calibration(dataset, settings)
     return categories
+
+
+def planned(dataset: Dataset, settings: Settings) -> Planned | None:
+    """How an evaluation calibrates alignment; None where no answer that is asked for could use it."""
+    if not CALIBRATABLE & set(settings.answers):
+        return None
+    if settings.calibration == "off":
+        return Planned("switched off")
+    if not sum(dataset.manifest["counts"].get(FITTED_ON, {}).values()):
+        return Planned(f"no picture in the split {FITTED_ON} to fit it on")
+    if settings.calibration == "on":
+        return Planned("switched on", fits=True, on=True)
+    asked = CALIBRATED in settings.answers
+    if settings.split == DECIDED_ON:
+        return Planned(f"it is decided on {DECIDED_ON}, and would be flattered there", fits=asked)
+    if not labelled_pictures(dataset, DECIDED_ON):
+        return Planned(f"no labelled picture in the split {DECIDED_ON} to decide it on", fits=asked)
+    return Planned("", fits=True, decides=True)
+
+
+def _check_calibration(dataset: Dataset, settings: Settings) -> None:
+    plan = planned(dataset, settings)
+    asked = CALIBRATED in settings.answers
+    if plan is None or plan.fits or not (asked or settings.calibration == "on"):
+        return
+    if settings.calibration == "off":
+        raise wrong_use(
+            "calibration is switched off, and this answer is calibrated",
+            place=f"answer `{CALIBRATED}`",
+            cure="set evaluation.calibration to auto, or leave the answer out",
+        )
+    raise FinedeficsError(
+        f"alignment cannot be calibrated: {plan.why}",
+        place=dataset.reference,
+        cure=f"ingest training pictures, or set evaluation.calibration to off and leave `{CALIBRATED}` out",
+    )
 
 
 def check_categories(dataset: Dataset, split: str) -> "list[Category]":

@@ -45,8 +45,10 @@ class Evaluated:
             were asked on random options (``options_random``), what ``chance`` gives, and what of an
             ``options_file`` was asked; ``finished`` in Unix seconds; ``pictures_per_second`` and
             ``tokens_per_picture`` by answer (a speed is that of one process), the ``unparseable`` share of
-            replies, the weight of the ``ensemble`` and what it was chosen on, and ``retrieval`` of names and
-            descriptions from object embeddings.
+            replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
+            ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
+            decided (None where no answer could use one), and ``retrieval`` of names and descriptions from
+            object embeddings.
     """
 
     folder: Path

@@ -13,8 +13,10 @@ from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.validation import validation_samples
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from finedefics.evaluation.items import Items
-    from finedefics.scoring import CategoryIndex, EnsembleWeight, Recogniser
+    from finedefics.scoring import Calibration, CategoryIndex, EnsembleWeight, Recogniser
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Question:
     dataset: Location  # of the dataset version
     settings: Settings
     labelled: frozenset[str]
+    calibration: "Calibration | None" = None
     weight: "EnsembleWeight | None" = None
 
 
@@ -45,6 +48,22 @@ def answer_share(
     return items, recogniser.index
 
 
+def embed_share(
+    question: Question, fitting: Sequence[Sample], deciding: Sequence[Sample]
+) -> "tuple[np.ndarray, np.ndarray, CategoryIndex]":
+    """Object embeddings [pictures, dim] of one process's share of two sets of pictures (a Ray task)."""
+    import numpy as np
+
+    from finedefics.evaluation.items import object_embeddings
+
+    recogniser = _recogniser(question)
+    none = np.zeros((0, recogniser.index.names.shape[1]), np.float32)
+    fitted, decided = (
+        object_embeddings(recogniser, samples) if samples else none for samples in (fitting, deciding)
+    )
+    return fitted, decided, recogniser.index
+
+
 def ensemble_weight(question: Question) -> "EnsembleWeight":
     """Choose the ensemble's weight on the validation split (a Ray task)."""
     import torch
@@ -62,7 +81,9 @@ def ensemble_weight(question: Question) -> "EnsembleWeight":
     )
     place = {category.category_id: i for i, category in enumerate(recogniser.categories)}
     truth = [place[sample.category_id or ""] for sample in samples]
-    return choose_weight(names, alignment, truth, dataset=dataset.digest, split="val")
+    return choose_weight(
+        names, alignment, truth, dataset=dataset.digest, split="val", slope=recogniser.index.slope
+    )
 
 
 def _recogniser(question: Question) -> "Recogniser":
@@ -83,5 +104,6 @@ def _recogniser(question: Question) -> "Recogniser":
         templates=Templates.load(folder),
         object_readout=load_readout(folder),
         ensemble=question.weight,
+        calibration=question.calibration,
         seed=question.settings.seed,
     )

@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import FinedeficsError
+from finedefics.records import Sample
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
@@ -16,13 +17,17 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.evaluation.asked import Asked, Published, ask, effective, published
-from finedefics_platform.evaluation.checks import check_evaluable
+from finedefics_platform.evaluation.calibrating import calibrate
+from finedefics_platform.evaluation.calibrating import told as told_calibration
+from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
 from finedefics_platform.evaluation.items import Evaluated, open_evaluation, write_evaluation
-from finedefics_platform.evaluation.recogniser import Question, answer_share, ensemble_weight
+from finedefics_platform.evaluation.recogniser import Question, answer_share, embed_share, ensemble_weight
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from finedefics.evaluation.items import Items
-    from finedefics.scoring import CategoryIndex
+    from finedefics.scoring import Calibration, CategoryIndex
 
 
 def evaluate(
@@ -52,7 +57,7 @@ def evaluate(
 
     Raises:
         FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
-            the options are of other pictures, or there is no model.
+            alignment is to be calibrated and cannot, the options are of other pictures, or there is no model.
     """
     dataset = open_dataset(workspace, dataset_reference)
     categories = check_evaluable(dataset, settings)
@@ -68,8 +73,10 @@ def evaluate(
             if committed(place) is None:
                 with commit(place) as draft:
                     asked = ask(dataset, settings, categories, file)
-                    index, parts = _answers(question, asked, shards, progress)
+                    plan = planned(dataset, settings)
+                    index, parts = _answers(question, dataset, plan, asked, shards, progress)
                     told = asked.told(len(categories)) | _told(file)
+                    told["calibration"] = told_calibration(plan, index.calibration)
                     about |= {**told, "finished": time.time()}
                     write_evaluation(draft, parts, index, asked.samples, about)
                     held.check()
@@ -99,7 +106,12 @@ def _told(file: Published | None) -> dict[str, Any]:
 
 
 def _answers(
-    question: Question, asked: Asked, shards: int, progress: Progress
+    question: Question,
+    dataset: Dataset,
+    plan: Planned | None,
+    asked: Asked,
+    shards: int,
+    progress: Progress,
 ) -> "tuple[CategoryIndex, list[Items]]":
     """Ask in Ray tasks, which read model and data on their own nodes; pictures and answers travel."""
     ensure_ray(progress=progress)
@@ -107,6 +119,9 @@ def _answers(
 
     gpus, shards = _placed(ray.cluster_resources().get("GPU", 0), shards)
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)
+    if plan is not None:
+        fitted = _calibration(question, dataset, plan, task(embed_share), shards, progress)
+        question = replace(question, calibration=fitted)
     if "ensemble" in question.settings.answers:
         question = replace(question, weight=_result(task(ensemble_weight).remote(question)))
     remote = task(answer_share)
@@ -119,6 +134,35 @@ def _answers(
             advance(len(_result(done[0])[0].sample_ids))
     answered = [_result(reference) for reference in answers]
     return answered[0][1], [items for items, _ in answered]
+
+
+def _calibration(
+    question: Question, dataset: Dataset, plan: Planned, remote: Any, shards: int, progress: Progress
+) -> "Calibration | None":
+    """Have the pictures embedded by tasks ``remote``, which load the model once for both kinds."""
+    import torch
+
+    def embed(
+        fitting: Sequence[Sample], deciding: Sequence[Sample]
+    ) -> "tuple[Tensor, Tensor, CategoryIndex]":
+        count = min(shards, max(len(fitting), len(deciding)))
+        tasks = [
+            remote.remote(question, fitting[part::count], deciding[part::count]) for part in range(count)
+        ]
+        found = []
+        with progress.progress("calibrating", len(fitting) + len(deciding)) as advance:
+            for reference in tasks:
+                found.append(_result(reference))
+                advance(len(found[-1][0]) + len(found[-1][1]))
+        wholes = []
+        for which, samples in enumerate((fitting, deciding)):
+            whole = torch.empty(len(samples), found[0][which].shape[1])
+            for part, share in enumerate(found):
+                whole[part::count] = torch.from_numpy(share[which].copy())  # Ray's own cannot be written to
+            wholes.append(whole)
+        return wholes[0], wholes[1], found[0][2]
+
+    return calibrate(plan, dataset, question.settings, embed)
 
 
 def _placed(gpus: float, shards: int) -> tuple[int, int]:

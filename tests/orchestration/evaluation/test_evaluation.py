@@ -115,7 +115,8 @@ def test_figures_say_what_they_were_measured_on(place: tuple[Workspace, Path], d
     said = done.summary
     assert (said["dataset"], said["dataset_digest"]) == (dataset.reference, dataset.digest)
     assert (said["split"], said["limit"], said["pictures"]) == ("test", None, 8)
-    assert said["protocol"] == {"answers": list(ANSWERS), "options": 4, "seed": 3}
+    protocol = {"answers": list(ANSWERS), "calibration": "auto", "options": 4, "seed": 3}
+    assert said["protocol"] == protocol
     assert said["model_digest"] == model_digest(model)
     assert said["finished"] == pytest.approx(time.time(), abs=600)
     assert str(workspace.root) not in (done.folder / "summary.json").read_text()

@@ -52,7 +52,7 @@ def test_fewer_categories_than_options_and_nothing_mined(
     assert main([*asked, "--json"]) == 0
     *_, last = (json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{"))
     said = last["summary"]
-    assert said["protocol"] == {"answers": ["alignment"], "options": 3, "seed": 0}
+    assert said["protocol"] == {"answers": ["alignment"], "calibration": "auto", "options": 3, "seed": 0}
     assert (said["pictures"], said["options_random"], said["categories"]) == (6, 6, 3)
     assert said["chance"] == {"all": pytest.approx(1 / 3), "options": pytest.approx(1 / 3)}
     assert main(asked) == 0
