@@ -205,7 +205,7 @@ def test_commands(
         "labelled": 12,
         "unlabelled": 2,
         "described": 14,
-            "inferred": 0,
+        "inferred": 0,
         "categories": 3,
     }
     assert main(["data", "inspect", "birds"]) == 0
