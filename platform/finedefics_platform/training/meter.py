@@ -37,7 +37,7 @@ class Meter:
         self._waiting_since = now
 
     def rates(self, samples: int, device: torch.device) -> dict[str, float]:
-        """Over all ranks since the last call: tokens, throughput, share of time spent waiting, memory in MiB."""
+        """Over all ranks since the last call: tokens, throughput, share of waiting, memory in MiB."""
         seconds = self._waiting_since - self._since
         own = [self._forwarded, self._useful, self._waited / seconds, _memory_mib(device)]
         mine = torch.tensor(own, dtype=torch.float32, device=device)
