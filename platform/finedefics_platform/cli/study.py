@@ -52,7 +52,7 @@ def run(
         from finedefics.errors import FinedeficsError
 
         raise FinedeficsError(
-            f"{len(failed)} of {sum(len(study.seeds) * len(study.arms) for _ in done.summary['worlds'])} "
+            f"{len(failed)} of {done.figures} "
             f"figures are missing, first {failed[0]['arm']} in {failed[0]['world']} ({failed[0]['error']})",
             place=done.key,
             cure="mend it and run the study again: what is finished stands",
@@ -109,12 +109,15 @@ def _show_plan(out: Reporter, workspace: "Workspace", planned: "Plan") -> None:
 
 
 def _show(out: Reporter, told: dict[str, Any]) -> None:
-    from finedefics_platform.study.page import cell, interval, metrics_of, notes, p_value, signed
+    from finedefics_platform.study.page import cell, interval, metrics_of, notes, p_value, signed, tokens
 
     metrics = metrics_of(told)
-    rows = [[escape(arm), *(cell(told, arm, metric) for metric in metrics)] for arm in told["arms"]]
+    rows = [
+        [escape(arm), *(cell(told, arm, metric) for metric in metrics), tokens(told, arm)]
+        for arm in told["arms"]
+    ]
     title = f"{told['study']}: percent right, mean over {len(told['worlds'])} worlds ± 95 %"
-    out.table(title, ["arm", *metrics], rows)
+    out.table(title, ["arm", *metrics, "tokens"], rows)
     planned = [row for row in told["differences"] if row["planned"]]
     if planned:
         compared = [

@@ -112,19 +112,20 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _comparisons_are_of_what_there_is(self) -> "Study":
-        for each in self.comparisons:
+        for number, each in enumerate(self.comparisons):
+            place = f"comparisons.{number}"
             for arm in (each.arm, each.against):
-                _known("arm", arm, self.arms)
+                _known(place, "arm", arm, self.arms)
             for condition in (each.condition, each.against_condition):
                 if condition is not None:
-                    _known("condition", condition, self.conditions)
+                    _known(place, "condition", condition, self.conditions)
             group, _, answer = each.metric.partition("/")
-            _known("group", group, GROUPS)
-            _known("answer", answer, self.evaluation.answers)
+            _known(place, "group", group, GROUPS)
+            _known(place, "answer", answer, self.evaluation.answers)
             if each.condition is None and each.against_condition is not None:
-                raise ValueError("a comparison with `against_condition` needs a `condition`")
+                raise ValueError(f"{place}: `against_condition` needs a `condition`")
             if each.arm == each.against and each.condition == (each.against_condition or each.condition):
-                raise ValueError(f"{each.arm} is compared with itself")
+                raise ValueError(f"{place}: {each.arm} is compared with itself")
         return self
 
     def settings(self, condition: str) -> WorldSettings:
@@ -173,9 +174,9 @@ def _document(study: Study, arm: Arm, path: Path) -> dict[str, Any]:
     return document
 
 
-def _known(kind: str, name: str, there: Any) -> None:
+def _known(place: str, kind: str, name: str, there: Any) -> None:
     if name not in there:
-        raise ValueError(f"there is no {kind} {name!r} (there are {', '.join(there) or 'none'})")
+        raise ValueError(f"{place}: there is no {kind} {name!r} (there are {', '.join(there) or 'none'})")
 
 
 def settings_digest(study: Study, documents: dict[str, dict[str, Any]]) -> str:

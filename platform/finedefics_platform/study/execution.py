@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.markup import escape
+
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.events import EventWriter
@@ -187,13 +189,13 @@ class _Work:
         del self.threads[step.address]
         if isinstance(found, BaseException):
             self._fail(step, _reason(found))
-            self.progress.say(f"  [red]failed[/] {step.title}: {_reason(found)}")
+            self.progress.say(f"  [red]failed[/] {escape(step.title)}: {escape(_reason(found))}")
             return
         self.records[step.address] = write_record(self.workspace, step, found, seconds)
         self.results[step.address] = found
         self._tell("step_finished", step, seconds=seconds, result=found)
         left = len(self.waiting) + len(self.capacity.running)
-        self.progress.say(f"  {step.title} [dim]({seconds:.0f} s, {left} left)[/]")
+        self.progress.say(f"  {escape(step.title)} [dim]({seconds:.0f} s, {left} left)[/]")
 
     def _fail(self, step: Step, reason: str) -> None:
         self.failed[step.address] = reason

@@ -8,6 +8,9 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.page import page_environment
 
 _EXPLORATORY = "Not named beforehand and not corrected: to ask about, not to claim."
+_TOKENS = (
+    "Tokens: positions that the language model computed in training, padding included; mean of the runs."
+)
 _COLOURS = ("control", "first", "second", "third", "fourth", "two-stage", "instruction", "base")
 
 
@@ -24,6 +27,8 @@ def write_pages(told: Mapping[str, Any], place: Location) -> None:
         planned=_forest([row for row in told["differences"] if row["planned"]]),
         exploratory=[row for row in told["differences"] if not row["planned"] and row["n"]],
         notes=notes(told),
+        tokens={arm: tokens(told, arm) for arm in arms},
+        about_tokens=_TOKENS,
         design=design(told),
         interval=interval,
     )
@@ -37,8 +42,14 @@ def markdown(told: Mapping[str, Any]) -> str:
     lines = [f"# {told['study']}", ""]
     lines += [told["question"], ""] if told["question"] else []
     lines += ["## Design", "", *(f"- {line}" for line in design(told)), ""]
-    lines += ["## Figures", "", "Percent right: mean over worlds ± half of the 95 % t-interval.", ""]
-    lines += _rows(["arm", *metrics], [[arm, *(cell(told, arm, m) for m in metrics)] for arm in told["arms"]])
+    lines += [
+        "## Figures",
+        "",
+        f"Percent right: mean over worlds ± half of the 95 % t-interval. {_TOKENS}",
+        "",
+    ]
+    rows = [[arm, *(cell(told, arm, m) for m in metrics), tokens(told, arm)] for arm in told["arms"]]
+    lines += _rows(["arm", *metrics, "tokens"], rows)
     planned = [row for row in told["differences"] if row["planned"]]
     others = [row for row in told["differences"] if not row["planned"] and row["n"]]
     if planned:
@@ -78,6 +89,12 @@ def cell(told: Mapping[str, Any], arm: str, metric: str) -> str:
         return "–"
     half = "" if found["half"] is None else f" ± {100 * found['half']:.1f}"
     return f"{100 * found['mean']:.1f}{half}"
+
+
+def tokens(told: Mapping[str, Any], arm: str) -> str:
+    """``1,234,000`` to four digits, or a dash for an arm that is not trained."""
+    spent = told["tokens"][arm]
+    return "–" if spent is None else f"{float(f'{spent:.4g}'):,.0f}"
 
 
 def interval(row: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ def summary(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "answers": list(study.evaluation.answers),
         "arms": {names[key]: _means(found) for key, found in figures.items()},
+        "tokens": {name_of(*key): _tokens(plan, outcome, *key) for key in figures},
         "differences": _differences(plan, figures),
         "figures": {names[key]: found for key, found in figures.items()},
         "failed": list(_failures(plan, outcome)),
@@ -79,6 +80,16 @@ def _means(found: Figures) -> dict[str, Any]:
         metric: mean_and_error([figures[metric] for figures in found.values() if metric in figures])
         for metric in metrics
     }
+
+
+def _tokens(plan: Plan, outcome: Outcome, condition: str, arm: str) -> float | None:
+    """Positions that the language model computed in training: mean of an arm's runs, None without one."""
+    spent = []
+    for cell, address in plan.cells.items():
+        if (cell.condition, cell.arm) == (condition, arm):
+            results = [outcome.records.get(a, {}).get("result", {}) for a in plan.steps[address].needs]
+            spent += [result["forwarded_tokens"] for result in results if result.get("forwarded_tokens")]
+    return fmean(spent) if spent else None
 
 
 def _differences(plan: Plan, figures: Mapping[tuple[str, str], Figures]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ class StudyResult:
         key: ``<name>-<digest>`` of all that the file says but its words.
         place: ``studies/<key>``, with ``study.json``, ``study.md``, ``study.html`` and ``events/``.
         summary: what ``study.json`` holds.
+        figures: how many it is made of: arms, conditions, worlds and seeds multiplied.
         done, reused: steps done now, and steps that were finished before.
         parent_run_id: the study's MLflow run, None where nothing tracked it.
     """
@@ -34,6 +35,7 @@ class StudyResult:
     key: str
     place: Location
     summary: dict[str, Any]
+    figures: int
     done: int
     reused: int
     parent_run_id: str | None
@@ -58,21 +60,22 @@ def run_study(
         at_once: at most so many steps at a time; default: what the cluster has room for.
 
     Raises:
-        FinedeficsError: the file does not fit what is there, or every step failed.
+        FinedeficsError: the file does not fit what is there.
     """
     planned = plan(workspace, study, documents)
     place = workspace.studies / planned.key
     with (
         lease(place / "lease", f"study {planned.key}", progress=progress),
-        _recorded(tracker, planned) as run,
+        _recorded(tracker, planned) as record,
     ):
         outcome = carry_out(workspace, planned, place, progress, at_once)
         told = summary(planned, outcome)
         (place / RESULT).write_json(told)
         write_pages(told, place)
-        if tracker is not None and run is not None:
-            _record(tracker, run, planned, outcome, told, place)
-    return StudyResult(planned.key, place, told, outcome.done, outcome.reused, run)
+        if tracker is not None and record.run is not None:
+            _record(tracker, record.run, planned, outcome, told, place)
+        record.failed = bool(outcome.failed)
+    return StudyResult(planned.key, place, told, len(planned.cells), outcome.done, outcome.reused, record.run)
 
 
 def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any]]:
@@ -95,20 +98,27 @@ def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any
     return newest, dict((newest / RESULT).read_json())
 
 
+@dataclass
+class _Record:
+    """The study's own run, and whether steps of it failed."""
+
+    run: str | None
+    failed: bool = False
+
+
 @contextmanager
-def _recorded(tracker: Tracker | None, planned: Plan) -> Iterator[str | None]:
-    """The study's own run: open while it is worked on."""
+def _recorded(tracker: Tracker | None, planned: Plan) -> Iterator[_Record]:
+    """The study's own run: open while it is worked on, and finished if all its steps are."""
     if tracker is None:
-        yield None
+        yield _Record(None)
         return
     params = planned.study.model_dump(mode="json", exclude={"name", "arms", "comparisons", "limits"})
     run = tracker.parent(planned.study.name, key=planned.key, tags={"kind": "study"}, params=params)
+    record = _Record(run, failed=True)
     try:
-        yield run
-    except BaseException:
-        tracker.finish(run, "FAILED")
-        raise
-    tracker.finish(run)
+        yield record
+    finally:
+        tracker.finish(run, "FAILED" if record.failed else "FINISHED")
 
 
 def _record(

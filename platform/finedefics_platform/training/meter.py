@@ -37,7 +37,7 @@ class Meter:
         self._waiting_since = now
 
     def rates(self, samples: int, device: torch.device) -> dict[str, float]:
-        """Over all ranks since the last call: throughput, share of time spent waiting, memory in MiB."""
+        """Over all ranks since the last call: tokens, throughput, share of waiting, memory in MiB."""
         seconds = self._waiting_since - self._since
         own = [self._forwarded, self._useful, self._waited / seconds, _memory_mib(device)]
         mine = torch.tensor(own, dtype=torch.float32, device=device)
@@ -46,6 +46,7 @@ class Meter:
         forwarded, useful, waited, memory = torch.stack(every).T.tolist()
         rates = {
             "samples_per_second": samples * self._steps / seconds,
+            "forwarded_tokens": sum(forwarded),
             "forwarded_tokens_per_second": sum(forwarded) / seconds,
             "useful_tokens_per_second": sum(useful) / seconds,
             "data_wait_share": max(waited),

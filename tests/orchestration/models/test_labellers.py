@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from registered import trained_run
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.embeddings import read_array
 from finedefics_platform.data.labelling import label
-from finedefics_platform.data.labelling.inferring import named_labeller
+from finedefics_platform.data.labelling.inferring import NOT_ASKED, named_labeller
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.models.labellers import resolve_labeller
 
@@ -39,14 +41,19 @@ def test_a_run_stands_for_its_model_and_for_the_one_it_began_from(
 def test_a_model_reads_what_is_said_of_pictures_without_a_label(
     drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, ray_cluster: Any
 ) -> None:
-    """An untrained model is right by chance; what counts is that each picture is read, and from where."""
+    """An untrained model is right by chance: it is refused with what it reached, and what it read is kept."""
     told = f"reading:{drawn_workspace.name_of(drawn_workspace.models / 'tiny')}"
-    made = label(drawn_workspace, drawn_dataset.reference, labeller=told, precision=0.02)
-    about = made.manifest["provenance"]["labels"]
-    assert (about["scored"]["pictures"], about["asked"], about["inferred"]) == (40, 16, 16)
-    rows = made.table("labels").to_pylist()
-    assert all(0 < row["probability"] <= 1 for row in rows if row["category_id"])
-    assert sum(row["category_id"] is not None for row in rows) == 16
+    before = {place.name for place in drawn_workspace.labels.children()}
+    with pytest.raises(
+        FinedeficsError, match=r"no threshold reaches .* takes \d+ pictures .* of 40 pictures"
+    ):
+        label(drawn_workspace, drawn_dataset.reference, labeller=told)
+    (made,) = (place for place in drawn_workspace.labels.children() if place.name not in before)
+    parts = [read_array(place) for place in made.children() if place.name.endswith(".npy")]
+    asked = np.concatenate([part[part[:, 0] != NOT_ASKED] for part in parts])
+    assert len(asked) == 56, "16 pictures without a label, and 40 that are known"
+    assert ((asked[:, 0] >= 0) & (asked[:, 0] < 6)).all()
+    assert ((asked[:, 1] > 0) & (asked[:, 1] <= 1)).all()
     with pytest.raises(FinedeficsError, match="8 labelled pictures of val are of categories with a labelled"):
         label(drawn_workspace, drawn_dataset.reference, labeller=f"alignment:{tiny_model}")
 

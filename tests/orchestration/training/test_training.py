@@ -145,7 +145,13 @@ def test_every_step_is_recorded_with_what_it_cost(run: TrainedRun, watcher: Watc
         assert all(math.isfinite(value) for value in metrics.values())
         assert 0 <= metrics["data_wait_share"] <= 1
         assert metrics["useful_tokens_per_second"] <= metrics["forwarded_tokens_per_second"]
-        for name in ("gradient_norm", "learning_rate", "samples_per_second", "memory_mib"):
+        for name in (
+            "gradient_norm",
+            "learning_rate",
+            "samples_per_second",
+            "forwarded_tokens",
+            "memory_mib",
+        ):
             assert metrics[name] > 0, name
     bridge = [event["metrics"] for event in steps if event["stage"] == "bridge"]
     assert bridge[0]["loss"] == pytest.approx(
