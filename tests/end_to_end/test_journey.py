@@ -52,7 +52,7 @@ def test_the_table_has_every_arm_answer_and_group(table: dict[str, Any]) -> None
             for group in ("labelled", "new"):
                 cell = answer[group]
                 assert cell["low"] <= cell["accuracy"] <= cell["high"]
-                assert cell["n"] == {"labelled": 18, "new": 6}[group] * SMALL.plan.test
+                assert cell["n"] == {"labelled": 18, "new": 6}[group] * SMALL.world.test
 
 
 def test_the_base_has_the_diagnosis(demo: Demo) -> None:

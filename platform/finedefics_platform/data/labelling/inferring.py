@@ -47,7 +47,7 @@ class NamedLabeller:
     """A labeller as a user called it, which every process opens for itself.
 
     Attributes:
-        name: as it was called.
+        name: as it was called, places in the workspace by their names there.
         make: the registered component.
         argument: what followed the colon, in parts; a place of a model's folder is brought to each node.
         categories: that compete.
@@ -100,6 +100,9 @@ def named_labeller(
         several = isinstance(whole, str) and name != "file"
         parts = tuple(_place(workspace, one) for one in argument.split(BETWEEN)) if several else (whole,)
     code = LABELLERS.identity(name) if name.endswith(".py") else None
+    if parts is not None:  # what is written down moves with the workspace
+        called = BETWEEN.join(workspace.name_of(p) if isinstance(p, Location) else p for p in parts)
+        spec = f"{name}:{called}"
     return NamedLabeller(spec, make, parts, tuple(categories), settings or Settings(), gpus_per_worker, code)
 
 

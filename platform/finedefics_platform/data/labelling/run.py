@@ -106,7 +106,7 @@ def label(
         given = [p for file in written for row in file.probabilities for p in row if p >= 0]
         provenance = {
             "step": "label",
-            "labeller": labeller,
+            "labeller": named.name,
             "labeller_id": labeller_id,
             "wanted_precision": precision,
             "threshold": threshold,
