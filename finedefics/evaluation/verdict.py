@@ -76,6 +76,11 @@ def _one_pass(table: Table, row: Row, drawn: str) -> str:
     start = f"In one pass ({row['answer']}), {row['arm']} {what} with {_accuracy(own)}{drawn}"
     how = f"{row['against_answer']}: {_percent(other['accuracy'])} %"
     rival = f"the best one-pass answer of any control ({row['against']}, {how})"
+    return _compared(start, row, rival)
+
+
+def _compared(start: str, row: Row, rival: str) -> str:
+    """A sentence's end: what its interval says of the difference to a rival."""
     if row["low"] > 0:
         return f"{start}: {_points(row)} more than {rival}."
     if row["high"] < 0:
@@ -125,11 +130,7 @@ def _whichever(table: Table, row: Row, drawn: str) -> str:
         f"label for with at least {_accuracy(own)}{drawn}"
     )
     rival = f"any control ({row['against']}, {row['against_answer']}: {_percent(other['accuracy'])} %)"
-    if row["low"] > 0:
-        return f"{start}: {_points(row)} more than {rival}."
-    if row["high"] < 0:
-        return f"{start}: {_points(row)} less than {rival}."
-    return f"{start}; no difference to {rival} is shown: {_signed(row)}."
+    return _compared(start, row, rival)
 
 
 def _names_answer(table: Table, rows: Sequence[Row], drawn: str) -> str:
