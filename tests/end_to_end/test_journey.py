@@ -14,13 +14,13 @@ import pytest
 from finedefics.scoring import Recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
-from finedefics_platform.demo.journey import ARMS, SERVED, Demo, run_demo
-from finedefics_platform.demo.scale import SMALL
+from finedefics_platform.demo.journey import Demo, run_demo
+from finedefics_platform.demo.scale import SERVED, SMALL
 from finedefics_platform.models.references import index_of, open_model
 from finedefics_platform.tracking.tracker import server_run_id
 
 ANSWERS = ("names", "alignment", "describe")
-# seven arms are trained and evaluated before the first assertion; a busy machine takes its time
+# its arms are trained and evaluated before the first assertion; a busy machine takes its time
 pytestmark = pytest.mark.timeout(1500)
 
 
@@ -44,7 +44,7 @@ def accuracy(table: dict[str, Any], arm: str, answer: str, group: str) -> float:
 
 
 def test_the_table_has_every_arm_answer_and_group(table: dict[str, Any]) -> None:
-    assert set(table) == {"base", *ARMS}
+    assert set(table) == {"base", *SMALL.arms}
     for cells in table.values():
         assert set(cells) == set(ANSWERS)
         for answer in cells.values():
@@ -157,7 +157,7 @@ def test_the_command_line_shows_runs_and_champion(
     for command in ("runs", "models"):
         assert main([command, "list", "--json"]) == 0
         found[command] = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert {*ARMS} <= {line["name"] for line in found["runs"] if line["event"] == "run"}
+    assert {*SMALL.arms} <= {line["name"] for line in found["runs"] if line["event"] == "run"}
     assert any("champion" in line["aliases"] for line in found["models"] if line["event"] == "model")
 
 
@@ -167,7 +167,7 @@ def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) 
     picture.write_bytes(sample.image)
     lines = finedefics(home, "predict", str(picture), "--model", f"{demo.version.name}@champion", "--json")
     prediction = next(line for line in lines if line["event"] == "prediction")
-    items = demo.evaluations["joint"].items().to_pylist()
+    items = demo.evaluations[SERVED].items().to_pylist()
     wanted = {(r["sample_id"], r["answer"], r["scope"]): r["predicted"] for r in items}
     best = prediction["candidates"][0]["category_id"]
     assert best == wanted[sample.sample_id, "alignment", "all"]
@@ -196,7 +196,7 @@ def test_nothing_of_a_journey_names_where_its_workspace_lies(home: Workspace, de
 def test_the_report_is_one_self_contained_page(demo: Demo) -> None:
     page = demo.summary.report_file.read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    for arm in ("base", *ARMS):
+    for arm in ("base", *SMALL.arms):
         assert arm in page
 
 

@@ -22,11 +22,21 @@ from finedefics_platform.config.stage import MINED, Stage
 class Resources(Section):
     """What the run asks of the cluster."""
 
-    workers: int = Field(2, ge=1, description="Data-parallel training processes.")
+    workers: int = Field(
+        2,
+        ge=0,
+        description="Data-parallel training processes. 0: a single one without Ray Train, which starts in "
+        "seconds, saves no checkpoints and is not replaced when it is lost; for tiny models and studies.",
+    )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     threads_per_worker: int = Field(1, ge=1, description="Torch threads of one worker on CPU.")
     max_failures: int = Field(2, ge=0, description="Lost workers survived before the run fails.")
+
+    @property
+    def processes(self) -> int:
+        """How many train, by whomever they are started."""
+        return max(1, self.workers)
 
 
 class DeepSpeed(Section):
@@ -105,6 +115,15 @@ class Experiment(Section):
             raise ValueError(
                 f"model.train has no effect with adapters (adapters.kind {self.adapters.kind}); "
                 "leave it out, and say in adapters.targets what is adapted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_saved(self) -> "Experiment":
+        if self.tracking.checkpoint_every is not None and not self.resources.workers:
+            raise ValueError(
+                "checkpoints are Ray Train's (tracking.checkpoint_every), and resources.workers 0 trains "
+                "without it; leave one of them out"
             )
         return self
 

@@ -15,8 +15,8 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.demo.scale import FULL, Scale
-from finedefics_platform.demo.summary import SERVED, Summary, summarise
+from finedefics_platform.demo.scale import FULL, SERVED, Scale
+from finedefics_platform.demo.summary import Summary, summarise
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.gate import GatePolicy
@@ -31,8 +31,7 @@ from finedefics_platform.training.run import TrainedRun, train
 from finedefics_platform.worlds.settings import world_base, world_data
 
 HERE = Path(__file__).parent
-BASE, CONTROL = "base", "control"
-ARMS = ("instruction", CONTROL, "object_category", "self_labelled", "two_stage", "joint", SERVED)
+BASE = "base"
 SERVED_ANSWER = "alignment"
 LEGS = 9
 
@@ -75,8 +74,8 @@ def run_demo(
     leg("infer labels of captioned pictures: the base reads their captions, and no picture")
     dataset = infer_labels(workspace, dataset, base, progress)
     tracker = Tracker(workspace, "finedefics-demo")
-    leg(f"train {len(ARMS)} arms from it (Ray Train, two workers, DeepSpeed ZeRO)")
-    experiments = {arm: arm_experiment(arm, dataset, base, scale, seed) for arm in ARMS}
+    leg(f"train {len(scale.arms)} arms from it (Ray Train, two workers, DeepSpeed ZeRO)")
+    experiments = {arm: arm_experiment(arm, dataset, base, scale, seed) for arm in scale.arms}
     runs = {
         arm: train(workspace, experiment, tracker=tracker, progress=progress)
         for arm, experiment in experiments.items()

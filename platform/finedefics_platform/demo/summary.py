@@ -16,6 +16,7 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.demo.scale import SERVED
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models.registry import ModelVersion
 from finedefics_platform.reporting.report import ReportData, write_report
@@ -24,7 +25,6 @@ from finedefics_platform.training.run import TrainedRun
 
 TITLE = "Naming birds nobody labelled"
 SHOWN_SAMPLES = 12
-SERVED = "both"  # the arm whose words, embeddings and settings stand for the method
 PACKAGES = ("finedefics", "torch", "transformers", "ray", "deepspeed", "mlflow")
 
 

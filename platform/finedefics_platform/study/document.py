@@ -14,7 +14,10 @@ from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.config.section import Section, parse_document
 from finedefics_platform.worlds.settings import WorldSettings
 
-GROUPS = ("new", "labelled", "all", "harmonic")
+GROUPS = ("new", "labelled", "all", "harmonic", LABELS := "labels")
+# of inferred labels against the world's truth: right ones of those accepted, accepted ones of the pictures
+# asked about, and the precision that the labeller promised from pictures whose label is known
+LABEL_FIGURES = ("precision", "coverage", "promised")
 OWN = ""  # the condition of a study that names none
 _PAIRED = {"data.dataset": "data", "model.path": "base model", "seed": "seed"}
 _NAME = r"^[a-z0-9_.-]+$"
@@ -35,9 +38,9 @@ class Label(Section):
 
 
 class Arm(Section):
-    """One way of training, or the base itself."""
+    """One way of training, the base itself, or labels that are measured and not trained on."""
 
-    train: bool = Field(True, description="False: the base model as it is.")
+    train: bool = Field(True, description="False: the base model as it is; with `labels`, those alone.")
     experiment: str | None = Field(None, description="Experiment file, relative to the study's.")
     set: dict[str, Any] = Field({}, description="Keys changed for this arm.")
     labels: Literal["truth", "inferred"] | Label | None = Field(
@@ -50,7 +53,7 @@ class Comparison(Section):
 
     arm: str
     against: str
-    metric: str = Field(description="`<group>/<answer>`, such as new/alignment.")
+    metric: str = Field(description="`<group>/<answer>`, such as new/alignment; or `labels/precision`.")
     condition: str | None = None
     against_condition: str | None = Field(None, description="Default: the condition of `arm`.")
 
@@ -100,8 +103,10 @@ class Study(Section):
                     if key == fixed or fixed.startswith(f"{key}."):
                         raise ValueError(f"{name} changes {key}: arms that differ in {what} are not paired")
         for name, arm in self.arms.items():
-            if not arm.train and (arm.set or arm.experiment or arm.labels):
+            if not arm.train and (arm.set or arm.experiment):
                 raise ValueError(f"arm {name} is not trained, so nothing can be set in it")
+            if not arm.train and arm.labels and (arm.labels == "truth" or self.worlds is None):
+                raise ValueError(f"arm {name} measures labels, which takes inferred ones and drawn worlds")
             if arm.train and not (arm.experiment or self.experiment):
                 raise ValueError(f"arm {name} has no experiment, and the study names none")
             if arm.labels == "truth" and self.worlds is None:
@@ -121,7 +126,10 @@ class Study(Section):
                     _known(place, "condition", condition, self.conditions)
             group, _, answer = each.metric.partition("/")
             _known(place, "group", group, GROUPS)
-            _known(place, "answer", answer, self.evaluation.answers)
+            if group == LABELS:
+                _known(place, "figure of labels", answer, LABEL_FIGURES)
+            else:
+                _known(place, "answer", answer, self.evaluation.answers)
             if each.condition is None and each.against_condition is not None:
                 raise ValueError(f"{place}: `against_condition` needs a `condition`")
             if each.arm == each.against and each.condition == (each.against_condition or each.condition):
@@ -168,7 +176,7 @@ def _document(study: Study, arm: Arm, path: Path) -> dict[str, Any]:
                 place=f"{path.parent / str(arm.experiment or study.experiment)}",
                 cure="leave it out: the study fills it in",
             )
-    override(document, "resources.workers", document.get("resources", {}).get("workers", 1), place=str(path))
+    override(document, "resources.workers", document.get("resources", {}).get("workers", 0), place=str(path))
     for key, value in {**study.set, **arm.set}.items():
         override(document, key, value, place=str(path))
     return document

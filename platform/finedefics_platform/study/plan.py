@@ -12,7 +12,18 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.model import Model
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.study.document import Arm, Label, Study, settings_digest
-from finedefics_platform.study.steps import Base, Data, Evaluate, Labels, Result, Step, Train, Truth, filled
+from finedefics_platform.study.steps import (
+    Base,
+    Data,
+    Evaluate,
+    Judge,
+    Labels,
+    Result,
+    Step,
+    Train,
+    Truth,
+    filled,
+)
 from finedefics_platform.training.identity import base_of
 
 _BASE = "base"  # in a labeller's braces: the model that arms start from
@@ -36,14 +47,15 @@ class Plan:
         study: its settings.
         digest: of all that it says.
         steps: by address; what a step needs stands before it.
-        cells: address of the evaluation that each figure comes from.
+        cells: addresses of the steps that each figure comes from: the evaluation, and what the labels are
+            worth.
         given: results that are there without a step: data sets and a model that the file names.
     """
 
     study: Study
     digest: str
     steps: Mapping[str, Step]
-    cells: Mapping[Cell, str]
+    cells: Mapping[Cell, tuple[str, ...]]
     given: Mapping[str, Result]
 
     @property
@@ -53,16 +65,16 @@ class Plan:
 
     @property
     def uses(self) -> dict[str, int]:
-        """How many figures each step goes into."""
+        """How many cells each step goes into."""
         counts = dict.fromkeys(self.steps, 0)
-        for address in self.cells.values():
-            for step in self.before(address):
+        for addresses in self.cells.values():
+            for step in self.before(*addresses):
                 counts[step] += 1
         return counts
 
-    def before(self, address: str) -> set[str]:
-        """A step and all that it rests on."""
-        found, open_ = set[str](), [address]
+    def before(self, *addresses: str) -> set[str]:
+        """Steps and all that they rest on."""
+        found, open_ = set[str](), list(addresses)
         while open_:
             current = open_.pop()
             if current in self.steps and current not in found:
@@ -94,12 +106,12 @@ class _Planner:
             filled(document, "any", "any")  # wrong keys are found before anything is made
 
     def plan(self) -> Plan:
-        cells: dict[Cell, str] = {}
+        cells: dict[Cell, tuple[str, ...]] = {}
         for condition in self.study.condition_names:
             for place in self._places(condition):
                 for seed in self.study.seeds:
                     for arm in self.study.arms:
-                        cells[Cell(condition, arm, place.name, seed)] = self._evaluated(place, arm, seed)
+                        cells[Cell(condition, arm, place.name, seed)] = self._measured(place, arm, seed)
         digest = settings_digest(self.study, dict(self.documents))  # type: ignore[arg-type]
         return Plan(self.study, digest, self.steps, cells, self.given)
 
@@ -126,6 +138,19 @@ class _Planner:
             model = self._add(f"base of {told}", (), Base(seed, settings), taught)
             places.append(_Place(str(seed), data, model, seed, condition))
         return places
+
+    def _measured(self, place: "_Place", arm: str, seed: int) -> tuple[str, ...]:
+        settings = self.study.arms[arm]
+        judged = settings.labels not in (None, "truth") and place.seed is not None
+        labels = (self._judged(place, arm, seed),) if judged else ()
+        return labels if labels and not settings.train else (self._evaluated(place, arm, seed), *labels)
+
+    def _judged(self, place: "_Place", arm: str, seed: int) -> str:
+        """Address of the step that holds an arm's labels against the truth."""
+        assert place.seed is not None
+        labels = self._data(place, arm, self.study.arms[arm], seed, ())
+        task = Judge(labels, place.seed, self.study.settings(place.condition))
+        return self._add(f"judge labels of {self._told(place, arm, None)}", (labels,), task, "truth")
 
     def _evaluated(self, place: "_Place", arm: str, seed: int) -> str:
         settings = self.study.evaluation
@@ -155,8 +180,8 @@ class _Planner:
             needs,
             task,
             experiment.digest(),
-            cpus=resources.workers * resources.cpus_per_worker,
-            gpus=resources.workers * resources.gpus_per_worker,
+            cpus=resources.processes * resources.cpus_per_worker,
+            gpus=resources.processes * resources.gpus_per_worker,
         )
 
     def _data(self, place: "_Place", arm: str, settings: Arm, seed: int, asked: tuple[str, ...]) -> str:

@@ -38,7 +38,7 @@ def to_do(workspace: Workspace, plan: Plan, records: Mapping[str, Mapping[str, A
 
     A finished step that others still need counts only where what it left is still there.
     """
-    wanted, open_ = set[str](), [a for a in dict.fromkeys(plan.cells.values()) if a not in records]
+    wanted, open_ = set[str](), [a for found in plan.cells.values() for a in found if a not in records]
     while open_:
         address = open_.pop()
         if address in wanted or address not in plan.steps:

@@ -51,14 +51,19 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[tuple[str, str], Figures]:
         for arm in plan.study.arms:
             own: Figures = {}
             for world in dict.fromkeys(cell.world for cell in plan.cells):
-                addresses = [plan.cells[Cell(condition, arm, world, seed)] for seed in plan.study.seeds]
-                if all(address in outcome.records for address in addresses):
-                    shares = [outcome.records[a]["result"]["figures"] for a in addresses]
+                cells = [plan.cells[Cell(condition, arm, world, seed)] for seed in plan.study.seeds]
+                if all(address in outcome.records for cell in cells for address in cell):
+                    shares = [_of_cell(outcome, cell) for cell in cells]
+                    shared = [metric for metric in shares[0] if all(metric in each for each in shares)]
                     own[world] = _with_harmonic(
-                        {metric: fmean(each[metric] for each in shares) for metric in shares[0]}
+                        {metric: fmean(each[metric] for each in shares) for metric in shared}
                     )
             found[condition, arm] = own
     return found
+
+
+def _of_cell(outcome: Outcome, cell: tuple[str, ...]) -> dict[str, float]:
+    return {k: v for address in cell for k, v in outcome.records[address]["result"]["figures"].items()}
 
 
 def _with_harmonic(figures: dict[str, float]) -> dict[str, float]:
@@ -85,7 +90,7 @@ def _means(found: Figures) -> dict[str, Any]:
 def _tokens(plan: Plan, outcome: Outcome, condition: str, arm: str) -> float | None:
     """Positions that the language model computed in training: mean of an arm's runs, None without one."""
     spent = []
-    for cell, address in plan.cells.items():
+    for cell, (address, *_) in plan.cells.items():
         if (cell.condition, cell.arm) == (condition, arm):
             results = [outcome.records.get(a, {}).get("result", {}) for a in plan.steps[address].needs]
             spent += [result["forwarded_tokens"] for result in results if result.get("forwarded_tokens")]
@@ -162,14 +167,11 @@ def _row(
 
 
 def _failures(plan: Plan, outcome: Outcome) -> Iterator[dict[str, Any]]:
-    for cell, address in plan.cells.items():
-        if address in outcome.failed:
-            yield {
-                "arm": name_of(cell.condition, cell.arm),
-                "world": cell.world,
-                "seed": cell.seed,
-                "error": outcome.failed[address],
-            }
+    for cell, addresses in plan.cells.items():
+        reasons = dict.fromkeys(outcome.failed[a] for a in addresses if a in outcome.failed)
+        for reason in reasons:
+            name = name_of(cell.condition, cell.arm)
+            yield {"arm": name, "world": cell.world, "seed": cell.seed, "error": reason}
 
 
 def _steps(plan: Plan, outcome: Outcome) -> dict[str, dict[str, Any]]:

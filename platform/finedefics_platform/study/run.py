@@ -133,7 +133,7 @@ def _record(
     for condition, arm, world in dict.fromkeys((c.condition, c.arm, c.world) for c in planned.cells):
         cells = [planned.cells[Cell(condition, arm, world, seed)] for seed in planned.study.seeds]
         named = name_of(condition, arm)
-        runs = [run for address in cells for run in _runs(planned, outcome, address)]
+        runs = [run for address, *_ in cells for run in _runs(planned, outcome, address)]
         tags = {"kind": "study arm", "arm": arm, "world": world, "condition": condition or OWN}
         tags["runs"] = ", ".join(dict.fromkeys(runs))
         child = tracker.child(parent, f"{named}, {world}", tags=tags)

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
+from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.events import Event
 from finedefics_platform.base.progress import SILENT
@@ -91,7 +92,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Labels:
-    """Inferred labels; ``models`` fills the names in the labeller's braces by steps that made a model."""
+    """Inferred labels; ``models`` fills the names in the labeller's braces by steps that made a model.
+
+    A labeller that no threshold makes precise enough is a result, not a failure: what rests on its labels
+    fails, and `Judge` counts that none was accepted.
+    """
 
     data: str
     labeller: str
@@ -100,16 +105,35 @@ class Labels:
     kind = "label"
 
     def do(self, room: Room, advance: Advance) -> Result:
-        from finedefics_platform.data.labelling import label
+        from finedefics_platform.data.labelling import NotPreciseEnough, label
 
         places = {name: room.results[address]["model"] for name, address in self.models}
-        made = label(
-            room.workspace,
-            room.results[self.data]["dataset"],
-            labeller=self.labeller.format(**places),
-            precision=self.precision,
-        )
+        dataset, labeller = room.results[self.data]["dataset"], self.labeller.format(**places)
+        try:
+            made = label(room.workspace, dataset, labeller=labeller, precision=self.precision)
+        except NotPreciseEnough as refusal:
+            return {"refused": str(refusal)}
         return {"dataset": made.reference}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Inferred labels of a drawn world against its truth, which nothing but this step sees."""
+
+    labels: str
+    seed: int
+    settings: WorldSettings
+    kind = "label"
+
+    def do(self, room: Room, advance: Advance) -> Result:
+        from finedefics_platform.data.store import open_dataset
+        from finedefics_platform.study.judging import judge_labels
+
+        if "refused" in room.results[self.labels]:
+            return {"figures": {"labels/coverage": 0.0}}
+        dataset = open_dataset(room.workspace, room.results[self.labels]["dataset"])
+        truth = world_truth(self.settings.world(self.seed), self.settings)
+        return {"figures": judge_labels(dataset, truth)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,10 @@ class Train:
             if event["event"] == "step":
                 advance(1)
 
-        experiment = self.experiment(room.results[self.data]["dataset"], room.results[self.base]["model"])
+        data = room.results[self.data]
+        if "refused" in data:
+            raise FinedeficsError("its labels were refused", place="labels", cure=data["refused"])
+        experiment = self.experiment(data["dataset"], room.results[self.base]["model"])
         run = train(room.workspace, experiment, listen=heard)
         spent = [event["metrics"] for event in run.events() if event["event"] == "step"]
         tokens = sum(step.get("forwarded_tokens", 0.0) for step in spent)
@@ -169,7 +196,7 @@ class Evaluate:
         }
 
 
-Task = Data | Base | Truth | Labels | Train | Evaluate
+Task = Data | Base | Truth | Labels | Judge | Train | Evaluate
 
 
 @dataclass(frozen=True)

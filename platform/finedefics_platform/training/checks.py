@@ -36,11 +36,11 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
     for stage in experiment.stages:
         seen = stage_dataset(dataset, stage) or dataset
         index = SampleIndex.of(seen, least=experiment.data.inferred_probability)
-        check_divides(stage, experiment.resources.workers)
+        check_divides(stage, experiment.resources.processes)
         for feed in stage.feeds:
             index.require(feed)
         _check_descriptions(stage, index)
-        deepspeed_settings(experiment, stage, experiment.resources.workers)
+        deepspeed_settings(experiment, stage, experiment.resources.processes)
         if _needs_mined_negatives(experiment, stage):
             _check_negatives(experiment.data.negatives, stage, dataset)
     if validating and experiment.evaluation.every is not None:
@@ -55,9 +55,9 @@ def check_resources(experiment: Experiment) -> None:
         return
     wanted, there = experiment.resources, ray.cluster_resources()
     for kind, each in (("CPU", wanted.cpus_per_worker), ("GPU", wanted.gpus_per_worker)):
-        if wanted.workers * each > there.get(kind, 0):
+        if wanted.processes * each > there.get(kind, 0):
             raise wrong_use(
-                f"{wanted.workers} workers ask for {wanted.workers * each:g} {kind}s, "
+                f"{wanted.processes} workers ask for {wanted.processes * each:g} {kind}s, "
                 f"this machine has {there.get(kind, 0):g}",
                 place=f"resources.{kind.lower()}s_per_worker",
                 cure="lower resources.workers, or set RAY_ADDRESS to a larger cluster",

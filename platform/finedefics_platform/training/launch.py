@@ -1,4 +1,4 @@
-"""Ray Train: where workers are started, watched and restarted, and how their errors come back."""
+"""Where workers are started, watched and restarted by Ray Train, and how their errors come back."""
 
 import tempfile
 import threading
@@ -13,8 +13,9 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.events import Event, EventReader
 from finedefics_platform.config.experiment import Resources
+from finedefics_platform.training.alone import Alone
+from finedefics_platform.training.assignment import Assignment, Rank
 from finedefics_platform.training.trained import CHECKPOINTS
-from finedefics_platform.training.worker import Assignment
 
 STOP_SECONDS = 20.0  # for workers to end; they are busy with a step or a checkpoint
 
@@ -45,7 +46,8 @@ class _StopWhenAsked(WorkerGroupCallback):
 def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
     """Run the training loop on every worker until the model is written; lost workers are replaced.
 
-    Checkpoints are kept with the training, and an interrupted one goes on from them.
+    Checkpoints are kept with the training, and an interrupted one goes on from them; not so in a single
+    process without Ray Train (``resources.workers`` 0).
 
     Args:
         handle: gets the events of this attempt in order, in the caller's thread.
@@ -57,7 +59,7 @@ def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
         sign = Path(name) / "stop"
         # In a thread of its own, so that this one can be interrupted, and Ray leaves its signals alone.
-        running = _Running(_trainer(task, sign))
+        running = _Running(_trainer(task, sign), sign) if task.experiment.resources.workers else Alone(task)
         reader = EventReader(task.events, task.attempt)
         try:
             while running.wait(reader.seconds):
@@ -66,18 +68,17 @@ def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
             for event in reader.take():
                 handle(event)
         except BaseException:
-            sign.touch()
-            running.wait(STOP_SECONDS)
+            running.stop()
             raise
     if running.error is not None:
         raise _explained(running.error, task.run.parent.name) from running.error
 
 
 class _Running:
-    """A trainer that runs in a thread."""
+    """A trainer that runs in a thread; ``sign``: the file at whose sight it ends."""
 
-    def __init__(self, trainer: TorchTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: TorchTrainer, sign: Path) -> None:
+        self._trainer, self._sign = trainer, sign
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="training", daemon=True)
         self._thread.start()
@@ -86,6 +87,11 @@ class _Running:
         """Wait for the end at most so long; whether it still runs."""
         self._thread.join(seconds)
         return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Ask it to end, and give it the time."""
+        self._sign.touch()
+        self.wait(STOP_SECONDS)
 
     def _fit(self) -> None:
         try:
@@ -120,9 +126,13 @@ def _trainer(task: Assignment, sign: Path) -> TorchTrainer:
 
 
 def _work(config: dict[str, Assignment]) -> None:
+    import ray.train.torch
+
     from finedefics_platform.training.worker import run_worker
 
-    run_worker(config["task"])
+    context = ray.train.get_context()
+    rank = Rank(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    run_worker(config["task"], rank)
 
 
 def _scaling(resources: Resources) -> ray.train.ScalingConfig:
@@ -155,7 +165,8 @@ def _explained(error: BaseException, run: str) -> FinedeficsError:
     if found := _user_error(error):
         return found
     causes = _causes(error)
-    lost = next((cause for cause in causes if isinstance(cause, ray.exceptions.RayActorError)), None)
+    gone = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    lost = next((cause for cause in causes if isinstance(cause, gone)), None)
     if lost is not None:
         return FinedeficsError(
             "workers were lost more often than resources.max_failures allows",

@@ -42,7 +42,7 @@ class Recorder:
         self.last_metrics: dict[str, float] = {}
 
     def __enter__(self) -> "Recorder":
-        workers = self._experiment.resources.workers
+        workers = self._experiment.resources.processes
         self._bar.enter_context(self._progress.progress(f"starting {workers} workers", None))
         if self._tracker is not None:
             self.parent_run_id = self._tracker.parent(

@@ -16,6 +16,7 @@ from finedefics_platform.config.documents import override_by_text
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.training.assignment import Assignment
 from finedefics_platform.training.attempts import Attempt
 from finedefics_platform.training.checks import check, check_layout, check_resources
 from finedefics_platform.training.identity import Base, base_of, pin, run_key
@@ -58,7 +59,7 @@ def train(
         tracker: records the run and one child a stage.
         force: start over, whatever was finished or saved. What is finished stays until the new one is.
         resume: go on with a start over that was interrupted, though an older result stands.
-        validate: `worker.Validate`, called every ``evaluation.every`` steps on all ranks.
+        validate: `assignment.Validate`, called every ``evaluation.every`` steps on all ranks.
         listen: gets every event of the run in order, those of before an interruption and of a finished run
             too, in the caller's thread. An exception it raises ends the run.
 
@@ -184,7 +185,6 @@ class _Work:
 
     def _fit(self, attempt: int, recorder: Recorder) -> None:
         from finedefics_platform.training.launch import fit
-        from finedefics_platform.training.worker import Assignment
 
         token = secrets.token_hex(8)
         (self.training / TOKEN).write_text(token)

@@ -1,6 +1,6 @@
 """The training loop of one worker process: every stage of an experiment, in order, on one group of workers.
 
-Ray Train starts it on every rank with the process group ready. All ranks make the same calls in the same
+It starts on every rank with the process group ready. All ranks make the same calls in the same
 order; only rank 0 speaks.
 """
 
@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,11 +26,10 @@ from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.events import EventWriter
-from finedefics_platform.base.storage import Location
-from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset, open_version
+from finedefics_platform.training.assignment import Assignment, Rank, Validate
 from finedefics_platform.training.checkpoints import (
     Position,
     load_shards,
@@ -45,32 +44,8 @@ from finedefics_platform.training.sharding import backward_and_step, optimizer_e
 from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
 from finedefics_platform.training.trained import TOKEN
 
-Validate = Callable[[Backbone, Dataset, Experiment, int, int], dict[str, float]]
 STEPS_AHEAD = 2
 COLLATED_AT_ONCE = 2  # steps; most of the time goes into decoding and scaling pictures, outside of Python
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the driver hands to every worker."""
-
-    experiment: Experiment
-    workspace: Workspace
-    dataset: Location  # of the dataset version
-    run: Location  # of this training: events, checkpoints and the finished model
-    attempt: int
-    token: str  # written beside by the driver: who reads it sees the driver's storage
-    validate: Validate | None = None
-
-    @property
-    def events(self) -> Location:
-        """The run's log."""
-        return self.run / "events"
-
-    @property
-    def model(self) -> Location:
-        """Where the finished model goes."""
-        return self.run / "model"
 
 
 @dataclass
@@ -81,6 +56,7 @@ class Loop:
     rank: int
     world_size: int
     device: torch.device
+    saves: bool
     dataset: Dataset
     index: SampleIndex
     events: EventWriter | None  # of rank 0
@@ -102,15 +78,12 @@ class Loop:
         return Position(stage, step, self.world_size, experiment.deepspeed.zero_stage, experiment.digest())
 
 
-def run_worker(task: Assignment) -> None:
+def run_worker(task: Assignment, rank: Rank) -> None:
     """Train every stage from the last checkpoint on, then write the model."""
-    import ray.train
-
-    rank = ray.train.get_context().get_world_rank()
     check_storage(task)
-    events = EventWriter(task.events, task.attempt) if rank == 0 else None
+    events = EventWriter(task.events, task.attempt) if rank.number == 0 else None
     try:
-        _train(_start(task, events))
+        _train(_start(task, rank, events))
     finally:
         if events is not None:
             events.close()
@@ -119,7 +92,7 @@ def run_worker(task: Assignment) -> None:
 def _train(loop: Loop) -> None:
     task = loop.task
     stages = task.experiment.stages
-    start = resume_point(loop.position(0, 0))
+    start = resume_point(loop.position(0, 0)) if loop.saves else None
     first, done = (start.stage, start.step) if start else (0, 0)
     _report_configuration(loop, first, done)
     if start is not None:
@@ -147,6 +120,8 @@ def _train(loop: Loop) -> None:
     templates = task.experiment.data.templates.as_templates()
     save_model(backbone, task.model, loop.rank, templates, model.object_readout)
     loop.say("model", path=task.workspace.name_of(task.model))
+    if engine is not None:  # the process may train another run after this one
+        engine.destroy()
     dist.barrier()  # nobody leaves the group while rank 0 still writes
 
 
@@ -164,19 +139,14 @@ def check_storage(task: Assignment) -> None:
         )
 
 
-def _start(task: Assignment, events: EventWriter | None) -> Loop:
-    import ray.train
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+def _start(task: Assignment, rank: Rank, events: EventWriter | None) -> Loop:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
-    _seed(task.experiment.seed, rank)
+    _seed(task.experiment.seed, rank.number)
     dataset = open_version(task.dataset)
     data = task.experiment.data
     index = SampleIndex.of(dataset, data.sampler, data.inferred_probability)
-    return Loop(task, rank, world_size, ray.train.torch.get_device(), dataset, index, events)
+    return Loop(task, rank.number, rank.of, rank.device, rank.saves, dataset, index, events)
 
 
 def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]] | None:
@@ -266,7 +236,7 @@ def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: in
     last = done == stage.steps
     if loop.task.validate is not None and every is not None and (done % every == 0 or last):
         loop.say("validation", **loop.at(number, done), metrics=_validated(loop, engine, loop.task.validate))
-    if last or (saving is not None and done % saving == 0):
+    if loop.saves and (last or (saving is not None and done % saving == 0)):
         if loop.events is not None:
             loop.events.flush()  # what led to a checkpoint is as durable as it
         save_and_report(engine, loop.position(number, done), loop.rank)

@@ -14,7 +14,8 @@ from finedefics_platform.base.digest import digest_of
 from finedefics_platform.cli.main import main
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment, parse_experiment
-from finedefics_platform.demo.journey import ARMS, HERE
+from finedefics_platform.demo.journey import HERE
+from finedefics_platform.demo.scale import ARMS
 from finedefics_platform.search.document import load_search
 from finedefics_platform.search.space import trial_experiment
 from finedefics_platform.training.worker import objective_settings

@@ -66,7 +66,7 @@ def fake_plan(study: Study, worlds: int = 3) -> Plan:
             address = f"{arm}{world}"
             task = evaluated(*FIGURES[arm][world])
             steps[address] = Step(address, address, needs, task)  # type: ignore[arg-type]
-            cells[Cell("", arm, str(world), 0)] = address
+            cells[Cell("", arm, str(world), 0)] = (address,)
     return Plan(study, "digest", steps, cells, {})
 
 

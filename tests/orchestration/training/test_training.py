@@ -18,8 +18,9 @@ from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.training.assignment import Assignment
 from finedefics_platform.training.run import TrainedRun, check, train
-from finedefics_platform.training.worker import Assignment, check_storage
+from finedefics_platform.training.worker import check_storage
 
 STAGES = [
     {

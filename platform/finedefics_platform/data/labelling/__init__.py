@@ -1,5 +1,5 @@
 """The step "label": what pictures without a label are taken for, by a labeller that was scored first."""
 
-from finedefics_platform.data.labelling.run import label
+from finedefics_platform.data.labelling.run import NotPreciseEnough, label
 
-__all__ = ["label"]
+__all__ = ["NotPreciseEnough", "label"]

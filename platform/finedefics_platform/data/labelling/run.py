@@ -37,6 +37,10 @@ _READ = ("samples", "categories", "descriptions", "negatives", "neighbours")
 _SHOWN = 6  # points of a curve, and names, in an error's one line
 
 
+class NotPreciseEnough(FinedeficsError):
+    """No threshold makes the labeller as precise as wanted on pictures whose label is known."""
+
+
 def label(
     workspace: Workspace,
     reference: str,
@@ -61,7 +65,7 @@ def label(
 
     Raises:
         FinedeficsError: there is no such dataset or labeller, there is nothing to infer or to score on, no
-            threshold reaches the precision, or a table of labels is of another version.
+            threshold reaches the precision (`NotPreciseEnough`), or a table of labels is of another version.
     """
     if not 0 < precision <= 1:
         raise wrong_use(f"{precision:g} is no precision", place="--precision", cure="give a share up to 1")
@@ -201,7 +205,7 @@ def _threshold(dataset: Dataset, labeller: Labeller, found: Confidence, name: st
     steps = np.linspace(0, len(found.curve) - 1, _SHOWN) if found.curve else np.zeros(0)
     places: list[int] = np.unique(steps.round().astype(int)).tolist()
     curve = "; ".join(told(asdict(found.curve[place])) for place in places)
-    raise FinedeficsError(
+    raise NotPreciseEnough(
         f"no threshold reaches a precision of {100 * precision:g} % on {FEWEST} known pictures or more "
         f"(threshold {curve or 'none: it answered nowhere'}; of {found.pictures} pictures)",
         place=f"{dataset.reference}, labeller {name}",
