@@ -12,6 +12,7 @@
 ``alignment_names``           … with the names alone
 ``alignment_descriptions``    … with the descriptions alone
 ``describe``                  write a description, then the likelihood of each name after it
+``describe_sampled``          … the mean over eight descriptions drawn from the model
 ``letters``                   multiple choice: the generated letter, read strictly
 ``letters_foci``              … read as the FOCI benchmark reads it
 ``letters_likelihood``        … the likelihood of each option's letter, nothing generated

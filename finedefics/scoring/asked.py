@@ -26,15 +26,16 @@ class Pictures:
     Attributes:
         tokens: each picture's tokens after the connector, [tokens, hidden].
         blocks: for each picture the token ids that stand for it in a prompt.
+        sample_ids: decide, with the recogniser's seed, in what order options are shown and what is drawn by
+            chance; only answers that do either need them.
         options: for each picture the positions in the category table that are offered (multiple choice); None
             where every category competes.
-        sample_ids: decide, with the recogniser's seed, in what order options are shown.
     """
 
     tokens: list[Tensor]
     blocks: Sequence[Sequence[int]]
-    options: Sequence[Sequence[int]] | None = None
     sample_ids: Sequence[str] = ()
+    options: Sequence[Sequence[int]] | None = None
 
 
 class AskedModel:

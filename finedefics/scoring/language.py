@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -125,10 +126,18 @@ class Language:
         image_tokens: list[Tensor] | None = None,
         *,
         limit: int,
+        sources: Sequence[np.random.Generator] | None = None,
     ) -> tuple[list[str], int]:
-        """Continue each prefix greedily by at most ``limit`` tokens: the texts, and the tokens generated.
+        """Continue each prefix by at most ``limit`` tokens: the texts, and the tokens generated.
 
         A text ends where the model's context does. The last token of a text is generated, never forwarded.
+
+        Args:
+            prefixes: token ids.
+            image_tokens: the pictures in the prefixes.
+            limit: tokens of a text.
+            sources: of chance, one a prefix, to draw tokens as likely as the model thinks them; without, the
+                likeliest one is taken.
 
         Raises:
             FinedeficsError: a prefix leaves no room in the model's context.
@@ -143,7 +152,7 @@ class Language:
             out = self._run(embeddings, mask, positions, cache)
             cache = out.past_key_values
             logits = self.backbone.logits(out.last_hidden_state[:, -1])
-            token = logits.argmax(-1)
+            token = logits.argmax(-1) if sources is None else _drawn(logits, sources)
             generated += sum(alive)
             found = torch.stack([token, logits.isnan().any(-1).long()], 1).tolist()
             for row, (chosen, unknown) in enumerate(found):
@@ -212,6 +221,13 @@ class Language:
         places = (mask.cumsum(1) - 1).clamp(min=0)
         embeddings = self.backbone.embed_tokens(ids, image_tokens)
         return embeddings, mask, self.backbone.positions(places, ids, image_tokens)
+
+
+def _drawn(logits: Tensor, sources: Sequence[np.random.Generator]) -> Tensor:
+    """A token of each row [rows, vocabulary] by its probability; one number of each source decides."""
+    below = logits.double().softmax(-1).cumsum(-1)
+    chance = torch.tensor([[source.random()] for source in sources], device=logits.device)
+    return torch.searchsorted(below, chance * below[:, -1:], right=True)[:, 0].clamp(max=below.shape[1] - 1)
 
 
 def _next(positions: Tensor) -> Tensor:

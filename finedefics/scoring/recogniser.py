@@ -72,7 +72,8 @@ class Recogniser(AskedModel):
             answer: a name in `ANSWERS`.
             options: for each picture the positions in ``categories`` that a multiple choice offers; default:
                 all of them, where they have letters.
-            sample_ids: decide the order of the options; default: the content of each picture.
+            sample_ids: decide the order of the options and what is drawn by chance; default: the content of
+                each picture.
 
         Raises:
             FinedeficsError: the answer is unknown, a picture is damaged, an option is no position of a
@@ -88,8 +89,8 @@ class Recogniser(AskedModel):
         ]
         if strategy.asks_options:
             options = options or [range(len(self.categories))] * len(pictures)
-            sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
-        encoded = replace(self.encode(pictures), options=options, sample_ids=sample_ids or ())
+        sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
+        encoded = replace(self.encode(pictures), options=options, sample_ids=sample_ids)
         # one transfer from the device, not one a picture
         finite = torch.stack([tokens.isfinite().all() for tokens in encoded.tokens]).tolist()
         if not all(finite):

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from finedefics.scoring import (
     choose_weight,
     multiple_choice,
 )
+from finedefics.scoring.language import _drawn
 from finedefics.scoring.letters import Letters
 from finedefics.scoring.weighing import combine
 from finedefics.terms import ObjectiveSettings, TermSettings
@@ -42,6 +44,7 @@ CATEGORIES = [
 ]
 OPTIONS = [[0, 1, 2, 3], [5, 4, 3, 2], [1, 0, 5], [2, 3, 4, 5], [4, 1, 0, 2], [3, 5, 1, 0], [0, 5, 2, 1]]
 IDS = [f"bird-{i}" for i in range(7)]
+WRITTEN = ("names_free", "describe", "describe_sampled", "letters", "letters_foci")
 WEIGHT = EnsembleWeight(0.3, "birds", "val", 10, 0.5)
 
 
@@ -86,12 +89,37 @@ def test_an_answer_does_not_depend_on_the_batch(model: Recogniser, birds: list[b
         model.answer(birds[a:b], answer, options=OPTIONS[a:b], sample_ids=IDS[a:b])
         for a, b in ((0, 1), (1, 4), (4, 7))
     ]
-    torch.testing.assert_close(whole.scores, torch.cat([p.scores for p in parts]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.scores, torch.cat([p.scores for p in parts]), atol=1e-5, rtol=2e-6)
     assert whole.texts == tuple(text for part in parts for text in part.texts)
     assert whole.forwarded_tokens == sum(part.forwarded_tokens for part in parts) > 0
     assert whole.generated_tokens == sum(part.generated_tokens for part in parts)
-    assert bool(whole.generated_tokens) == (answer in ("names_free", "describe", "letters", "letters_foci"))
+    assert bool(whole.generated_tokens) == (answer in WRITTEN)
     assert whole.scores.shape == (7, len(CATEGORIES))
+
+
+def test_descriptions_are_drawn_as_likely_as_the_model_thinks_them(
+    model: Recogniser, birds: list[bytes]
+) -> None:
+    """A name's share is its mean over the drawn texts; another seed or picture draws other ones."""
+    answered = model.answer(birds[:2], "describe_sampled", sample_ids=["same", "same"])
+    texts = [text.split(" / ") for text in answered.texts]
+    assert [len(each) for each in texts] == [8, 8]
+    assert len(set(texts[0])) > 1
+    prefixes = [model.render.opened(model.render.templates.naming_prefix(text)) for text in texts[0]]
+    with torch.no_grad():
+        shares = model.name_scores(prefixes, model.completed_names).softmax(-1).mean(0)
+    torch.testing.assert_close(answered.scores[0].exp(), shares, atol=1e-5, rtol=1e-4)
+    assert model.answer(birds[:1], "describe_sampled", sample_ids=["same"]).texts == answered.texts[:1]
+    assert model.answer(birds[:1], "describe_sampled", sample_ids=["other"]).texts != answered.texts[:1]
+
+
+def test_a_token_is_drawn_by_its_probability() -> None:
+    shares = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    source = np.random.default_rng(0)
+    drawn = [int(_drawn(shares.log()[None], [source])) for _ in range(4000)]
+    counts = torch.bincount(torch.tensor(drawn), minlength=4) / 4000
+    torch.testing.assert_close(counts, shares, atol=0.03, rtol=0)
+    assert counts[1] == 0
 
 
 def test_names_are_their_likelihood(model: Recogniser, birds: list[bytes]) -> None:
