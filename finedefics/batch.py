@@ -49,6 +49,7 @@ class Batch:
             ``sequences``, or -1.
         negative_attributes, negative_categories: [rows, hard negatives] position in ``embedded``, or -1.
         category_ids: [rows] position of the row's category in the table, or -1 (not labelled).
+        nearest_ids: [rows] position of the category most similar to the row's own, or -1 (not known).
         negative_category_ids: [rows, hard negatives].
         looks: [rows, attributes] code of each visible attribute value, 0 where hidden.
         text_ids: [rows] hash of the description.
@@ -69,6 +70,7 @@ class Batch:
     negative_attributes: Tensor
     negative_categories: Tensor
     category_ids: Tensor
+    nearest_ids: Tensor
     negative_category_ids: Tensor
     looks: Tensor
     text_ids: Tensor
@@ -125,7 +127,7 @@ class Collator:
         self.position = {category_id: i for i, category_id in enumerate(self.categories)}
         self.settings = settings
         self.negatives = negatives
-        self.similar = similar or nearest_categories(categories, keep=negatives)
+        self.similar = similar or nearest_categories(categories, keep=max(1, negatives))
         named = {name for category in categories for name in category.attributes}
         self.attributes = frozenset(named.union(attributes))
 
@@ -285,6 +287,7 @@ class _Draft:
                 self._embed(closed(n.name)) if with_category else ABSENT for n in negatives
             ],
             "category_ids": c.position[category.category_id] if category else ABSENT,
+            "nearest_ids": self._nearest(category),
             "negative_category_ids": [c.position[n.category_id] for n in negatives],
             "text_ids": _code(description or ""),
             "negative_text_ids": [_code(n.description or "") for n in negatives],
@@ -296,6 +299,10 @@ class _Draft:
             row[key] += [ABSENT] * (c.negatives - len(row[key]))
         self.rows.append(row)
         self.looks.append(attributes)
+
+    def _nearest(self, category: Category | None) -> int:
+        similar = self.c.similar.get(category.category_id, ()) if category else ()
+        return self.c.position.get(similar[0], ABSENT) if similar else ABSENT
 
     def keep_in_step(self, feeds: set[str]) -> None:
         """Where no row of this rank needs a pass that other ranks may make, add one that nobody learns from.
@@ -351,6 +358,7 @@ class _Draft:
             negative_attributes=column("negative_attributes", self.c.negatives),
             negative_categories=column("negative_categories", self.c.negatives),
             category_ids=column("category_ids"),
+            nearest_ids=column("nearest_ids"),
             negative_category_ids=column("negative_category_ids", self.c.negatives),
             looks=self._looks(),
             text_ids=column("text_ids"),

@@ -31,6 +31,7 @@ class Rows:
     has: Tensor  # [rows, 3] object, attribute, category
     has_negatives: Tensor  # [rows, k, 2] attribute, category
     category_ids: Tensor  # [rows]
+    nearest_ids: Tensor  # [rows]
     negative_ids: Tensor  # [rows, k]
     looks: Tensor  # [rows, attributes]
     text_ids: Tensor  # [rows]
@@ -49,10 +50,10 @@ class Rows:
         negative = torch.stack([batch.negative_attributes, batch.negative_categories], 2)
         places = torch.cat([single, negative.flatten(1)], 1)  # [rows, 3 + 2k]
         vectors = gather(embedded[places.clamp(min=0)])
-        facts = [places, batch.category_ids[:, None], batch.negative_category_ids]
+        facts = [places, batch.category_ids[:, None], batch.nearest_ids[:, None], batch.negative_category_ids]
         facts += [batch.looks, batch.text_ids[:, None], batch.negative_text_ids, batch.feeds[:, None]]
         columns = gather(torch.cat(facts, 1)).split([f.shape[1] for f in facts], 1)
-        places, category, negatives, looks, texts, negative_texts, feeds = columns
+        places, category, nearest, negatives, looks, texts, negative_texts, feeds = columns
         _check_finite(vectors, places, batch.step)
         negative_vectors = vectors[:, 3:].unflatten(1, (k, 2))
         return Rows(
@@ -64,6 +65,7 @@ class Rows:
             places[:, :3] != ABSENT,
             (places[:, 3:] != ABSENT).unflatten(1, (k, 2)),
             category[:, 0],
+            nearest[:, 0],
             negatives,
             looks,
             texts[:, 0],
@@ -128,6 +130,21 @@ class Rows:
         texts = ids if kind else self.negative_text_ids.flatten()[present]
         return vectors[present], met, texts
 
+    def coverage(self, kind: int) -> Tensor:
+        """Share of rows whose nearest other category stands among the keys, of those for which it is known.
+
+        A scalar, NaN where it is known for none. Hard negatives can only bring what is not there without
+        them: they matter where this is low. Keys without a label count for no category, so with captioned
+        rows the share is a lower bound.
+
+        Args:
+            kind: of the keys: 0 for descriptions, 1 for names.
+        """
+        mined = torch.where(self.has_negatives[:, :, kind], self.negative_ids, ABSENT)
+        known = self.nearest_ids != ABSENT
+        found = torch.isin(self.nearest_ids, torch.cat([self.category_ids, mined.flatten()]))
+        return (found & known).sum() / known.sum()
+
 
 def _object_attribute(rows: Rows, temperature: Tensor, unique: bool) -> TermLoss:
     extra, allowed = rows.keys(0, unique=unique)
@@ -173,11 +190,11 @@ def _category_category(rows: Rows, temperature: Tensor, unique: bool) -> TermLos
     return category_category(rows.categories, extra, allowed=allowed, temperature=temperature)
 
 
-_TERMS = {  # each with what a row must have to take part: object, attribute, category
-    "object_attribute": (_object_attribute, [0, 1]),
-    "attribute_category": (_attribute_category, [1, 2]),
-    "category_category": (_category_category, [2]),
-    "object_category": (_object_category, [0, 2]),
+_TERMS = {  # each with what a row must have to take part (object, attribute, category) and its queries' keys
+    "object_attribute": (_object_attribute, [0, 1], 0),
+    "attribute_category": (_attribute_category, [1, 2], 1),
+    "category_category": (_category_category, [2], 1),
+    "object_category": (_object_category, [0, 2], 1),
 }
 
 
@@ -208,7 +225,7 @@ def contrastive_terms(
         if settings.feeds(name):
             of_names = name == "attribute_category"
             temperature = attribute_category_temperature if of_names else object_attribute_temperature
-            term, _ = _TERMS[name]
+            term, *_ = _TERMS[name]
             found[name] = term(rows_of_term(rows, name, settings), temperature, settings.unique_keys)
     counts = torch.stack([term.contrasted for term in found.values()]).tolist()
     for name, count in zip(found, counts, strict=True):
@@ -219,6 +236,15 @@ def contrastive_terms(
                 cure="give the stage more rows a step or more hard negatives, or leave the term out",
             )
     return found
+
+
+def coverage(rows: Rows, settings: ObjectiveSettings) -> dict[str, Tensor]:
+    """Of every contrastive term, how many of its rows have their nearest category among the keys.
+
+    See `Rows.coverage`; scalars, over the global batch.
+    """
+    asked = [name for name in CONTRASTIVE_TERMS if settings.feeds(name)]
+    return {name: rows_of_term(rows, name, settings).coverage(_TERMS[name][2]) for name in asked}
 
 
 def _check_finite(vectors: Tensor, places: Tensor, step: int) -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finedefics.backbones import Backbone, ImageTokens
 from finedefics.batch import Batch
-from finedefics.contrast import Rows, contrastive_terms
+from finedefics.contrast import Rows, contrastive_terms, coverage
 from finedefics.distributed import total, world_size
 from finedefics.errors import FinedeficsError
 from finedefics.losses import TEMPERATURE_RANGE, TermLoss
@@ -34,6 +34,8 @@ class ObjectiveOutput:
         useful_tokens: those that were not padding.
         left_out: for every contrastive term, how many queries of the global batch have no allowed negative
             and so are left out of its mean (a caption that conflicts with no other, say).
+        coverage: for every contrastive term, the share of rows whose nearest category stands among the keys
+            (`finedefics.contrast.Rows.coverage`).
     """
 
     loss: Tensor
@@ -41,6 +43,7 @@ class ObjectiveOutput:
     forwarded_tokens: int
     useful_tokens: int
     left_out: dict[str, Tensor]
+    coverage: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -86,6 +89,7 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         left_out: dict[str, Tensor] = {}
+        covered: dict[str, Tensor] = {}
         read: list[Tensor] = []
         if len(batch.embedded):
             read.append(self._embed(batch.embedded, images, pieces))
@@ -95,10 +99,12 @@ class Objective(nn.Module):
             losses += [self._weight(name) * value for name, value in share.items()]
             read.append(objects)
         if len(batch.feeds):
-            contrast = self._contrast(batch, F.normalize(torch.cat(read), dim=-1))
+            rows = Rows.gathered(batch, F.normalize(torch.cat(read), dim=-1))
+            contrast = self._contrast(rows, batch.step)
             terms |= {name: term.loss.detach() for name, term in contrast.items()}
             losses += [self._weight(name) * term.loss for name, term in contrast.items()]
             left_out = {name: term.left_out for name, term in contrast.items()}
+            covered = coverage(rows, self.settings)
         if not losses:
             raise FinedeficsError(
                 "no row has anything that a term of the stage learns",
@@ -113,6 +119,7 @@ class Objective(nn.Module):
             sum(each.ids.numel() for each in passes),
             sum(each.useful for each in passes),
             left_out,
+            covered,
         )
 
     def _weight(self, term: str) -> float:
@@ -200,11 +207,11 @@ class Objective(nn.Module):
         found = [self._piecewise(ends, piece, pieces=pieces) for piece in embedded.split(pieces)]
         return torch.cat(found)[embedded.in_given_order(pieces)]
 
-    def _contrast(self, batch: Batch, embedded: Tensor) -> dict[str, TermLoss]:
+    def _contrast(self, rows: Rows, step: int) -> dict[str, TermLoss]:
         free = self._exact().exp()
         # clamped in value but not in gradient: a learned temperature that left the range must find back
         oa, ac = free + (free.clamp(*TEMPERATURE_RANGE) - free).detach()
-        return contrastive_terms(Rows.gathered(batch, embedded), self.settings, oa, ac, step=batch.step)
+        return contrastive_terms(rows, self.settings, oa, ac, step=step)
 
     def _exact(self) -> Tensor:
         """Logarithms of both temperatures in full precision; the gradient is the parameter's."""

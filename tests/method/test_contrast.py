@@ -1,5 +1,6 @@
 """Who may repel whom in the contrastive batch, and what happens to a row that meets no one."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import ABSENT, Collator
-from finedefics.contrast import Rows, contrastive_terms
+from finedefics.contrast import Rows, contrastive_terms, coverage
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
 from finedefics.losses import alignment_losses
@@ -35,6 +36,7 @@ def rows_of(
     *,
     looks: list[list[int]] | None = None,
     negative_ids: list[list[int]] | None = None,
+    nearest_ids: list[int] | None = None,
 ) -> Rows:
     """Rows with random embeddings; category -1 is a captioned row, a hard negative -1 is absent.
 
@@ -63,6 +65,7 @@ def rows_of(
         has=torch.stack([torch.ones(count, dtype=torch.bool)] * 2 + [labelled], 1),
         has_negatives=present & torch.stack([torch.ones_like(labelled), labelled], -1)[:, None],
         category_ids=ids,
+        nearest_ids=torch.tensor(nearest_ids or [ABSENT] * count),
         negative_ids=extra,
         looks=torch.tensor(looks or [[0]] * count),
         text_ids=torch.arange(count),
@@ -96,6 +99,18 @@ def test_labelled_rows_give_the_alignment_losses() -> None:
     for name, term in terms_of(rows, unique_keys=False).items():  # which are given every copy
         assert float(term.loss) == pytest.approx(float(getattr(expected, name)), rel=1e-6)
         assert int(term.left_out) == 0
+
+
+def test_coverage_is_how_often_the_nearest_category_is_a_key() -> None:
+    nearest = [1, 2, 0, 5, ABSENT]  # of 0, 1, 1, 3 and of a caption
+    without = rows_of([0, 1, 1, 3, ABSENT], nearest_ids=nearest)
+    settings = ObjectiveSettings(terms=TERMS)
+    assert {name: float(v) for name, v in coverage(without, settings).items()} == dict.fromkeys(TERMS, 0.5)
+    mined = rows_of([0, 1, 1, 3, ABSENT], nearest_ids=nearest, negative_ids=[[2], [ABSENT], [4], [6], [5]])
+    found = {name: float(v) for name, v in coverage(mined, settings).items()}
+    # the caption's hard negative has a description and no name, as it has no part in the terms of names
+    assert found == {"object_attribute": 1.0, "attribute_category": 0.75, "category_category": 0.75}
+    assert math.isnan(float(coverage(rows_of([ABSENT, ABSENT]), settings)["object_attribute"]))
 
 
 def test_a_text_that_was_mined_often_weighs_as_one_that_was_mined_once() -> None:

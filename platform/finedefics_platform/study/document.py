@@ -14,10 +14,11 @@ from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.config.section import Section, parse_document
 from finedefics_platform.worlds.settings import WorldSettings
 
-GROUPS = ("new", "labelled", "all", "harmonic", LABELS := "labels")
+GROUPS = ("new", "labelled", "all", "harmonic", LABELS := "labels", TRAINING := "training")
 # of inferred labels against the world's truth: right ones of those accepted, accepted ones of the pictures
 # asked about, and the precision that the labeller promised from pictures whose label is known
-LABEL_FIGURES = ("precision", "coverage", "promised")
+# of training: how often a row's nearest category stood among its keys (`finedefics.contrast.Rows.coverage`)
+FIGURES = {LABELS: ("precision", "coverage", "promised"), TRAINING: ("coverage",)}
 OWN = ""  # the condition of a study that names none
 _PAIRED = {"data.dataset": "data", "model.path": "base model", "seed": "seed"}
 _NAME = r"^[a-z0-9_.-]+$"
@@ -126,8 +127,8 @@ class Study(Section):
                     _known(place, "condition", condition, self.conditions)
             group, _, answer = each.metric.partition("/")
             _known(place, "group", group, GROUPS)
-            if group == LABELS:
-                _known(place, "figure of labels", answer, LABEL_FIGURES)
+            if group in FIGURES:
+                _known(place, f"figure of {group}", answer, FIGURES[group])
             else:
                 _known(place, "answer", answer, self.evaluation.answers)
             if each.condition is None and each.against_condition is not None:

@@ -47,8 +47,8 @@ class Plan:
         study: its settings.
         digest: of all that it says.
         steps: by address; what a step needs stands before it.
-        cells: addresses of the steps that each figure comes from: the evaluation, and what the labels are
-            worth.
+        cells: addresses of the steps that each figure comes from: the evaluation, what the labels are worth,
+            and the training.
         given: results that are there without a step: data sets and a model that the file names.
     """
 
@@ -143,7 +143,10 @@ class _Planner:
         settings = self.study.arms[arm]
         judged = settings.labels not in (None, "truth") and place.seed is not None
         labels = (self._judged(place, arm, seed),) if judged else ()
-        return labels if labels and not settings.train else (self._evaluated(place, arm, seed), *labels)
+        if labels and not settings.train:
+            return labels
+        trained = (self._model(place, arm, seed),) if settings.train else ()
+        return (self._evaluated(place, arm, seed), *labels, *trained)
 
     def _judged(self, place: "_Place", arm: str, seed: int) -> str:
         """Address of the step that holds an arm's labels against the truth."""

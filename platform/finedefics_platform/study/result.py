@@ -63,7 +63,8 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[tuple[str, str], Figures]:
 
 
 def _of_cell(outcome: Outcome, cell: tuple[str, ...]) -> dict[str, float]:
-    return {k: v for address in cell for k, v in outcome.records[address]["result"]["figures"].items()}
+    """Its evaluation's figures, those of its labels and those of its training."""
+    return {k: v for a in cell for k, v in outcome.records[a]["result"].get("figures", {}).items()}
 
 
 def _with_harmonic(figures: dict[str, float]) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """What a study is made of: frozen steps, each addressed by the digest of all that goes into it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from threading import Event as Flag
 from typing import Any
 
 from finedefics.errors import FinedeficsError
+from finedefics.terms import CONTRASTIVE_TERMS
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.events import Event
 from finedefics_platform.base.progress import SILENT
@@ -170,6 +172,7 @@ class Train:
             "run": run.key,
             "config_digest": run.config_digest,
             "forwarded_tokens": tokens or None,
+            "figures": _coverage(spent),
         }
 
 
@@ -241,6 +244,14 @@ def _shares(items: Any) -> dict[str, float]:
         for group, own in rows.groupby("group"):
             shares[f"{group}/{answer}"] = float(own["correct"].mean())
     return shares
+
+
+def _coverage(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the steps of the first contrastive term that the run has."""
+    for term in CONTRASTIVE_TERMS:
+        if shares := [step[name] for step in steps if (name := f"coverage_{term}") in step]:
+            return {"training/coverage": fmean(shares)}
+    return {}
 
 
 def _teach(workspace: Workspace, seed: int, settings: WorldSettings) -> str:

@@ -217,6 +217,7 @@ def _run_stage(
                 "loss": total,
                 **{f"loss_{name}": value for name, value in terms.items()},
                 **{f"left_out_{name}": float(count) for name, count in output.left_out.items()},
+                **{f"coverage_{n}": share for n, v in output.coverage.items() if (share := float(v)) >= 0},
                 **_temperatures(objective),
                 "learning_rate": rate,
                 "gradient_norm": norm,

@@ -11,7 +11,7 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.section import parse_document
 from finedefics_platform.study.document import Study, load_study
-from finedefics_platform.study.plan import Plan, plan
+from finedefics_platform.study.plan import Cell, Plan, plan
 
 from .conftest import EXPERIMENT, SMALL, document_of
 
@@ -23,6 +23,13 @@ def compared(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        (compared(metric="labels/names"), "comparisons.0: there is no figure of labels 'names'"),
+        (compared(against_condition="c"), "comparisons.0: there is no condition 'c'"),
+        (
+            {"conditions": {"c": {}}, **compared(against_condition="c")},
+            "comparisons.0: `against_condition` needs a `condition`",
+        ),
+        ({"arms": {"a": {"train": False, "labels": "truth"}}, "comparisons": []}, "arm a measures labels"),
         (compared(arm="other"), "comparisons.0: there is no arm 'other' .there are base, oracle."),
         (compared(against="other"), "comparisons.0: there is no arm 'other'"),
         (compared(metric="old/names"), "comparisons.0: there is no group 'old'"),
@@ -37,7 +44,7 @@ def compared(**changes: Any) -> dict[str, Any]:
             {"arms": {"a": {"labels": "inferred"}}},
             "arm a takes inferred labels, and the study has no `label`",
         ),
-        ({"arms": {"a": {"train": False, "labels": "truth"}}}, "arm a is not trained"),
+        ({"arms": {"a": {"train": False, "set": {"name": "b"}}}}, "arm a is not trained"),
         ({"experiment": None}, "arm oracle has no experiment"),
         ({"seeds": [0, 0]}, "a value of `seeds` stands there twice"),
         ({"worlds": {"seeds": [1, 1]}}, "a value of `worlds.seeds` stands there twice"),
@@ -55,11 +62,23 @@ def test_a_wrong_study_is_refused(changes: dict[str, Any], reason: str) -> None:
     assert refusal.value.exit_code == 2
 
 
-def test_an_experiment_that_names_its_own_data_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "data": {"dataset": "birds"}}))
+@pytest.mark.parametrize("section", [{"data": {"dataset": "birds"}}, {"model": {"path": "base"}}])
+def test_an_experiment_that_names_its_own_data_or_model_is_refused(
+    tmp_path: Path, section: dict[str, Any]
+) -> None:
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({**EXPERIMENT, **section}))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(document_of()))
-    with pytest.raises(FinedeficsError, match="the experiment names its own data"):
+    with pytest.raises(FinedeficsError, match=f"the experiment names its own {next(iter(section))}"):
         load_study(tmp_path / "small.yaml")
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"test": -1}, "`test`"), ({"tset": 1}, "tset")])
+def test_a_condition_that_no_world_has_is_refused(
+    workspace: Workspace, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(FinedeficsError, match=f"conditions.c.*{reason}") as refusal:
+        planned(workspace, conditions={"c": change})
+    assert refusal.value.exit_code == 2
 
 
 def planned(workspace: Workspace, experiment: dict[str, Any] = EXPERIMENT, **changes: Any) -> Plan:
@@ -85,6 +104,18 @@ def test_arms_share_what_is_equal(workspace: Workspace) -> None:
     twice = planned(workspace, arms=same, comparisons=[])
     assert sum(step.kind == "train" for step in twice.steps.values()) == 2
     assert len(twice.cells) == 4
+
+
+def test_labels_are_held_against_the_truth_beside_the_training_or_alone(workspace: Workspace) -> None:
+    label = {"labeller": "reading:{base}", "precision": 0.8}
+    arms = {"alone": {"train": False, "labels": label}, "trained": {"labels": label}}
+    found = planned(workspace, arms=arms, comparisons=[])
+    kinds = {
+        arm: [type(found.steps[address].task).__name__ for address in found.cells[Cell("", arm, "0", 0)]]
+        for arm in arms
+    }
+    assert kinds == {"alone": ["Judge"], "trained": ["Evaluate", "Judge", "Train"]}
+    assert kinds_of(found, set(found.steps)).count("label") == 4, "both take the same labels, in two worlds"
 
 
 def test_addresses_are_of_what_goes_in(workspace: Workspace) -> None:

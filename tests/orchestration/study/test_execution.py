@@ -59,14 +59,16 @@ def fake_plan(study: Study, worlds: int = 3) -> Plan:
     steps: dict[str, Step] = {}
     cells = {}
     for world in range(worlds):
-        trained = Fake("train", {"run": f"r{world}", "forwarded_tokens": 1000.0 * (world + 1)})
+        figures = {"training/coverage": 0.5}
+        found = {"run": f"r{world}", "forwarded_tokens": 1000.0 * (world + 1), "figures": figures}
+        trained = Fake("train", found)
         steps[f"d{world}"] = Step(f"d{world}", f"data {world}", (), Fake())  # type: ignore[arg-type]
         steps[f"t{world}"] = Step(f"t{world}", "train", (f"d{world}",), trained)  # type: ignore[arg-type]
         for arm, needs in (("base", (f"d{world}",)), ("oracle", (f"d{world}", f"t{world}"))):
             address = f"{arm}{world}"
             task = evaluated(*FIGURES[arm][world])
             steps[address] = Step(address, address, needs, task)  # type: ignore[arg-type]
-            cells[Cell("", arm, str(world), 0)] = (address,)
+            cells[Cell("", arm, str(world), 0)] = (address, *needs[1:])
     return Plan(study, "digest", steps, cells, {})
 
 
@@ -144,6 +146,8 @@ def test_the_result_tells_planned_and_exploratory_differences(workspace: Workspa
     assert [row["metric"] for row in others] == ["all/names", "harmonic/names"]
     assert all(row["holm"] is None and row["p"] is not None for row in others)
     assert told["tokens"] == {"base": None, "oracle": 2000.0}
+    assert told["arms"]["oracle"]["training/coverage"]["mean"] == 0.5
+    assert "training/coverage" not in told["arms"]["base"]
 
 
 def test_one_world_says_that_it_has_no_interval(workspace: Workspace) -> None:
