@@ -29,8 +29,8 @@ lint: $(DEV) ## Check style, types and the direction of imports
 bench: $(DEV) ## Measure against the aims and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-ablation: $(DEV) ## Measure what hard negatives and the ways of a step bring or cost (under half an hour)
-	$(BIN)/python -m benchmarks.ablation
+ablation: $(RUNTIME) ## Measure what hard negatives bring where a batch is small or large (a study)
+	$(BIN)/finedefics study run jobs/studies/negatives.yaml
 
 ui: $(RUNTIME) ## Browse runs and models in MLflow (loopback, port 5000)
 	$(BIN)/finedefics ui

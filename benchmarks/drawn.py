@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from finedefics.backbones import load_backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Collator
 from finedefics.conversation import Templates
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, picture
@@ -20,7 +20,6 @@ from finedefics.terms import ObjectiveSettings, TermSettings
 LABELLED, CAPTIONED, TEXT = "labelled", "captioned", "text"
 Row = Sample | Category
 Orders = Mapping[str, Callable[[], Sequence[int]]]  # of each feed: an epoch's order, drawn anew
-Watch = Callable[[Mapping[str, Sequence[Row]], Batch], object]
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,6 @@ def draw_samples(
     ]
 
 
-def true_category(row: Row) -> str:
-    """The category of a row, of one without a label too."""
-    return row.category_id if isinstance(row, Category) else row.sample_id.partition("/")[0]
-
-
 def teach(
     base: str,
     world: World,
@@ -99,7 +93,6 @@ def teach(
     negatives: int,
     orders: Orders,
     templates: Templates | None = None,
-    watch: Watch | None = None,
 ) -> Taught:
     """Train a base model for some steps, as the demo's arms are trained: AdamW, warm-up, linear decay.
 
@@ -110,7 +103,6 @@ def teach(
         negatives: hard negatives a row.
         orders: of each feed, how an epoch is ordered.
         templates: what is said to the model.
-        watch: is shown the rows and the batch of every step.
     """
     torch.manual_seed(0)
     categories = [category_of(species) for species in world.species]
@@ -126,10 +118,7 @@ def teach(
     forwarded = 0
     for step in range(steps):
         chosen = {feed: [rows[feed][next(endless[feed])] for _ in range(batch)] for feed in rows}
-        collated = collate(chosen, step=step)  # type: ignore[arg-type]
-        if watch:
-            watch(chosen, collated)
-        out = objective(collated)
+        out = objective(collate(chosen, step=step))  # type: ignore[arg-type]
         optimizer.zero_grad()
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ablation import Plan, half_width
 from benchmarks.drawn import (
     CAPTIONED,
     LABELLED,
@@ -37,17 +36,32 @@ from benchmarks.drawn import (
     teach,
 )
 from benchmarks.registry import Result, benchmark
-from finedefics.base_model import build_base
+from finedefics.base_model import BaseRecipe, build_base
 from finedefics.data.birds import ATTRIBUTE_VALUES, draw
 from finedefics.data.generated import World, make_world
 from finedefics.data.paraphrases import paraphrased
 from finedefics.describers.vocabulary import Vocabulary, count_values
 from finedefics.mining import AttributeMiner, Confusable
 from finedefics.records import Sample
+from finedefics_platform.study.statistics import mean_and_error
 
 RESULTS = Path(__file__).parent / "false_conflicts.json"
-WORLDS, PICTURES = 6, 12  # of a species, as the ablation's captioned ones
+WORLDS, PICTURES = 6, 12  # of a species
 Seen = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of one world's arms: pictures a species, and rows of each feed in a step."""
+
+    base: BaseRecipe = field(
+        default_factory=lambda: BaseRecipe(birds=1500, vision_steps=300, language_steps=250, begins=True)
+    )
+    batch: int = 8
+    steps: int = 80
+    labelled: int = 1
+    captioned: int = 12
+    test: int = 8
 
 
 @dataclass(frozen=True)
@@ -194,7 +208,7 @@ def summary(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, di
             found[arm][figure] = {
                 "mean": statistics.mean(values),
                 "difference": statistics.mean(paired),
-                "half_width": half_width(paired),
+                "half_width": mean_and_error(paired)["half"] or float("inf"),
                 "n": len(worlds),
             }
     return found

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import false_conflicts
-from benchmarks.ablation import Plan
-from benchmarks.false_conflicts import ARMS, closed, conflicts, said_of, seen_in
+from benchmarks.false_conflicts import ARMS, Plan, closed, conflicts, said_of, seen_in
 from finedefics.base_model import BaseRecipe
 from finedefics.data.birds import ATTRIBUTE_VALUES
 from finedefics.data.generated import make_world
@@ -51,7 +50,6 @@ TINY = Plan(
     steps=1,
     labelled=1,
     captioned=2,
-    val=1,
     test=1,
 )
 
