@@ -191,7 +191,9 @@ def _terms(
 
     labelled = ["labelled"] if described and facts.categories > 1 else []
     captions = [*(["labelled"] if facts.described else []), "captioned"]
-    add("answer", "1", "name the category", ["labelled", "inferred"], ["labelled", "inferred"])
+    named_by = [feed for feed in ("labelled", "inferred") if feed in feeds]
+    each = "name the category" + (", 1 for each of two feeds" if len(named_by) == 2 else "")
+    add("answer", str(len(named_by)), each, named_by, named_by)
     add("caption", "1", "describe the picture", captions, ["labelled", "captioned"])
     if facts.texts > 0:
         add("text", "1", "tie names and descriptions in words", ["text"], ["text"])
@@ -268,6 +270,12 @@ def _stage(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:
         lines += [
             "    # inferred: pictures without a label, learned by the name that was inferred for them;",
             "    # how sure it has to be is data.inferred_probability, by default the labels' own threshold",
+        ]
+    elif facts.captioned and facts.labelled:
+        lines += [
+            "    # best in docs/studies/both.md: pictures without a label learn the name that a model reads",
+            "    # from their description, by",
+            f"    # finedefics data label {facts.dataset} --labeller reading:MODEL, then init anew",
         ]
     lines.append("    terms:")
     lines += [f"      {name}: {setting} # {plan.why[name]}" for name, setting in plan.terms.items()]

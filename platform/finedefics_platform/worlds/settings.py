@@ -25,8 +25,8 @@ class BaseSettings(Section):
     """How the base model of a world is taught.
 
     The defaults are the demo's. Studies teach a base in every world, and at 24 species do with half of it:
-    ``birds: 1500, vision_steps: 300, language_steps: 250, begins: true``. A world of 96 or 200 species has more
-    texts to be learned and wants more `language_steps`.
+    ``birds: 1500, vision_steps: 300, language_steps: 250, begins: true``. A world of 96 or 200 species has
+    more texts to be learned and wants more `language_steps`.
     """
 
     birds: int = Field(3000, ge=1, description="Pictures of no species that it learns to see from.")

@@ -62,7 +62,10 @@ def test_inferred_labels_are_learned_as_answers_where_there_are_some() -> None:
     assert stage.term_feeds("answer") == ("labelled", "inferred")
     assert "# inferred: pictures without a label, learned by the name that was inferred for them" in text
     assert "150 without a label whose inferred one is sure enough" in text
-    assert "inferred" not in starter_experiment(FULL, LAPTOP)
+    assert stage.terms["answer"].weight == 2, "1 for each feed, as in the recipe that did best"
+    without = starter_experiment(FULL, LAPTOP)
+    assert "inferred" not in without
+    assert "finedefics data label parts --labeller reading:MODEL, then init anew" in without
     alone = started(replace(PLAIN, labelled=0, inferred=9)).stages[0]
     assert (alone.feeds, set(alone.terms)) == ({"inferred": 8}, {"answer"})
 
