@@ -4,6 +4,7 @@ import copy
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def _milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 @torch.no_grad()
 def _language(model: Recogniser, answer: str, pictures: Pictures) -> None:
-    ANSWERS[answer](model, pictures)
+    ANSWERS[answer](model, replace(pictures))
 
 
 def _talkative(model: Recogniser) -> Recogniser:

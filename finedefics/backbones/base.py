@@ -74,6 +74,12 @@ class Backbone(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the weights compute in; of weights in four bits, what they are multiplied in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
     def context(self) -> int | None:
         """Tokens a sequence may have; None where the configuration does not say."""
         context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finedefics.backbones.base import Backbone
 from finedefics.backbones.family import FAMILIES
+from finedefics.backbones.precision import check_dtype, stored_dtype, torch_dtype
 from finedefics.errors import FinedeficsError, wrong_use
 
 
@@ -30,7 +29,7 @@ def load_backbone(
 
     Args:
         path: a folder or a hub name.
-        dtype: of weights and activations.
+        dtype: of weights and activations (`finedefics.backbones.precision.DTYPES`).
         train: the parts whose weights are tuned.
         quantization: how the weights are held (transformers' ``quantization_config``); none of them is tuned
             then, only adapters beside them.
@@ -48,7 +47,7 @@ def load_backbone(
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(path),
             output_loading_info=True,
-            dtype=getattr(torch, dtype),
+            dtype=torch_dtype(dtype),
             trust_remote_code=False,
             quantization_config=quantization,
         )
@@ -80,6 +79,22 @@ def load_backbone(
     if quantization:
         _keep_unpacked(model)
     return Backbone(model, processor, () if quantization else train)
+
+
+def load_placed(path: str | Path, device: str, dtype: str | None = None) -> Backbone:
+    """A model to be asked: nothing of it is trained, and it stands on a device.
+
+    Args:
+        path: a folder or a hub name.
+        device: ``cpu`` or ``cuda``.
+        dtype: of weights and activations; default: what the model was trained and is stored in.
+
+    Raises:
+        FinedeficsError: as `load_backbone`, or the device does not compute in the dtype.
+    """
+    wanted = dtype or stored_dtype(path)
+    check_dtype(wanted, device)
+    return load_backbone(path, dtype=wanted, train=()).to(device)
 
 
 def _keep_unpacked(model: Any) -> None:

@@ -1,20 +1,20 @@
 """Evaluation as a table: one row for each picture, answer and scope, from which every figure is computed."""
 
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from finedefics.evaluation.choices import choose_options
-from finedefics.pictures import decode_image
 from finedefics.records import Sample
-from finedefics.scoring import ANSWERS, Answered, Recogniser, best_category, multiple_choice
+from finedefics.scoring import ANSWERS, Answered, Pictures, Recogniser, best_category, multiple_choice
+from finedefics.scoring.recogniser import BATCH
 
-BATCH = 32
 LABELLED, NEW = "labelled", "new"
 ALL, OPTIONS = "all", "options"
 
@@ -27,7 +27,8 @@ class Items:
         rows: dictionaries with ``sample_id, category_id, group, answer, scope, predicted, correct`` and
             ``description`` (the model's own words; None where the answer writes none). ``predicted`` is None
             where those words name no category, or no option.
-        seconds: time each answer took over all pictures, decoding and vision tower included.
+        seconds: time each answer takes alone over all pictures: decoding, vision tower and whatever else
+            several answers share were done once, and count for each of them (`Answered.seconds`).
         tokens: ``{answer: (forwarded, generated)}`` language-model tokens over all pictures.
         objects: [pictures, dim] object embeddings, in the order of ``sample_ids``.
     """
@@ -39,6 +40,7 @@ class Items:
     objects: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
+@torch.no_grad()
 def evaluate_samples(
     model: Recogniser,
     samples: Sequence[Sample],
@@ -47,9 +49,11 @@ def evaluate_samples(
     labelled: Collection[str],
     options: int = 4,
     choices: Sequence[Sequence[str]] | None = None,
-    tick: Callable[[int], None] = lambda count: None,
+    warm: bool = False,
 ) -> Items:
     """Ask a model for the category of every picture, by every answer, on all categories and on hard options.
+
+    A picture is decoded and encoded once, whatever is asked; `BATCH` of them are in hand at a time.
 
     Args:
         model: the model and the categories that compete.
@@ -59,43 +63,45 @@ def evaluate_samples(
         options: size of the multiple choice: the truth and the most similar wrong categories.
         choices: for each picture the ids of its options, the truth among them; default: `choose_options` by
             the model's seed.
-        tick: told the number of pictures answered, once an answer.
+        warm: whether the model gave these answers before. The first call of a kind allocates, which is not
+            the answer's cost: a cold model is asked of the first picture once more, untimed.
 
     Raises:
-        FinedeficsError: a picture has no label.
+        FinedeficsError: a picture has no label, is damaged or cannot be answered.
     """
     items = Items([sample.sample_id for sample in samples])
     place = {category.category_id: i for i, category in enumerate(model.categories)}
     if choices is None:
         choices = [c.options for c in choose_options(samples, [*place], options, seed=model.seed)]
     positions = [[place[category] for category in choice] for choice in choices]
-    for answer in answers:
-        # the first call of a kind allocates; it is not the answer's cost
-        _ask(model, answer, samples[:1], positions[:1])
-        scores: list[Tensor] = []
-        texts: list[str] = []
-        forwarded = generated = 0
-        started = time.perf_counter()
-        for start in range(0, len(samples), BATCH):
-            part = samples[start : start + BATCH]
-            answered = _ask(model, answer, part, positions[start : start + BATCH])
-            scores.append(answered.scores)
-            texts += answered.texts
-            forwarded += answered.forwarded_tokens
-            generated += answered.generated_tokens
-            tick(len(part))
-        items.seconds[answer] = time.perf_counter() - started
-        items.tokens[answer] = (forwarded, generated)
-        items.rows += _rows(model, samples, answer, torch.cat(scores), positions, texts, labelled)
-    items.objects = object_embeddings(model, samples)
+    found: dict[str, list[Answered]] = {answer: [] for answer in answers}
+    objects = []
+    for start in range(0, len(samples), BATCH):
+        pictures = _show(model, samples[start : start + BATCH], positions[start : start + BATCH])
+        if not warm:
+            model.ask(pictures.first(), answers)
+            warm = True
+        for answer, answered in model.ask(pictures, answers).items():
+            found[answer].append(answered)
+        objects.append(model.embed_objects(pictures, pictures.sample_ids)[0].cpu().numpy())
+    for answer, parts in found.items():
+        items.seconds[answer] = sum(part.seconds for part in parts)
+        items.tokens[answer] = (
+            sum(part.forwarded_tokens for part in parts),
+            sum(part.generated_tokens for part in parts),
+        )
+        scores = torch.cat([part.scores for part in parts])
+        texts = [text for part in parts for text in part.texts]
+        items.rows += _rows(model, samples, answer, scores, positions, texts, labelled)
+    items.objects = np.concatenate(objects)
     return items
 
 
-def _ask(
-    model: Recogniser, answer: str, samples: Sequence[Sample], choices: Sequence[Sequence[int]]
-) -> Answered:
+def _show(
+    model: Recogniser, samples: Sequence[Sample], choices: Sequence[Sequence[int]] | None = None
+) -> Pictures:
     images, ids = [sample.image for sample in samples], [sample.sample_id for sample in samples]
-    return model.answer(images, answer, options=choices, sample_ids=ids)
+    return model.show(images, options=choices, sample_ids=ids)
 
 
 def _rows(
@@ -127,34 +133,48 @@ def _rows(
     ]
 
 
-@torch.no_grad()
 def object_embeddings(model: Recogniser, samples: Sequence[Sample]) -> np.ndarray:
     """Object embedding of every picture, [pictures, dim], normalised."""
-    parts = []
+    return embeddings_and_scores(model, samples)[0]
+
+
+@torch.no_grad()
+def embeddings_and_scores(
+    model: Recogniser, samples: Sequence[Sample], answers: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Object embeddings [pictures, dim] and, by answer, scores [pictures, categories]; at least one picture.
+
+    Raises:
+        FinedeficsError: a picture is damaged or cannot be answered.
+    """
+    objects: list[np.ndarray] = []
+    scores: dict[str, list[np.ndarray]] = {answer: [] for answer in answers}
     for start in range(0, len(samples), BATCH):
-        pictures = [decode_image(s.image, s.sample_id) for s in samples[start : start + BATCH]]
-        parts.append(model.embed_objects(model.encode(pictures))[0].cpu().numpy())
-    return np.concatenate(parts)
+        pictures = _show(model, samples[start : start + BATCH])
+        for answer, answered in model.ask(pictures, answers).items():
+            scores[answer].append(answered.scores.numpy())
+        objects.append(model.embed_objects(pictures, pictures.sample_ids)[0].cpu().numpy())
+    return np.concatenate(objects), {answer: np.concatenate(each) for answer, each in scores.items()}
 
 
-def text_embeddings(model: Recogniser) -> dict[str, np.ndarray]:
-    """Embeddings of all names and of all descriptions, each [categories, dim], normalised."""
-    return {"name": model.index.names.numpy(), "description": model.index.descriptions.numpy()}
+def unparseable(items: pa.Table) -> dict[str, float]:
+    """Share of pictures, by answer, to which the model's own words named no category, or no option.
 
-
-def unparseable(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of pictures, by answer, to which the model's own words named no category, or no option."""
-    asked: dict[str, list[bool]] = {}
-    for row in rows:
+    Args:
+        items: columns ``answer``, ``scope`` and ``predicted``.
+    """
+    shares = {}
+    for answer in pc.unique(items["answer"]).to_pylist():
         # a name that is none of the options was understood all the same: only the wider scope counts
-        if row["scope"] == (OPTIONS if ANSWERS[row["answer"]].asks_options else ALL):
-            asked.setdefault(row["answer"], []).append(row["predicted"] is None)
-    return {answer: sum(missing) / len(missing) for answer, missing in asked.items()}
+        scope = OPTIONS if ANSWERS[answer].asks_options else ALL
+        own = items.filter((pc.field("answer") == answer) & (pc.field("scope") == scope))
+        shares[answer] = own["predicted"].null_count / len(own)
+    return shares
 
 
-def retrieval(objects: np.ndarray, texts: np.ndarray, truth: Sequence[int]) -> float:
-    """Share of objects whose nearest text (cosine) is that of their own category."""
-    return float(((objects @ texts.T).argmax(1) == np.asarray(truth)).mean())
+def retrieved(objects: np.ndarray, texts: np.ndarray, truth: np.ndarray) -> int:
+    """How many objects have the text of their own category as the nearest one (cosine)."""
+    return int(((objects @ texts.T).argmax(1) == truth).sum())
 
 
 def check_answers(answers: Sequence[str]) -> None:

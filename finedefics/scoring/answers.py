@@ -20,12 +20,15 @@ class Answered:
             but the last of a text: nothing is asked after it.
         generated_tokens: those that were generated one after the other.
         texts: the model's own words, one a picture, where the strategy writes any.
+        seconds: that the answer takes alone, decoding and encoding included: work that several answers share
+            counts for each of them. `Recogniser` fills it in.
     """
 
     scores: Tensor
     forwarded_tokens: int
     generated_tokens: int = 0
     texts: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Answer(Protocol):

@@ -1,13 +1,15 @@
 """The model that is asked: what every strategy takes from a model and its categories."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch import Tensor
 
-from finedefics.backbones import Backbone
+from finedefics.backbones import Backbone, ImageTokens
 from finedefics.conversation import Renderer, Templates
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder
@@ -18,10 +20,38 @@ from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.language import UNUSABLE, Language
 from finedefics.scoring.weighing import EnsembleWeight
 
+Found = TypeVar("Found")
+
+
+class Kept:
+    """What was computed of some pictures, for whoever asks for it again.
+
+    Attributes:
+        reused: seconds that was asked for again had taken; with the time that passed, an answer's time alone.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Any, float]] = {}
+        self.reused = 0.0
+
+    def once(self, what: str, compute: Callable[[], Found]) -> Found:
+        """The result of ``compute``, which is called only the first time that ``what`` is asked for."""
+        if what in self._found:
+            found, seconds = self._found[what]
+            self.reused += seconds
+            return found
+        reused, started = self.reused, time.perf_counter()
+        computed = compute()
+        self._found[what] = computed, time.perf_counter() - started + self.reused - reused
+        return computed
+
 
 @dataclass(frozen=True)
 class Pictures:
     """Pictures as the language model takes them, and what may be answered.
+
+    Several answers to the same pictures share what they have in common (`kept`); a copy with anything
+    replaced begins with nothing kept.
 
     Attributes:
         tokens: each picture's tokens after the connector, [tokens, hidden].
@@ -30,12 +60,24 @@ class Pictures:
             chance; only answers that do either need them.
         options: for each picture the positions in the category table that are offered (multiple choice); None
             where every category competes.
+        seconds: that it took to decode and encode them.
     """
 
-    tokens: list[Tensor]
+    tokens: ImageTokens
     blocks: Sequence[Sequence[int]]
     sample_ids: Sequence[str] = ()
     options: Sequence[Sequence[int]] | None = None
+    seconds: float = 0.0
+    kept: Kept = field(default_factory=Kept, init=False, repr=False, compare=False)
+
+    def once(self, what: str, compute: Callable[[], Found]) -> Found:
+        """What was computed of these pictures, or is now; on the CPU, so that its time is all its own."""
+        return self.kept.once(what, compute)
+
+    def first(self) -> "Pictures":
+        """The first picture alone, as if it had taken no time."""
+        options = None if self.options is None else self.options[:1]
+        return Pictures(self.tokens.chosen([0]), self.blocks[:1], self.sample_ids[:1], options)
 
 
 class AskedModel:
@@ -88,20 +130,28 @@ class AskedModel:
             self.index = replace(self.index, calibration=calibration)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Pictures:
-        """Pictures through processor, vision tower and connector."""
+        """Pictures through processor, vision tower and connector, in the model's dtype on its device."""
         tensors, blocks = self.encoder(pictures)
-        device = self.backbone.device
-        return Pictures(self.backbone.encode_images({k: v.to(device) for k, v in tensors.items()}), blocks)
+        device, dtype = self.backbone.device, self.backbone.dtype
+        ready = {
+            name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+            for name, tensor in tensors.items()
+        }
+        return Pictures(self.backbone.encode_images(ready), blocks)
 
     def embed_objects(self, pictures: Pictures, names: Sequence[str] | None = None) -> tuple[Tensor, int]:
-        """Object embeddings [pictures, dim], normalised, and the tokens forwarded for them.
+        """Object embeddings [pictures, dim] in float32, normalised, and the tokens forwarded for them.
 
         Args:
+            pictures: embedded once, whatever asks for it.
             names: what an error calls each picture; its number by default.
 
         Raises:
             FinedeficsError: an embedding is not finite.
         """
+        return pictures.once("object embeddings", partial(self._embed_objects, pictures, names))
+
+    def _embed_objects(self, pictures: Pictures, names: Sequence[str] | None) -> tuple[Tensor, int]:
         if self.index.object_readout == "eos":
             sequences = [(*self.encoder.object_block(b), self.render.eos) for b in pictures.blocks]
         else:

@@ -1,6 +1,7 @@
 """Names and alignment together: each is right where the other is not, in a proportion that data decides."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from finedefics.errors import FinedeficsError
@@ -22,7 +23,7 @@ class Ensemble:
     asks_options: ClassVar[bool] = False
 
     def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
-        """Costs what its parts cost.
+        """Costs what its parts cost, and computes neither where it was asked for too.
 
         Raises:
             FinedeficsError: no weight was chosen for this model.
@@ -33,7 +34,7 @@ class Ensemble:
                 place="category index",
                 cure="evaluate it with `--answers ensemble`, which chooses one on the split val",
             )
-        names, alignment = (ANSWERS[part](model, pictures) for part in PARTS)
+        names, alignment = (pictures.once(part, partial(ANSWERS[part], model, pictures)) for part in PARTS)
         weight = model.index.ensemble.weight
         scores = combine(names.scores, alignment.scores, weight, model.index.slope)
         return Answered(scores, names.forwarded_tokens + alignment.forwarded_tokens)

@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,13 +24,18 @@ class Names:
     asks_options: ClassVar[bool] = False
 
     def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
-        """One pass over each prompt, then one over all names."""
-        prompts = model.prompted(pictures, model.render.templates.question)
-        scores = model.name_scores(prompts, model.answered_names, pictures.tokens)
+        """One pass over each prompt, then one over all names; both kinds of this answer share it."""
+        plain = pictures.once("likelihood of names", partial(_plain, model, pictures))
         if self.corrected:
-            scores = scores - model.name_priors
-        names = len(prompts) * sum(map(len, model.answered_names))
-        return Answered(scores.cpu(), sum(map(len, prompts)) + names)
+            return replace(plain, scores=plain.scores - model.name_priors.cpu())
+        return plain
+
+
+def _plain(model: AskedModel, pictures: Pictures) -> Answered:
+    prompts = model.prompted(pictures, model.render.templates.question)
+    scores = model.name_scores(prompts, model.answered_names, pictures.tokens)
+    names = len(prompts) * sum(map(len, model.answered_names))
+    return Answered(scores.cpu(), sum(map(len, prompts)) + names)
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,44 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from finedefics.backbones import load_backbone
+from finedefics.backbones import ImageTokens, load_placed
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import as_rgb, decode_image
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered
-from finedefics.scoring.asked import AskedModel
+from finedefics.scoring.asked import AskedModel, Pictures
 from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.language import UNUSABLE, NotANumber
+
+BATCH = 32  # pictures that go through the model together
 
 
 class Recogniser(AskedModel):
     """A model with the categories it may name, answering by the name of an answer (see `AskedModel`)."""
 
     @staticmethod
-    def load(model_folder: str | Path, index_folder: str | Path) -> "Recogniser":
-        """A recogniser from a model folder and the index stored with it, on the GPU where there is one."""
+    def load(model_folder: str | Path, index_folder: str | Path, *, dtype: str | None = None) -> "Recogniser":
+        """A recogniser from a model folder and the index stored with it, on the GPU where there is one.
+
+        Args:
+            dtype: of weights and activations; default: what the model was trained and is stored in.
+
+        Raises:
+            FinedeficsError: there is no model or index, or the device does not compute in the dtype.
+        """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         index = CategoryIndex.load(Path(index_folder))
-        return Recogniser(load_backbone(model_folder).to(device), index.categories, index=index)
+        backbone = load_placed(model_folder, device, dtype)
+        return Recogniser(backbone, index.categories, index=index)
 
     def add(self, categories: Sequence[Category]) -> "Recogniser":
         """This model with more categories, known from their texts alone.
@@ -43,9 +55,12 @@ class Recogniser(AskedModel):
     ) -> list[list[tuple[str, str, float]]]:
         """For each picture at most ``top`` categories as (id, name, score), best first.
 
-        Empty where the model answered with something else than a category.
+        Empty where the model answered with something else than a category. At most `BATCH` pictures go
+        through the model together.
         """
-        scores = self.answer(images, answer).scores
+        starts = range(0, max(1, len(images)), BATCH)
+        parts = [self.answer(images[start : start + BATCH], answer).scores for start in starts]
+        scores = torch.cat(parts)
         best = scores.topk(min(top, len(self.categories)), dim=1)
         return [
             [
@@ -56,7 +71,6 @@ class Recogniser(AskedModel):
             for positions, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    @torch.no_grad()
     def answer(
         self,
         images: Sequence[bytes | Image.Image],
@@ -65,48 +79,109 @@ class Recogniser(AskedModel):
         options: Sequence[Sequence[int]] | None = None,
         sample_ids: Sequence[str] | None = None,
     ) -> Answered:
-        """Score the categories for every picture by the named strategy.
+        """`answers` of one strategy alone."""
+        return self.answers(images, [answer], options=options, sample_ids=sample_ids)[answer]
+
+    def answers(
+        self,
+        images: Sequence[bytes | Image.Image],
+        answers: Sequence[str],
+        *,
+        options: Sequence[Sequence[int]] | None = None,
+        sample_ids: Sequence[str] | None = None,
+    ) -> dict[str, Answered]:
+        """Score the categories for every picture by the named strategies: `show` the pictures, then `ask`.
+
+        All pictures are one batch: whoever has many gives some at a time.
 
         Args:
             images: encoded bytes or pictures.
-            answer: a name in `ANSWERS`.
+            answers: names in `ANSWERS`.
+            options, sample_ids: as `show` takes them.
+
+        Raises:
+            FinedeficsError: as `show` and `ask`.
+        """
+        for answer in answers:
+            ANSWERS[answer]  # an unknown one is found before a picture is decoded
+        pictures = self.show(images, options=options, sample_ids=sample_ids)
+        return self.ask(pictures, answers)
+
+    @torch.no_grad()
+    def show(
+        self,
+        images: Sequence[bytes | Image.Image],
+        *,
+        options: Sequence[Sequence[int]] | None = None,
+        sample_ids: Sequence[str] | None = None,
+    ) -> Pictures:
+        """Decode pictures and encode them, once for whatever is asked of them.
+
+        Args:
+            images: encoded bytes or pictures.
             options: for each picture the positions in ``categories`` that a multiple choice offers; default:
                 all of them, where they have letters.
             sample_ids: decide the order of the options and what is drawn by chance; default: the content of
                 each picture.
 
         Raises:
-            FinedeficsError: the answer is unknown, a picture is damaged, an option is no position of a
-                category, the answer cannot be asked of this model, or the model gives no numbers.
+            FinedeficsError: a picture is damaged, or an option is no position of a category.
         """
-        strategy = ANSWERS[answer]
         if options is not None:
             self._check_options(options, len(images))
         if len(images) == 0:
-            return Answered(torch.empty(0, len(self.categories)), 0)
+            return Pictures(ImageTokens([]), [])
+        started = time.perf_counter()
+        called = sample_ids or [str(number) for number in range(len(images))]
         pictures = [
-            decode_image(x, str(i)) if isinstance(x, bytes) else as_rgb(x) for i, x in enumerate(images)
+            decode_image(x, name) if isinstance(x, bytes) else as_rgb(x)
+            for x, name in zip(images, called, strict=True)
         ]
-        if strategy.asks_options:
-            options = options or [range(len(self.categories))] * len(pictures)
         sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
-        encoded = replace(self.encode(pictures), options=options, sample_ids=sample_ids)
+        encoded = self.encode(pictures)
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)  # else the first answer would pay for it
+        seconds = time.perf_counter() - started
+        return replace(encoded, options=options, sample_ids=sample_ids, seconds=seconds)
+
+    @torch.no_grad()
+    def ask(self, pictures: Pictures, answers: Sequence[str]) -> dict[str, Answered]:
+        """Score the categories for pictures that were shown, by the named strategies.
+
+        Args:
+            answers: names in `ANSWERS`.
+
+        Raises:
+            FinedeficsError: an answer is unknown or cannot be asked of this model, or the model gives no
+                numbers.
+        """
+        if not pictures.tokens:
+            return {answer: Answered(torch.empty(0, len(self.categories)), 0) for answer in answers}
         # one transfer from the device, not one a picture
-        finite = torch.stack([tokens.isfinite().all() for tokens in encoded.tokens]).tolist()
+        finite = torch.stack([tokens.isfinite().all() for tokens in pictures.tokens]).tolist()
         if not all(finite):
+            asked = ", ".join(f"`{answer}`" for answer in answers)
             raise FinedeficsError(
-                f"the model's tokens of the picture are not finite, so `{answer}` has nothing to read",
+                f"the model's tokens of the picture are not finite, so nothing can be read for {asked}",
                 place=f"picture {finite.index(False)}",
                 cure=UNUSABLE,
             )
+        return {answer: self._ask(pictures, answer) for answer in answers}
+
+    def _ask(self, pictures: Pictures, answer: str) -> Answered:
+        strategy = ANSWERS[answer]
+        if strategy.asks_options and pictures.options is None:
+            pictures = replace(pictures, options=[range(len(self.categories))] * len(pictures.tokens))
+        reused, started = pictures.kept.reused, time.perf_counter()
         try:
-            answered = strategy(self, encoded)
+            answered = pictures.once(answer, partial(strategy, self, pictures))
         except NotANumber as error:
             raise _not_a_number(answer, error.row) from error
+        alone = time.perf_counter() - started + pictures.kept.reused - reused
         # -inf is a score: the model answered with something else
         if unknown := answered.scores.isnan().any(1).nonzero().flatten().tolist():
             raise _not_a_number(answer, unknown[0])
-        return answered
+        return replace(answered, seconds=pictures.seconds + alone)
 
     def _check_options(self, options: Sequence[Sequence[int]], pictures: int) -> None:
         if len(options) != pictures:

@@ -1,8 +1,13 @@
-"""Work that is dear to begin (a model is loaded first), spread over a pool of Ray actors."""
+"""Work that is dear to begin (a model is loaded first), spread over processes of the cluster.
+
+`run_in_actors` gives each process the next item when it is free. `run_in_shares` deals the items beforehand,
+to Ray's own processes, which are warm from earlier work: it begins seconds sooner, which is what counts where
+there is little to do, and much of it.
+"""
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finedefics.errors import FinedeficsError
@@ -15,6 +20,7 @@ Result = TypeVar("Result")
 
 _CPUS = 4  # of an actor without a GPU: more processes with fewer threads each would hold more models
 _RESTARTS = 2
+_WITHOUT_GPUS = 2  # processes that share work where nobody says how many
 
 
 def run_in_actors(
@@ -73,18 +79,94 @@ def run_in_actors(
                     following = pending.popleft()
                     running[actor.call.remote(items[following])] = (following, actor)
     except RayTaskError as error:
-        cause = error.as_instanceof_cause()
-        raise (error.cause if isinstance(error.cause, FinedeficsError) else cause) from None
+        raise _cause(error) from None
     except RayActorError as error:
-        raise FinedeficsError(
-            f"a process was lost again and again ({str(error).strip().splitlines()[0][:160]})",
-            place=label,
-            cure="look for memory that ran out; what is finished is kept, run it again",
-        ) from error
+        raise _lost(label, error) from error
     finally:
         for actor in actors:
             ray.kill(actor)
     return results
+
+
+def run_in_shares(
+    items: Sequence[Item],
+    make: Callable[[], Callable[[Item], Result]],
+    *,
+    label: str,
+    progress: Progress,
+    gpus_per_worker: float | None = None,
+    most: int | None = None,
+    sizes: Sequence[int] | None = None,
+) -> list[Result]:
+    """Call what ``make`` returns on every item; one result an item, in their order.
+
+    A process that is lost is replaced, twice, and its share is begun anew: work that keeps what it did looks
+    first whether it is there.
+
+    Args:
+        make: called once in every process, beside one CPU.
+        gpus_per_worker: default: 1 where the cluster has a GPU, else 0.
+        most: processes; default: what the GPUs have room for, two without any.
+        sizes: what the progress counts of each item; default: 1.
+
+    Raises:
+        FinedeficsError: as raised by ``make`` or its work, or no node has so many GPUs.
+    """
+    if not items:
+        return []
+    ensure_ray(progress=progress)
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+    let_user_code_travel()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    options, count = _processes(nodes, gpus_per_worker, most)
+    share = ray.remote(_share).options(max_retries=_RESTARTS, num_returns="streaming", **options)
+    numbered = list(enumerate(items))
+    running: list[Any] = [share.remote(make, numbered[part::count]) for part in range(min(count, len(items)))]
+    results: list[Any] = [None] * len(items)
+    sizes = sizes or [1] * len(items)
+    try:
+        with progress.progress(label, sum(sizes)) as advance:
+            while running:
+                ready: Any = ray.wait(running, num_returns=1, fetch_local=False)[0][0]
+                try:
+                    number, result = ray.get(next(ready))
+                except StopIteration:
+                    running.remove(ready)
+                    continue
+                results[number] = result
+                advance(sizes[number])
+    except RayTaskError as error:
+        raise _cause(error) from None
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        raise _lost(label, error) from error
+    finally:
+        for left in running:
+            ray.cancel(left, force=True)
+    return results
+
+
+def _share(
+    make: Callable[[], Callable[[Any], Any]], share: Sequence[tuple[int, Any]]
+) -> Iterator[tuple[int, Any]]:
+    work = make()
+    for number, item in share:
+        yield number, work(item)
+
+
+def _cause(error: Any) -> BaseException:
+    """What was raised in a process: what a user can mend as it is, anything else with its traceback there."""
+    cause: BaseException = error.as_instanceof_cause()
+    return error.cause if isinstance(error.cause, FinedeficsError) else cause
+
+
+def _lost(label: str, error: Exception) -> FinedeficsError:
+    return FinedeficsError(
+        f"a process was lost again and again ({str(error).strip().splitlines()[0][:160]})",
+        place=label,
+        cure="look for memory that ran out; what is finished is kept, run it again",
+    )
 
 
 class _Actor:
@@ -119,12 +201,23 @@ def reserved_device() -> str:
     return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
 
 
-def _pool(nodes: Sequence[Mapping[str, float]], gpus_per_worker: float | None) -> tuple[dict[str, Any], int]:
-    """Options of an actor, and how many of them the nodes have room for: none spans two nodes or GPUs."""
+def _processes(
+    nodes: Sequence[Mapping[str, float]], gpus_per_worker: float | None, most: int | None
+) -> tuple[dict[str, Any], int]:
+    """Options of a process that works off a share, and how many of them there are."""
+    options, room = _pool(nodes, gpus_per_worker, most_cpus_each=1)
+    wanted = most or (room if options["num_gpus"] else _WITHOUT_GPUS)
+    return options, min(wanted, room)
+
+
+def _pool(
+    nodes: Sequence[Mapping[str, float]], gpus_per_worker: float | None, most_cpus_each: int = _CPUS
+) -> tuple[dict[str, Any], int]:
+    """Options of a process, and how many of them the nodes have room for: none spans two nodes or GPUs."""
     most_gpus = max((node.get("GPU", 0) for node in nodes), default=0)
     most_cpus = max((node.get("CPU", 0) for node in nodes), default=1)
     gpus = (1.0 if most_gpus >= 1 else 0.0) if gpus_per_worker is None else gpus_per_worker
-    cpus = max(1, min(_CPUS, most_cpus)) if gpus == 0 else 1
+    cpus = max(1, min(most_cpus_each, most_cpus)) if gpus == 0 else 1
     if gpus > most_gpus:
         raise FinedeficsError(
             f"{gpus:g} GPUs a worker, and no node of the cluster has more than {most_gpus:g}",

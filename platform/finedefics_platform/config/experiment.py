@@ -63,6 +63,11 @@ class Evaluation(Section):
     options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
     every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
     limit: int | None = Field(None, gt=0, description="Use only so many pictures.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        exclude_if=lambda dtype: dtype is None,
+        description="Of the model when it is judged at its end; default: what it was trained in.",
+    )
 
     @field_validator("calibration", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ Writing is `finedefics_platform.data.versions`; this module only reads.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -35,6 +35,7 @@ _OF_A_SAMPLE = {
     "descriptions": ("description", "attributes"),
     "negatives": ("candidates",),
 }
+_WITHOUT_BYTES = ("sample_id", "category_id")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class RowGroup:
     split: str
     labelled: bool
     described: int
+
+
+class Place(NamedTuple):
+    """Where a picture lies."""
+
+    group: RowGroup
+    row: int
 
 
 @dataclass(frozen=True)
@@ -212,32 +220,38 @@ class Dataset:
                 break
         return found[:limit]
 
-    def labelled(self, split: str, *, images: bool = True) -> Iterator[Sample]:
-        """Labelled pictures of a split in file order, a row group in memory at a time.
-
-        Args:
-            images: whether the encoded pictures are read; empty bytes otherwise.
-        """
-        columns = {
-            **_OF_A_SAMPLE,
-            "samples": _OF_A_SAMPLE["samples"] if images else ("sample_id", "category_id"),
-        }
+    def labelled(self, split: str) -> Iterator[Sample]:
+        """Labelled pictures of a split in file order, without their bytes; a row group is held at a time."""
         for group in self.row_groups(split):
             if group.labelled:
-                yield from samples_of(self.read(group, columns))
+                yield from samples_of(self.read(group, {**_OF_A_SAMPLE, "samples": _WITHOUT_BYTES}))
 
-    def labelled_at(self, split: str, positions: Sequence[int]) -> list[Sample]:
-        """Those of `labelled` at some positions, in their order; reads no row group without one."""
-        found: dict[int, Sample] = {}
-        wanted, start = set(positions), 0
+    def labelled_places(self, split: str, positions: Sequence[int]) -> list[Place]:
+        """Where those of `labelled` at some positions lie, in ascending order; opens no file of pictures."""
+        found, wanted, start = [], set(positions), 0
         for group in self.row_groups(split):
-            if not group.labelled:
-                continue
-            if own := [row for row in range(group.rows) if start + row in wanted]:
-                samples = samples_of(self.read(group, _OF_A_SAMPLE).take(own))
-                found |= {start + row: sample for row, sample in zip(own, samples, strict=True)}
-            start += group.rows
-        return [found[position] for position in positions]
+            if group.labelled:
+                found += [Place(group, row) for row in range(group.rows) if start + row in wanted]
+                start += group.rows
+        return found
+
+    def samples_at(
+        self, places: Sequence[Place], columns: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Sample]:
+        """Pictures by where they lie, in the order of the places; a row group is read once.
+
+        Args:
+            columns: of the samples and their companions; default: all that a sample holds.
+        """
+        wanted: dict[RowGroup, set[int]] = {}
+        for place in places:
+            wanted.setdefault(place.group, set()).add(place.row)
+        found: dict[Place, Sample] = {}
+        for group, rows in wanted.items():
+            own = sorted(rows)
+            read = samples_of(self.read(group, columns or _OF_A_SAMPLE).take(own))
+            found |= {Place(group, row): sample for row, sample in zip(own, read, strict=True)}
+        return [found[place] for place in places]
 
     def _read_group(self, file: Location, group: RowGroup, schema: pa.Schema) -> pa.Table:
         try:
@@ -270,15 +284,16 @@ class Dataset:
 
 
 def samples_of(rows: pa.Table) -> list[Sample]:
-    """Rows with the columns sample_id, image, category_id, description, attributes and candidates."""
+    """Rows with the column sample_id, and what there is of image, category_id, description, attributes and
+    candidates."""
     return [
         Sample(
             sample_id=row["sample_id"],
             image=row.get("image", b""),
-            category_id=row["category_id"],
-            description=row["description"],
-            attributes=attributes_from_arrow(row["attributes"]),
-            negatives=tuple(one["category_id"] for one in row["candidates"] or ()),
+            category_id=row.get("category_id"),
+            description=row.get("description"),
+            attributes=attributes_from_arrow(row.get("attributes")),
+            negatives=tuple(one["category_id"] for one in row.get("candidates") or ()),
         )
         for row in rows.to_pylist()
     ]

@@ -1,7 +1,8 @@
 """What is asked: pictures of a split, each with its options, mined or out of a published file."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import PurePath
@@ -13,7 +14,10 @@ from finedefics.evaluation.options import read_options
 from finedefics.records import Category, Sample
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.config.experiment import Evaluation as Settings
-from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.store import Dataset, Place
+from finedefics_platform.evaluation.checks import labelled_pictures
+
+_IDS = {"samples": ("sample_id",)}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Asked:
-    """Pictures and their options.
+    """Pictures, without their bytes, and their options.
 
     Attributes:
         choices: for each picture the ids of its options, the truth first.
@@ -48,18 +52,23 @@ class Asked:
     choices: list[tuple[str, ...]]
     drawn: int = 0
 
-    def shares(self, count: int) -> list[tuple[list[Sample], list[tuple[str, ...]]]]:
-        """Pictures and options in ``count`` parts, for as many processes."""
-        return [(self.samples[part::count], self.choices[part::count]) for part in range(count)]
-
     def told(self, categories: int) -> dict[str, Any]:
-        """For a summary: how many categories compete, random options, and what guessing would give."""
-        guessed = sum(1 / len(choice) for choice in self.choices) / len(self.choices)
-        return {
-            "categories": categories,
-            "options_random": self.drawn,
-            "chance": {"all": 1 / categories, "options": guessed},
-        }
+        """For a summary, as `told` says it."""
+        return told(categories, self.drawn, Counter(map(len, self.choices)))
+
+
+def told(categories: int, drawn: int, sizes: Mapping[int, int]) -> dict[str, Any]:
+    """For a summary: how many categories compete, random options, and what guessing would give.
+
+    Args:
+        sizes: pictures by how many options they were asked on.
+    """
+    guessed = sum(count / size for size, count in sorted(sizes.items())) / sum(sizes.values())
+    return {
+        "categories": categories,
+        "options_random": drawn,
+        "chance": {"all": 1 / categories, "options": guessed},
+    }
 
 
 def published(
@@ -84,29 +93,46 @@ def published(
 
 
 def ask(
-    dataset: Dataset,
-    settings: Settings,
-    categories: Sequence[Category],
-    file: Published | None = None,
-    *,
-    images: bool = True,
+    dataset: Dataset, settings: Settings, categories: Sequence[Category], file: Published | None = None
 ) -> Asked:
-    """Read the pictures of the split, at most ``limit``, and choose their options.
+    """Read what is known of the pictures of the split, at most ``limit``, and choose their options.
 
     Args:
         settings: ``options`` is what there can be (`effective`).
         file: asks its own pictures and options only.
-        images: whether the encoded pictures are read.
     """
-    there = dataset.labelled(settings.split, images=images)
+    there = dataset.labelled(settings.split)
     if file is not None:
         options = file.matched.options
         samples = list(islice((one for one in there if one.sample_id in options), settings.limit))
         return Asked(samples, [options[sample.sample_id] for sample in samples])
     samples = list(islice(there, settings.limit))
+    choices, drawn = choose(samples, settings, categories)
+    return Asked(samples, choices, drawn)
+
+
+def choose(
+    samples: Sequence[Sample], settings: Settings, categories: Sequence[Category]
+) -> tuple[list[tuple[str, ...]], int]:
+    """Options of pictures, and on how many of them some are random; no other pictures bear on them."""
     ids = [category.category_id for category in categories]
     choices = choose_options(samples, ids, settings.options, seed=settings.seed)
-    return Asked(samples, [one.options for one in choices], sum(one.drawn > 0 for one in choices))
+    return [one.options for one in choices], sum(one.drawn > 0 for one in choices)
+
+
+def asked_places(dataset: Dataset, settings: Settings, file: Published | None) -> list[Place]:
+    """Where the pictures that `ask` asks lie; without a file from counts alone."""
+    if file is None:
+        count = labelled_pictures(dataset, settings.split)
+        return dataset.labelled_places(settings.split, range(min(count, settings.limit or count)))
+    groups = [group for group in dataset.row_groups(settings.split) if group.labelled]
+    there = (
+        Place(group, row)
+        for group in groups
+        for row, sample_id in enumerate(dataset.read(group, _IDS)["sample_id"].to_pylist())
+        if sample_id in file.matched.options
+    )
+    return list(islice(there, settings.limit))
 
 
 def effective(settings: Settings, categories: Sequence[Category], file: Published | None) -> Settings:

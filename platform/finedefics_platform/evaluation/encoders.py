@@ -109,7 +109,7 @@ def evaluate_encoder(
                 embeddings = embed(workspace, dataset, named, progress)
                 wanted = TEXTS if mode == "texts" else ()
                 texts = text_rows(embeddings, dataset, named, wanted, progress)
-                asked = ask(dataset, settings, categories, file, images=False)
+                asked = ask(dataset, settings, categories, file)
                 with commit(place) as draft:
                     work = _Work(dataset, embeddings, settings, texts)
                     with progress.progress("answering", len(asked.samples)) as advance:
@@ -151,7 +151,7 @@ def _check_learns(answers: Sequence[str], dataset: Dataset) -> None:
 
 def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> dict[str, Any]:
     """What the figures are measured on and how; with the name left out, what determines them."""
-    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "calibration"})
+    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "calibration", "dtype"})
     return {
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,

@@ -1,21 +1,25 @@
 """What an evaluation leaves: an item table, a summary, embeddings and the category index, in one folder."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finedefics.records import Sample
 from finedefics_platform.base.storage import Location, fetch
+from finedefics_platform.evaluation.asked import told
+from finedefics_platform.evaluation.parts import Part, read_arrays, read_rows
 
 if TYPE_CHECKING:
-    from finedefics.evaluation.items import Items
-    from finedefics.scoring import CategoryIndex, EnsembleWeight
+    from finedefics.scoring import CategoryIndex
+
+_UNPACKED = "objects.npy"
 
 ITEMS = pa.schema(
     [
@@ -41,10 +45,12 @@ class Evaluated:
         place: of the folder in the workspace.
         summary: what was measured on (``dataset``, its ``dataset_digest``, ``split``, ``limit``,
             ``pictures``, ``categories``, ``model_digest``, ``labelled_digest``) and how (``protocol``:
-            answers, options, seed, and for options of a file its digest, ``options_of``); how many pictures
+            answers, options, seed, and for options of a file its digest, ``options_of``; and the model's
+            ``dtype``); how many pictures
             were asked on random options (``options_random``), what ``chance`` gives, and what of an
             ``options_file`` was asked; ``finished`` in Unix seconds; ``pictures_per_second`` and
-            ``tokens_per_picture`` by answer (a speed is that of one process), the ``unparseable`` share of
+            ``tokens_per_picture`` by answer (a speed is that of one process that gives this answer alone:
+            what several answers share was done once and counts for each), the ``unparseable`` share of
             replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
             ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
             decided (None where no answer could use one), and ``retrieval`` of names and descriptions from
@@ -82,74 +88,80 @@ def open_evaluation(place: Location) -> Evaluated:
 
 
 def write_evaluation(
-    folder: Path,
-    parts: "Sequence[Items]",
-    index: "CategoryIndex",
-    samples: Sequence[Sample],
-    about: dict[str, Any],
+    folder: Path, parts: Location, asked: Sequence[Part], index: "CategoryIndex", about: dict[str, Any]
 ) -> None:
-    """Fill an evaluation's folder.
+    """Fill an evaluation's folder from its finished parts.
 
     Args:
-        parts: answers of the processes that shared ``samples``, in any order.
-        index: of the model, with the ensemble's weight where one was chosen.
+        parts: where they are kept.
+        asked: all of them, in the order of their pictures.
+        index: of the model, with what was decided.
         about: what was measured on and how; the head of the summary.
     """
-    order = {sample.sample_id: i for i, sample in enumerate(samples)}
-    rows = [row for items in parts for row in items.rows]
-    rows.sort(key=lambda row: (row["answer"], row["scope"], order[row["sample_id"]]))
-    pq.write_table(pa.Table.from_pylist(rows, ITEMS), folder / "items.parquet")
+    from finedefics.evaluation.items import unparseable
+
+    rows = read_rows(parts, asked)
+    # a stable order: within an answer and scope that of the pictures
+    rows = rows.take(pc.sort_indices(rows, [("answer", "ascending"), ("scope", "ascending")]))
+    pq.write_table(rows, folder / "items.parquet")
     index.save(folder / "index")
-    ids = [sample_id for items in parts for sample_id in items.sample_ids]
-    place = np.argsort([order[i] for i in ids])
-    objects = np.concatenate([items.objects for items in parts])[place]
+    gathered = _gather(folder, parts, asked, index)
     texts = {"name": index.names.numpy(), "description": index.descriptions.numpy()}
-    categories = [category.category_id for category in index.categories]
     np.savez(
         folder / "embeddings.npz",
-        objects=objects,
-        sample_ids=np.array(ids)[place],
-        category_ids=np.array(categories),
+        objects=gathered.objects,
+        sample_ids=np.array(gathered.sample_ids),
+        category_ids=np.array([category.category_id for category in index.categories]),
         **texts,  # type: ignore[arg-type]
     )
-    position = {category_id: i for i, category_id in enumerate(categories)}
-    truth = [position[sample.category_id or ""] for sample in samples]
+    (folder / _UNPACKED).unlink()
+    pictures, answers = len(gathered.sample_ids), about["protocol"]["answers"]
     summary = {
         **about,
-        "pictures": len(samples),
-        **_costs(parts, len(samples)),
-        **_figures(rows, objects, texts, truth, index.ensemble),
+        **told(len(index.categories), gathered.drawn, gathered.sizes),
+        "pictures": pictures,
+        "pictures_per_second": dict(zip(answers, (pictures / gathered.seconds).tolist(), strict=True)),
+        "tokens_per_picture": {
+            answer: {"forwarded": forwarded, "generated": generated}
+            for answer, (forwarded, generated) in zip(
+                answers, (gathered.tokens / pictures).tolist(), strict=True
+            )
+        },
+        "unparseable": unparseable(rows),
+        "ensemble": asdict(index.ensemble) if index.ensemble else None,
+        "retrieval": {f"object_to_{of}": hits / pictures for of, hits in gathered.retrieved.items()},
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
 
 
-def _costs(parts: "Sequence[Items]", pictures: int) -> dict[str, Any]:
-    answers = list(parts[0].seconds)
-    seconds = {a: sum(items.seconds[a] for items in parts) for a in answers}
-    tokens = {a: np.sum([items.tokens[a] for items in parts], axis=0) for a in answers}
-    return {
-        "pictures_per_second": {a: pictures / s for a, s in seconds.items()},
-        "tokens_per_picture": {
-            a: {"forwarded": float(t[0]) / pictures, "generated": float(t[1]) / pictures}
-            for a, t in tokens.items()
-        },
-    }
+@dataclass
+class _Gathered:
+    """What the parts' arrays say together (`finedefics_platform.evaluation.recogniser.Answering`)."""
+
+    objects: np.ndarray
+    sample_ids: list[str] = field(default_factory=list)
+    retrieved: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
+    seconds: Any = 0.0
+    tokens: Any = 0
+    drawn: int = 0
 
 
-def _figures(
-    rows: Sequence[dict[str, Any]],
-    objects: np.ndarray,
-    texts: dict[str, np.ndarray],
-    truth: Sequence[int],
-    weight: "EnsembleWeight | None",
-) -> dict[str, Any]:
-    from finedefics.evaluation.items import retrieval, unparseable
+def _gather(folder: Path, parts: Location, asked: Sequence[Part], index: "CategoryIndex") -> _Gathered:
+    from finedefics.evaluation.items import retrieved
 
-    return {
-        "unparseable": unparseable(rows),
-        "ensemble": asdict(weight) if weight else None,
-        "retrieval": {
-            "object_to_name": retrieval(objects, texts["name"], truth),
-            "object_to_description": retrieval(objects, texts["description"], truth),
-        },
-    }
+    texts = {"name": index.names.numpy(), "description": index.descriptions.numpy()}
+    # on the disk: of many pictures and a large model they are gigabytes
+    shape = (sum(len(part.places) for part in asked), index.names.shape[1])
+    found = _Gathered(np.lib.format.open_memmap(folder / _UNPACKED, "w+", np.float32, shape))
+    for one in read_arrays(parts, asked):
+        objects, start = one["objects"], len(found.sample_ids)
+        found.objects[start : start + len(objects)] = objects
+        found.sample_ids += one["sample_ids"].tolist()
+        for of, rows in texts.items():
+            found.retrieved[of] += retrieved(objects, rows, one["truth"])
+        found.sizes.update(dict(one["sizes"].tolist()))
+        found.seconds = found.seconds + one["seconds"]
+        found.tokens = found.tokens + one["tokens"]
+        found.drawn += int(one["drawn"])
+    return found

@@ -1,109 +1,155 @@
-"""The model within a task: fetched to the task's own node, asked as it was trained to be asked."""
+"""The model in a process of the cluster: fetched to its own node, asked as it was trained to be asked."""
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finedefics.records import Sample
+import pyarrow as pa
+
 from finedefics_platform.base.actors import reserved_device
 from finedefics_platform.base.content import model_folder
-from finedefics_platform.base.storage import Location
+from finedefics_platform.base.storage import Location, commit, committed, fetch
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import open_version
-from finedefics_platform.evaluation.validation import validation_samples
+from finedefics_platform.evaluation.asked import choose
+from finedefics_platform.evaluation.items import ITEMS
+from finedefics_platform.evaluation.parts import DECIDING, Part, write_arrays, write_rows
 
 if TYPE_CHECKING:
-    import numpy as np
+    from finedefics.backbones import Backbone
+    from finedefics.scoring import Recogniser
 
-    from finedefics.evaluation.items import Items
-    from finedefics.scoring import Calibration, CategoryIndex, EnsembleWeight, Recogniser
+# The model that this process loaded last: it is asked of many parts, and a warm process goes on with it. The
+# key holds its content, so that another model in the same folder is loaded.
+_LOADED: dict[tuple[str, str, str], "Backbone"] = {}
+_BYTES_ONLY = {"samples": ("sample_id", "image")}  # what a calibration may know
 
 
 @dataclass(frozen=True)
 class Question:
-    """What every task is told: where the model and the data are, and how to ask."""
+    """What every process is told: where the model and the data are, and how to ask.
+
+    Attributes:
+        model, model_digest: the model's folder, and its content.
+        dtype: of weights and activations.
+        dataset: of the dataset version.
+        labelled: categories that had labels in the model's training.
+        parts: where what is finished is kept.
+        decided: whether the index in ``parts`` is used that holds a calibration or the ensemble's weight.
+    """
 
     model: Location
-    dataset: Location  # of the dataset version
+    model_digest: str
+    dtype: str
+    dataset: Location
     settings: Settings
     labelled: frozenset[str]
-    calibration: "Calibration | None" = None
-    weight: "EnsembleWeight | None" = None
+    parts: Location
+    decided: bool = False
+
+    @property
+    def index(self) -> Location:
+        """The category index that answers are given with."""
+        return self.parts / ("index" if self.decided else "plain")
 
 
-def answer_share(
-    question: Question, samples: Sequence[Sample], choices: Sequence[Sequence[str]]
-) -> "tuple[Items, CategoryIndex]":
-    """One process's share of the pictures, each with the ids of its options (a Ray task)."""
-    from finedefics.evaluation.items import evaluate_samples
+class Embedding:
+    """Embeds the pictures of parts, for the calibration and the ensemble's weight; lives in a process.
 
-    recogniser = _recogniser(question)
-    items = evaluate_samples(
-        recogniser,
-        samples,
-        question.settings.answers,
-        labelled=question.labelled,
-        choices=choices,
-    )
-    return items, recogniser.index
+    A part's arrays: ``objects`` [pictures, dim], and of those to decide on the scores [pictures, categories]
+    of the answer ``names`` where the ensemble is asked for.
+    """
 
+    def __init__(self, question: Question) -> None:
+        self.question, self.dataset = question, open_version(question.dataset)
+        self.model = open_recogniser(question)
 
-def embed_share(
-    question: Question, fitting: Sequence[Sample], deciding: Sequence[Sample]
-) -> "tuple[np.ndarray, np.ndarray, CategoryIndex]":
-    """Object embeddings [pictures, dim] of one process's share of two sets of pictures (a Ray task)."""
-    import numpy as np
+    def __call__(self, part: Part) -> None:
+        """Write what a part gives."""
+        from finedefics.evaluation.items import embeddings_and_scores
 
-    from finedefics.evaluation.items import object_embeddings
-
-    recogniser = _recogniser(question)
-    none = np.zeros((0, recogniser.index.names.shape[1]), np.float32)
-    fitted, decided = (
-        object_embeddings(recogniser, samples) if samples else none for samples in (fitting, deciding)
-    )
-    return fitted, decided, recogniser.index
+        weighs = part.kind == DECIDING and "ensemble" in self.question.settings.answers
+        samples = self.dataset.samples_at(part.places, _BYTES_ONLY)
+        objects, scores = embeddings_and_scores(self.model, samples, ["names"] if weighs else [])
+        write_arrays(self.question.parts / part.name, objects=objects, **scores)
 
 
-def ensemble_weight(question: Question) -> "EnsembleWeight":
-    """Choose the ensemble's weight on the validation split (a Ray task)."""
+class Answering:
+    """Answers the pictures of parts; lives in a process.
+
+    A part's arrays: ``objects`` [pictures, dim], ``sample_ids`` and ``truth`` (position of the category) of
+    its pictures, by answer ``seconds`` and ``tokens`` (forwarded, generated), by number of options how many
+    pictures were asked on so many (``sizes``), and on how many of them random ones were shown (``drawn``).
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question, self.dataset = question, open_version(question.dataset)
+        self.model = open_recogniser(question)
+        self.warm = False
+
+    def __call__(self, part: Part) -> None:
+        """Write the answers to a part."""
+        from finedefics.evaluation.items import evaluate_samples
+
+        question, answers = self.question, self.question.settings.answers
+        samples = self.dataset.samples_at(part.places)
+        if part.options is None:
+            choices, drawn = choose(samples, question.settings, self.model.categories)
+        else:
+            choices, drawn = [part.options[sample.sample_id] for sample in samples], 0
+        items = evaluate_samples(
+            self.model, samples, answers, labelled=question.labelled, choices=choices, warm=self.warm
+        )
+        self.warm = True
+        place = {category.category_id: i for i, category in enumerate(self.model.categories)}
+        write_rows(question.parts / part.items, pa.Table.from_pylist(items.rows, ITEMS))
+        write_arrays(
+            question.parts / part.name,
+            objects=items.objects,
+            sample_ids=items.sample_ids,
+            truth=[place[sample.category_id or ""] for sample in samples],
+            seconds=[items.seconds[answer] for answer in answers],
+            tokens=[items.tokens[answer] for answer in answers],
+            sizes=sorted(Counter(map(len, choices)).items()),
+            drawn=drawn,
+        )
+
+
+def open_recogniser(question: Question) -> "Recogniser":
+    """The model on this process's device, with the one index that all processes answer with.
+
+    Where there is none yet it is built; of several processes that build it, the first one's counts.
+
+    Raises:
+        FinedeficsError: the model cannot be loaded, or the device does not compute in its dtype.
+    """
     import torch
 
-    from finedefics.evaluation.items import BATCH
-    from finedefics.scoring import choose_weight
-    from finedefics.scoring.ensemble import PARTS
-
-    dataset = open_version(question.dataset)
-    samples = validation_samples(dataset, question.settings.limit, cure="leave the answer `ensemble` out")
-    recogniser = _recogniser(question)
-    batches = [[s.image for s in samples[i : i + BATCH]] for i in range(0, len(samples), BATCH)]
-    names, alignment = (
-        torch.cat([recogniser.answer(batch, part).scores for batch in batches]) for part in PARTS
-    )
-    place = {category.category_id: i for i, category in enumerate(recogniser.categories)}
-    truth = [place[sample.category_id or ""] for sample in samples]
-    return choose_weight(
-        names, alignment, truth, dataset=dataset.digest, split="val", slope=recogniser.index.slope
-    )
-
-
-def _recogniser(question: Question) -> "Recogniser":
-    import torch
-
-    from finedefics.backbones import load_backbone
     from finedefics.conversation import Templates
     from finedefics.readout import load_readout
-    from finedefics.scoring import Recogniser
+    from finedefics.scoring import CategoryIndex, Recogniser
 
     device = reserved_device()
     if device == "cpu":
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
-    folder = model_folder(question.model)
-    return Recogniser(
-        load_backbone(folder).to(device),
-        open_version(question.dataset).categories(),
-        templates=Templates.load(folder),
-        object_readout=load_readout(folder),
-        ensemble=question.weight,
-        calibration=question.calibration,
-        seed=question.settings.seed,
-    )
+    folder, seed = model_folder(question.model), question.settings.seed
+    backbone = _backbone(question, device)
+    categories = open_version(question.dataset).categories()
+    if committed(question.index) is None:
+        built = Recogniser(
+            backbone, categories, templates=Templates.load(folder), object_readout=load_readout(folder)
+        )
+        with commit(question.index) as draft:
+            built.index.save(draft)
+    index = CategoryIndex.load(fetch(question.index))
+    return Recogniser(backbone, categories, index=index, seed=seed)
+
+
+def _backbone(question: Question, device: str) -> "Backbone":
+    from finedefics.backbones import load_placed
+
+    key = (question.model_digest, question.dtype, device)
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load_placed(model_folder(question.model), device, question.dtype)
+    return _LOADED[key]

@@ -1,33 +1,49 @@
-"""Evaluation spread over the cluster: a model's answers to every picture, kept as one item table."""
+"""Evaluation spread over the cluster: a model's answers to every picture, kept as one item table.
+
+The driver plans and gathers; pictures are read, and answers written, by the processes that hold the model
+(`finedefics_platform.evaluation.parts`).
+"""
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finedefics.errors import FinedeficsError
-from finedefics.records import Sample
-from finedefics_platform.base.cluster_session import ensure_ray
+from finedefics_platform.base.actors import run_in_shares
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress
-from finedefics_platform.base.storage import Location, commit, committed, lease
+from finedefics_platform.base.storage import Location, commit, committed, fetch, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
-from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.evaluation.asked import Asked, Published, ask, effective, published
-from finedefics_platform.evaluation.calibrating import calibrate
+from finedefics_platform.data.store import Dataset, Place, open_dataset
+from finedefics_platform.evaluation.asked import Published, asked_places, effective, published
+from finedefics_platform.evaluation.calibrating import calibrate, ensemble_weight, fitting_places
 from finedefics_platform.evaluation.calibrating import told as told_calibration
 from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
 from finedefics_platform.evaluation.items import Evaluated, open_evaluation, write_evaluation
-from finedefics_platform.evaluation.recogniser import Question, answer_share, embed_share, ensemble_weight
+from finedefics_platform.evaluation.parts import (
+    ASKED,
+    DECIDING,
+    DRAWN_PART,
+    FITTING,
+    Part,
+    in_parts,
+    missing,
+    read_arrays,
+)
+from finedefics_platform.evaluation.recogniser import Answering, Embedding, Question
+from finedefics_platform.evaluation.validation import validation_places
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finedefics.evaluation.items import Items
-    from finedefics.scoring import Calibration, CategoryIndex
+    from finedefics.scoring import CategoryIndex
+
+# Has missing parts made by processes that open their work with the question.
+Make = Callable[[Callable[[Question], Callable[[Part], None]], Question, Sequence[Part], str], None]
 
 
 def evaluate(
@@ -38,143 +54,166 @@ def evaluate(
     *,
     labelled: Collection[str] | None = None,
     options: str | os.PathLike[str] | None = None,
-    shards: int = 2,
+    shards: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: Progress = SILENT,
 ) -> Evaluated:
     """Evaluate a model folder; an equal evaluation that is finished is returned at once.
 
-    One that another process is making is waited for.
+    One that another process is making is waited for; one that was cut off goes on with what is missing.
 
     Args:
         model: Hugging Face folder, or where one was committed.
         dataset_reference: the dataset whose split, categories and negatives are used.
-        settings: split, answers, options and limit.
+        settings: split, answers, options and limit, and the dtype where it is not the model's own.
         labelled: ids of the categories that had labels in the model's own training (`TrainedRun.labelled`);
             default: those that have labels in the dataset.
         options: a published file of questions (`finedefics.evaluation.options`): its pictures and options are
             asked, and no others.
-        shards: processes that share the pictures; on GPUs, of which each takes one, at most as many.
+        shards: processes that share the pictures; default: as many as the GPUs have room for, two without.
+        gpus_per_worker: of each process; default: 1 where the cluster has a GPU, else 0.
 
     Raises:
         FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
-            alignment is to be calibrated and cannot, the options are of other pictures, or there is no model.
+            alignment is to be calibrated and cannot, the options are of other pictures, there is no model,
+            or its dtype is none that it can be asked in.
     """
+    from finedefics.backbones import stored_dtype
+
     dataset = open_dataset(workspace, dataset_reference)
     categories = check_evaluable(dataset, settings)
     file = None if options is None else published(options, dataset, settings.split, categories)
     settings = effective(settings, categories, file)
     known = frozenset(dataset.labelled_category_ids() if labelled is None else labelled)
-    question = Question(Location.of(model), dataset.root, settings, known)
+    folder = model_folder(Location.of(model))
+    question = Question(
+        Location.of(model),
+        model_digest(folder),
+        settings.dtype or stored_dtype(folder),
+        dataset.root,
+        settings,
+        known,
+        workspace.evaluations / ".parts",
+    )
     about = _about(question, dataset, file)
-    place = workspace.evaluations / digest_of({key: about[key] for key in about if key != "dataset"})
+    place = workspace.evaluations / _address(about)
     if committed(place) is None:
         claims = workspace.evaluations / ".lease" / place.name
         with lease(claims, f"evaluation {place.name}", progress=progress) as held:
             if committed(place) is None:
+                question = replace(question, parts=question.parts / place.name)
+                make = partial(_make, shards=shards, gpus_per_worker=gpus_per_worker, progress=progress)
+                plan = planned(dataset, settings)
+                question = _decided(question, dataset, plan, make)
+                own = None if file is None else file.matched.options
+                asked = in_parts(ASKED, asked_places(dataset, settings, file), options=own)
+                make(Answering, question, asked, "evaluating")
+                index = _index(question)
+                about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
                 with commit(place) as draft:
-                    asked = ask(dataset, settings, categories, file)
-                    plan = planned(dataset, settings)
-                    index, parts = _answers(question, dataset, plan, asked, shards, progress)
-                    told = asked.told(len(categories)) | _told(file)
-                    told["calibration"] = told_calibration(plan, index.calibration)
-                    about |= {**told, "finished": time.time()}
-                    write_evaluation(draft, parts, index, asked.samples, about)
+                    write_evaluation(draft, question.parts, asked, index, {**about, "finished": time.time()})
                     held.check()
+                question.parts.delete()
     return open_evaluation(place)
 
 
 def _about(question: Question, dataset: Dataset, file: Published | None) -> dict[str, Any]:
-    """What the figures are measured on and how; with the name left out, what determines them.
+    """What the figures are measured on and how.
 
     Random options need no word of their own here: data, options and seed determine them.
     """
     settings = question.settings
-    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every"})
+    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "dtype"})
     return {
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,
         "split": settings.split,
         "limit": settings.limit,
         "protocol": protocol if file is None else {**protocol, "options_of": file.digest},
-        "model_digest": model_digest(model_folder(question.model)),
+        "model_digest": question.model_digest,
         "labelled_digest": digest_of(sorted(question.labelled)),
+        "dtype": question.dtype,
     }
+
+
+def _address(about: dict[str, Any]) -> str:
+    """Digest of what determines the figures: not of the dataset's name, nor of the dtype that is usual."""
+    usual = about["dtype"] == "float32"
+    return digest_of({k: v for k, v in about.items() if k != "dataset" and not (usual and k == "dtype")})
 
 
 def _told(file: Published | None) -> dict[str, Any]:
     return {} if file is None else {"options_file": {"name": file.reference, **file.matched.told()}}
 
 
-def _answers(
+def _decided(question: Question, dataset: Dataset, plan: Planned | None, make: Make) -> Question:
+    """The question with the index that holds the calibration and the ensemble's weight that it asks for."""
+    settings = question.settings
+    fits, weighs = plan is not None and plan.fits, "ensemble" in settings.answers
+    decides = weighs or (plan is not None and plan.decides)
+    if not fits and not weighs:
+        return question
+    decided = replace(question, decided=True)
+    if committed(decided.index) is None:
+        fitting = fitting_places(dataset, settings.seed) if fits else []
+        deciding = validation_places(dataset, settings.limit, "leave it out") if decides else []
+        parts = {
+            FITTING: in_parts(FITTING, fitting, DRAWN_PART),
+            DECIDING: in_parts(DECIDING, deciding),
+        }
+        label = "calibrating" if fits else "weighing the ensemble"
+        make(Embedding, question, [*parts[FITTING], *parts[DECIDING]], label)
+        index, truth = _index(question), _truth(dataset, deciding)
+        fitted, judged = (_stacked(question, parts[kind], "objects") for kind in (FITTING, DECIDING))
+        found = calibrate(plan, index, fitted, judged, truth, dataset.digest)
+        index = replace(index, calibration=found)
+        if weighs:
+            names = _stacked(question, parts[DECIDING], "names")
+            weight = ensemble_weight(index, names, judged, truth, dataset.digest)
+            index = replace(index, ensemble=weight)
+        with commit(decided.index) as draft:
+            index.save(draft)
+    return decided
+
+
+def _make(
+    work: Callable[[Question], Callable[[Part], None]],
     question: Question,
-    dataset: Dataset,
-    plan: Planned | None,
-    asked: Asked,
-    shards: int,
+    parts: Sequence[Part],
+    label: str,
+    *,
+    shards: int | None,
+    gpus_per_worker: float | None,
     progress: Progress,
-) -> "tuple[CategoryIndex, list[Items]]":
-    """Ask in Ray tasks, which read model and data on their own nodes; pictures and answers travel."""
-    ensure_ray(progress=progress)
-    import ray
-
-    gpus, shards = _placed(ray.cluster_resources().get("GPU", 0), shards)
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)
-    if plan is not None:
-        fitted = _calibration(question, dataset, plan, task(embed_share), shards, progress)
-        question = replace(question, calibration=fitted)
-    if "ensemble" in question.settings.answers:
-        question = replace(question, weight=_result(task(ensemble_weight).remote(question)))
-    remote = task(answer_share)
-    shares = asked.shares(min(shards, len(asked.samples)))
-    answers = [remote.remote(question, *share) for share in shares]
-    waiting = list(answers)
-    with progress.progress("evaluating", len(asked.samples)) as advance:
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            advance(len(_result(done[0])[0].sample_ids))
-    answered = [_result(reference) for reference in answers]
-    return answered[0][1], [items for items, _ in answered]
+) -> None:
+    """A `Make`, by the cluster: only where pictures lie travels there, and nothing comes back."""
+    left = missing(question.parts, parts)
+    run_in_shares(
+        left,
+        partial(work, question),
+        label=label,
+        progress=progress,
+        gpus_per_worker=gpus_per_worker,
+        most=shards,
+        sizes=[len(part.places) for part in left],
+    )
 
 
-def _calibration(
-    question: Question, dataset: Dataset, plan: Planned, remote: Any, shards: int, progress: Progress
-) -> "Calibration | None":
-    """Have the pictures embedded by tasks ``remote``, which load the model once for both kinds."""
+def _index(question: Question) -> "CategoryIndex":
+    from finedefics.scoring import CategoryIndex
+
+    return CategoryIndex.load(fetch(question.index))
+
+
+def _truth(dataset: Dataset, places: Sequence[Place]) -> list[int]:
+    """Positions of the categories of labelled pictures."""
+    labels = dataset.table("row_groups", ["categories"])["categories"].to_pylist()
+    return [labels[place.group.number][place.row] for place in places]
+
+
+def _stacked(question: Question, parts: Sequence[Part], name: str) -> "Tensor":
+    """An array of parts as one, empty where there is none."""
     import torch
 
-    def embed(
-        fitting: Sequence[Sample], deciding: Sequence[Sample]
-    ) -> "tuple[Tensor, Tensor, CategoryIndex]":
-        count = min(shards, max(len(fitting), len(deciding)))
-        tasks = [
-            remote.remote(question, fitting[part::count], deciding[part::count]) for part in range(count)
-        ]
-        found = []
-        with progress.progress("calibrating", len(fitting) + len(deciding)) as advance:
-            for reference in tasks:
-                found.append(_result(reference))
-                advance(len(found[-1][0]) + len(found[-1][1]))
-        wholes = []
-        for which, samples in enumerate((fitting, deciding)):
-            whole = torch.empty(len(samples), found[0][which].shape[1])
-            for part, share in enumerate(found):
-                whole[part::count] = torch.from_numpy(share[which].copy())  # Ray's own cannot be written to
-            wholes.append(whole)
-        return wholes[0], wholes[1], found[0][2]
-
-    return calibrate(plan, dataset, question.settings, embed)
-
-
-def _placed(gpus: float, shards: int) -> tuple[int, int]:
-    """GPUs a task, and how many tasks: of a cluster's GPUs a task takes a whole one."""
-    return (1, min(shards, int(gpus))) if gpus >= 1 else (0, shards)
-
-
-def _result(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
-        raise (error.cause if isinstance(error.cause, FinedeficsError) else cause) from None
+    found = [torch.from_numpy(one[name]) for one in read_arrays(question.parts, parts)]
+    return torch.cat(found) if found else torch.empty(0, 0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from finedefics.errors import FinedeficsError
 from finedefics.records import Sample
 from finedefics_platform.config.experiment import Experiment
-from finedefics_platform.data.store import Dataset
+from finedefics_platform.data.store import Dataset, Place
 
 if TYPE_CHECKING:
     from finedefics.backbones import Backbone
@@ -20,8 +20,9 @@ def validate_alignment(
 ) -> dict[str, float]:
     """Accuracy of the alignment answer on the validation split, during training: a `worker.Validate`.
 
-    Every rank answers equally many pictures, so that sharded weights are gathered by all together; each
-    picture counts once, so that the figure does not depend on the number of ranks.
+    Every rank answers equally many pictures, in as many batches (`Recogniser.recognise`), so that sharded
+    weights are gathered by all together; each picture counts once, so that the figure does not depend on the
+    number of ranks.
 
     Returns:
         ``val_alignment``, and ``val_alignment_new`` and ``val_alignment_labelled`` where there are such
@@ -68,13 +69,13 @@ def share_of(count: int, rank: int, world: int) -> tuple[list[int], int]:
     return [position % count for position in positions], counted
 
 
-def validation_samples(dataset: Dataset, limit: int | None, cure: str) -> list[Sample]:
-    """Labelled pictures of the split val, at most ``limit``; FinedeficsError with ``cure`` if none is."""
-    return dataset.labelled_at("val", _positions(dataset, limit, cure))
+def validation_places(dataset: Dataset, limit: int | None, cure: str) -> list[Place]:
+    """Where labelled pictures of val lie, at most ``limit``; FinedeficsError with ``cure`` if none is."""
+    return dataset.labelled_places("val", _positions(dataset, limit, cure))
 
 
 def _positions(dataset: Dataset, limit: int | None, cure: str) -> Sequence[int]:
-    """Which of the labelled pictures are asked, from counts alone; raises as `validation_samples`."""
+    """Which of the labelled pictures are asked, from counts alone; raises as `validation_places`."""
     count = sum(group.rows for group in dataset.row_groups("val") if group.labelled)
     if not count:
         raise FinedeficsError(
@@ -90,8 +91,8 @@ def _positions(dataset: Dataset, limit: int | None, cure: str) -> Sequence[int]:
 def _share(dataset: Dataset, limit: int | None, rank: int, world: int) -> tuple[Sequence[Sample], int]:
     key = (dataset.digest, limit, rank, world)
     if key not in _SHARES:
-        chosen = _positions(dataset, limit, cure="leave out evaluation.every")
+        chosen = validation_places(dataset, limit, cure="leave out evaluation.every")
         turns, counted = share_of(len(chosen), rank, world)
         _SHARES.clear()
-        _SHARES[key] = (dataset.labelled_at("val", [chosen[turn] for turn in turns]), counted)
+        _SHARES[key] = (dataset.samples_at([chosen[turn] for turn in turns]), counted)
     return _SHARES[key]

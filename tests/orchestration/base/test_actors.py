@@ -35,6 +35,18 @@ def test_more_gpus_than_any_node_has_are_refused() -> None:
         actors._pool([{"CPU": 8.0, "GPU": 1.0}] * 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "most", "placed"),
+    [(0, 2, (0, 2)), (0.5, 2, (0, 2)), (1, 2, (1, 1)), (8, 2, (1, 2)), (8, None, (1, 8)), (0, None, (0, 2))],
+)
+def test_shares_are_worked_off_on_gpus_where_there_are_some(
+    gpus: float, most: int | None, placed: tuple[float, int]
+) -> None:
+    options, count = actors._processes([{"CPU": 16.0, "GPU": gpus}], None, most)
+    assert (options["num_gpus"], count) == placed
+    assert options["num_cpus"] == 1
+
+
 def doubled() -> Callable[[int], int]:
     return lambda item: 2 * item
 

@@ -16,18 +16,19 @@ from finedefics.backbones import load_backbone
 from finedefics.data.birds import describe
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
+from finedefics.evaluation.items import object_embeddings
 from finedefics.records import Category, Sample
 from finedefics.scoring import CategoryIndex, Recogniser, choose_weight
-from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.config.experiment import Evaluation, parse_experiment
 from finedefics_platform.data.ingesting import ingest
-from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.evaluation.calibrating import calibrate, fitting_pictures
+from finedefics_platform.data.store import Dataset, Place, open_dataset
+from finedefics_platform.evaluation.calibrating import calibrate, ensemble_weight, fitting_places
 from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
-from finedefics_platform.evaluation.recogniser import Question, ensemble_weight
-from finedefics_platform.evaluation.run import evaluate
+from finedefics_platform.evaluation.recogniser import _BYTES_ONLY
+from finedefics_platform.evaluation.run import _truth, evaluate
+from finedefics_platform.evaluation.validation import validation_places
 
 ON = Evaluation(answers=("alignment",), calibration="on")
 DECIDED = Planned("", fits=True, decides=True)
@@ -73,7 +74,12 @@ def test_no_label_caption_or_held_out_picture_changes_what_it_is_fitted_on(
     bare, planted = (open_dataset(place, name) for name in ("birds", "planted"))
     assert len(planted.labelled_category_ids()) > len(bare.labelled_category_ids())
     assert planted.manifest["counts"]["val"] != bare.manifest["counts"]["val"]
+
+    def fitting_pictures(dataset: Dataset, seed: int) -> list[Sample]:
+        return dataset.samples_at(fitting_places(dataset, seed), _BYTES_ONLY)
+
     assert len({sample.sample_id for sample in fitting_pictures(bare, 0)}) == 60
+    assert all(sample.image for sample in fitting_pictures(bare, 0))
     assert fitting_pictures(planted, 0) == fitting_pictures(bare, 0)
     assert fitting_pictures(bare, 1) != fitting_pictures(bare, 0)
     assert not any(s.category_id or s.description or s.attributes for s in fitting_pictures(planted, 0))
@@ -87,35 +93,32 @@ def test_no_label_caption_or_held_out_picture_changes_what_it_is_fitted_on(
 
 
 def test_of_many_pictures_some_are_drawn(drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fitting_pictures(drawn_dataset, 0)
-    assert {sample.sample_id for sample in whole} == {s.sample_id for s in drawn_dataset.samples("train")}
+    whole = fitting_places(drawn_dataset, 0)
+    ids = {sample.sample_id for sample in drawn_dataset.samples_at(whole)}
+    assert ids == {s.sample_id for s in drawn_dataset.samples("train")}
     monkeypatch.setattr("finedefics.scoring.calibration.MOST", 7)
-    assert fitting_pictures(drawn_dataset, 0) == whole[:7]
+    assert fitting_places(drawn_dataset, 0) == whole[:7]
 
 
-def embedded(dataset: Dataset, own: float) -> Any:
+def embedded(dataset: Dataset, places: Sequence[Place], own: float) -> torch.Tensor:
     """Pictures with cosine ``own`` to their category, and one with its first category, whatever they show."""
-    categories = dataset.categories()
-    texts = torch.eye(8)[: len(categories)]
-    texts[0] = torch.eye(8)[7]
-
-    def embed(fitting: Sequence[Sample], deciding: Sequence[Sample]) -> Any:
-        found = []
-        for samples in (fitting, deciding):
-            shown = [
-                next(i for i, c in enumerate(categories) if c.category_id in s.sample_id) for s in samples
-            ]
-            found.append(own * torch.eye(8)[shown] + (1 - own**2) ** 0.5 * torch.eye(8)[7])
-        return found[0], found[1], CategoryIndex(tuple(categories), texts, texts)
-
-    return embed
+    ids = [category.category_id for category in dataset.categories()]
+    samples = dataset.samples_at(places)
+    shown = [next(i for i, name in enumerate(ids) if name in s.sample_id) for s in samples]
+    return own * torch.eye(8)[shown] + (1 - own**2) ** 0.5 * torch.eye(8)[7]
 
 
 @pytest.mark.parametrize(("own", "plain", "on"), [(0.67, 1 / 6, True), (0.9, 1.0, False)])
 def test_it_is_used_where_val_is_righter_with_it_and_not_where_it_is_as_right(
     drawn_dataset: Dataset, own: float, plain: float, on: bool
 ) -> None:
-    found = calibrate(DECIDED, drawn_dataset, ON, embedded(drawn_dataset, own))
+    categories = drawn_dataset.categories()
+    texts = torch.eye(8)[: len(categories)]
+    texts[0] = torch.eye(8)[7]
+    index = CategoryIndex(tuple(categories), texts, texts)
+    fitting, deciding = fitting_places(drawn_dataset, 0), validation_places(drawn_dataset, None, "none")
+    objects = [embedded(drawn_dataset, places, own) for places in (fitting, deciding)]
+    found = calibrate(DECIDED, index, *objects, _truth(drawn_dataset, deciding), drawn_dataset.digest)
     assert found is not None
     assert found.trial is not None
     assert found.trial.plain == pytest.approx(plain)
@@ -255,23 +258,29 @@ def test_the_switch_decides_what_alignment_is(place: Workspace, tiny_model: Path
 def test_the_ensemble_is_weighed_with_the_alignment_that_it_uses(
     drawn_dataset: Dataset, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finedefics_platform.evaluation.recogniser.reserved_device", lambda: "cpu")
     recogniser = Recogniser(load_backbone(tiny_model), drawn_dataset.categories())
     dim = recogniser.index.names.shape[1]
     noise = torch.randn(20, dim, generator=torch.Generator().manual_seed(0))
     index = recogniser.index.calibrated_by(
         F.normalize(noise, dim=1), on=True, why="a test", dataset="d", split="train"
     )
-    question = Question(
-        Location.of(tiny_model), drawn_dataset.root, ON, frozenset(), calibration=index.calibration
-    )
-    slopes = []
+    places = validation_places(drawn_dataset, None, "none")
+    pictures = [sample.image for sample in drawn_dataset.samples_at(places)]
+    names = recogniser.answer(pictures, "names").scores
+    objects = torch.from_numpy(object_embeddings(recogniser, drawn_dataset.samples_at(places)))
+    slopes, aligned = [], []
 
     def noted(*scores: Any, slope: float, **about: Any) -> Any:
         slopes.append(slope)
+        aligned.append(scores[1])
         return choose_weight(*scores, slope=slope, **about)
 
     monkeypatch.setattr("finedefics.scoring.choose_weight", noted)
+    truth = _truth(drawn_dataset, places)
     for calibration, slope in ((index.calibration, 2.0), (None, 1.0)):
-        assert ensemble_weight(replace(question, calibration=calibration)).pictures == 12
+        recogniser.index = replace(index, calibration=calibration)
+        weight = ensemble_weight(recogniser.index, names, objects, truth, drawn_dataset.digest)
+        assert (weight.pictures, weight.split) == (12, "val")
         assert slopes.pop() == slope
+        own = recogniser.answer(pictures, "alignment").scores
+        torch.testing.assert_close(aligned.pop(), own, atol=1e-5, rtol=0)

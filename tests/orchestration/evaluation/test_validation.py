@@ -3,18 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finedefics.backbones import load_backbone
+from finedefics.evaluation.choices import choose_options
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation, Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset, RowGroup
-from finedefics_platform.evaluation.asked import ask
-from finedefics_platform.evaluation.run import _placed
-from finedefics_platform.evaluation.validation import share_of, validate_alignment, validation_samples
+from finedefics_platform.evaluation.asked import ask, asked_places
+from finedefics_platform.evaluation.validation import share_of, validate_alignment, validation_places
 
 MEMBER = Path(__file__).with_name("validation_group.py")
 LIMITS = (1, 7)  # fewer pictures than ranks; a count that neither two nor three ranks divide
@@ -63,15 +64,6 @@ def test_the_figure_does_not_depend_on_the_number_of_ranks(
                 assert found == pytest.approx(alone[limit]), (world, limit, rank)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "shards", "placed"), [(0, 2, (0, 2)), (0.5, 2, (0, 2)), (1, 2, (1, 1)), (8, 2, (1, 2))]
-)
-def test_an_evaluation_takes_gpus_where_there_are_some(
-    gpus: float, shards: int, placed: tuple[int, int]
-) -> None:
-    assert _placed(gpus, shards) == placed
-
-
 @pytest.mark.parametrize("limit", [1, 5, 7, None])
 def test_only_what_is_asked_is_read(
     drawn_dataset: Dataset, limit: int | None, monkeypatch: pytest.MonkeyPatch
@@ -79,7 +71,8 @@ def test_only_what_is_asked_is_read(
     """The same pictures as of a split that is read whole, and no row group without one."""
     whole = [s for s in drawn_dataset.samples("val") if s.category_id is not None]
     stride = max(1, len(whole) // limit) if limit else 1
-    assert validation_samples(drawn_dataset, limit, cure="none") == whole[::stride][:limit]
+    places = validation_places(drawn_dataset, limit, cure="none")
+    assert drawn_dataset.samples_at(places) == whole[::stride][:limit]
     read: list[RowGroup] = []
     plain = Dataset.read
 
@@ -89,9 +82,15 @@ def test_only_what_is_asked_is_read(
 
     monkeypatch.setattr(Dataset, "read", noted)
     settings = Evaluation(split="val", options=2, limit=limit)
-    asked = ask(drawn_dataset, settings, drawn_dataset.categories())
-    assert asked.samples == whole[:limit]
+    places = asked_places(drawn_dataset, settings, None)
+    assert not read
+    assert drawn_dataset.samples_at(places) == whole[:limit]
     assert limit is None or sum(group.rows for group in read[:-1]) < limit
-    bare = ask(drawn_dataset, settings, drawn_dataset.categories(), images=False)
-    assert bare.choices == asked.choices
-    assert not any(sample.image for sample in bare.samples)
+    read.clear()
+    asked = ask(drawn_dataset, settings, drawn_dataset.categories())
+    assert limit is None or sum(group.rows for group in read[:-1]) < limit
+    assert asked.samples == [replace(sample, image=b"") for sample in whole[:limit]]
+    choices = choose_options(
+        whole[:limit], [c.category_id for c in drawn_dataset.categories()], 2, seed=settings.seed
+    )
+    assert asked.choices == [one.options for one in choices]

@@ -117,7 +117,7 @@ def test_what_cannot_be_asked_is_said_before_anything_starts(
     def started(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was read or a cluster started")
 
-    for what in ("model_digest", "model_folder", "ensure_ray"):
+    for what in ("model_digest", "model_folder", "run_in_shares"):
         monkeypatch.setattr(evaluation, what, started)
     with pytest.raises(FinedeficsError, match=message) as caught:
         evaluate(place, "no model at all", name, settings)
