@@ -48,6 +48,14 @@ def evaluate(
         str | None,
         typer.Option("--options", help="A published file of questions (FOCI), asked as it stands."),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", min=0, help="Default: 1 where the cluster has a GPU."),
+    ] = None,
     register: Annotated[
         str | None,
         typer.Option("--register", help="Register the run under this name, or add to what a version showed."),
@@ -58,7 +66,7 @@ def evaluate(
 
     Options are the most similar wrong categories that are mined, random ones where too few are; of fewer than
     four categories all are asked. With --options the questions are those of a published file, matched by file
-    name.
+    name. An evaluation that was cut off goes on where it was when it is run again.
 
     Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
 
@@ -69,7 +77,9 @@ def evaluate(
 
         if calibration != "auto":
             raise wrong_use("an encoder is not calibrated", place="--calibration", cure="leave it out")
-        return evaluate_encoder(model, encoder, data, answers, split, limit, options, register, json)
+        return evaluate_encoder(
+            model, encoder, data, answers, split, limit, options, register, json, dtype, gpus_per_worker
+        )
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
@@ -86,6 +96,7 @@ def evaluate(
         "answers": tuple((answers or "names,alignment,describe").split(",")),
         "limit": limit,
         "calibration": calibration,
+        "dtype": dtype,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
     check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
@@ -99,6 +110,7 @@ def evaluate(
         settings,
         labelled=opened.labelled,
         options=options,
+        gpus_per_worker=gpus_per_worker,
         progress=out,
     )
     tables = show_figures(out, model, done, settings.options)

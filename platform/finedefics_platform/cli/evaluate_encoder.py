@@ -16,6 +16,8 @@ def evaluate_encoder(
     options: str | None,
     register: str | None,
     json: bool,
+    dtype: str | None,
+    gpus_per_worker: float | None,
 ) -> None:
     """Answer by an encoder, print the figures and what they can not say; arguments as of `evaluate`."""
     if (model is None) == (encoder is None):
@@ -33,6 +35,7 @@ def evaluate_encoder(
             place="--register",
             cure="leave it out",
         )
+    from finedefics.embedders import Settings
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
@@ -47,7 +50,16 @@ def evaluate_encoder(
     wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place, data)
     asked = {"split": split, "answers": wanted, "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
-    done = run(workspace, encoder_place, data, settings, options=options, progress=out)
+    done = run(
+        workspace,
+        encoder_place,
+        data,
+        settings,
+        options=options,
+        embedding=Settings(dtype) if dtype else None,
+        gpus_per_worker=gpus_per_worker,
+        progress=out,
+    )
     tables = show_figures(out, encoder, done, settings.options)
     summary = done.summary
     for answer, able in summary["able"].items():

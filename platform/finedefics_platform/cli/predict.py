@@ -1,7 +1,11 @@
 """`finedefics predict`: names of what is in pictures."""
 
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +13,12 @@ from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 PICTURES = (".jpg", ".jpeg", ".png")
+SHOWN = 200  # pictures whose names are shown to a person
 
 
 def predict(
@@ -20,32 +28,59 @@ def predict(
         str, typer.Option("--answer", help="How: alignment, names, describe, ensemble …")
     ] = "alignment",
     top: Annotated[int, typer.Option("--top", min=1, help="Candidates shown a picture.")] = 3,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", help="Also write them to this file (.parquet or .csv): a row a picture and candidate."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Name what is in pictures, categories added with `finedefics categories add` among them.
 
+    A folder may be of any size: a batch of pictures is in memory at a time.
+
     Example: `finedefics predict bird.jpg --model birds@champion --top 3`
+
+    Example: `finedefics predict photos/ --model birds@champion --table names.parquet`
     """
     files = _pictures(pictures)
-    from finedefics.pictures import decode_image
+    if table is not None and table.suffix not in (".parquet", ".csv"):
+        raise wrong_use("neither Parquet nor CSV", place=str(table), cure="end it in .parquet or .csv")
+    if table is not None and not table.absolute().parent.is_dir():
+        raise wrong_use("there is no such folder", place=str(table.parent), cure="make it first")
     from finedefics.scoring import ANSWERS, as_mapping
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.models.categories import open_recogniser
 
     ANSWERS[answer]
     out = reporter(json)
-    images = [decode_image(_read(file), str(file)) for file in files]
-    recogniser = open_recogniser(open_workspace(), model)
+    batches = _batches(files)
+    first = next(batches)  # what cannot be read is found before the model is
+    recogniser = open_recogniser(open_workspace(), model, dtype)
     rows = []
-    with out.progress("naming", len(files)) as advance:
-        for file, image in zip(files, images, strict=True):
-            ranking = as_mapping(recogniser.recognise([image], answer, top)[0])
-            out.event("prediction", picture=str(file), answer=answer, candidates=ranking)
-            rows.append([str(file), *(f"{c['name']} ({c['score']:.3f})" for c in ranking)])
-            advance(1)
+    with out.progress("naming", len(files)) as advance, _written(table) as write:
+        for some, images in chain([first], batches):
+            said: list[Mapping[str, object]] = []
+            for file, ranked in zip(some, recogniser.recognise(images, answer, top), strict=True):
+                ranking = as_mapping(ranked)
+                out.event("prediction", picture=str(file), answer=answer, candidates=ranking)
+                # a picture that was answered with no category has a row too
+                ranks = [{"rank": i + 1, **candidate} for i, candidate in enumerate(ranking)]
+                said += [{"picture": str(file), **one} for one in ranks or [{}]]
+                if len(rows) < SHOWN:
+                    rows.append([str(file), *(f"{c['name']} ({c['score']:.3f})" for c in ranking)])
+            write(said)
+            advance(len(some))
     shown = min(top, len(recogniser.categories))
     out.table(f"{model}, by {answer}", ["picture", *(f"{i + 1}." for i in range(shown))], rows)
-    out.done(pictures=len(files), model=model)
+    if len(files) > SHOWN:
+        out.say(f"the first {SHOWN} of {len(files)} pictures" + ("" if table else "; --table keeps all"))
+    out.done(pictures=len(files), model=model, table=str(table) if table else None)
 
 
 def _pictures(given: list[str]) -> list[Path]:
@@ -65,6 +100,16 @@ def _pictures(given: list[str]) -> list[Path]:
     return found
 
 
+def _batches(files: Sequence[Path]) -> "Iterator[tuple[Sequence[Path], list[Image]]]":
+    """Files with their pictures, as many as go through the model together."""
+    from finedefics.pictures import decode_image
+    from finedefics.scoring.recogniser import BATCH
+
+    for start in range(0, len(files), BATCH):
+        some = files[start : start + BATCH]
+        yield some, [decode_image(_read(file), str(file)) for file in some]
+
+
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -72,3 +117,32 @@ def _read(file: Path) -> bytes:
         raise FinedeficsError(
             f"cannot be read ({error.strerror})", place=str(file), cure="check its rights"
         ) from error
+
+
+@contextmanager
+def _written(table: Path | None) -> "Iterator[Callable[[Sequence[Mapping[str, object]]], None]]":
+    """A function that adds rows to a table, which appears when all are in it."""
+    if table is None:
+        yield lambda rows: None
+        return
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("picture", pa.string()),
+            ("rank", pa.int32()),
+            ("category_id", pa.string()),
+            ("name", pa.string()),
+            ("score", pa.float64()),
+        ]
+    )
+    aside = table.with_name(f".{table.name}.{os.getpid()}")
+    try:
+        make = pq.ParquetWriter if table.suffix == ".parquet" else pyarrow.csv.CSVWriter
+        with make(str(aside), schema) as writer:
+            yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema))
+        aside.replace(table)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ class Part:
 
 
 def in_parts(
-    kind: str, places: Sequence[Place], size: int = PART, options: Mapping[str, tuple[str, ...]] | None = None
+    kind: str, places: Sequence[Place], size: int, options: Mapping[str, tuple[str, ...]] | None = None
 ) -> list[Part]:
     """Pictures in parts of a size, in their order."""
     pieces = [tuple(places[start : start + size]) for start in range(0, len(places), size)]

@@ -29,6 +29,7 @@ from finedefics_platform.evaluation.parts import (
     DECIDING,
     DRAWN_PART,
     FITTING,
+    PART,
     Part,
     in_parts,
     missing,
@@ -106,7 +107,7 @@ def evaluate(
                 plan = planned(dataset, settings)
                 question = _decided(question, dataset, plan, make)
                 own = None if file is None else file.matched.options
-                asked = in_parts(ASKED, asked_places(dataset, settings, file), options=own)
+                asked = in_parts(ASKED, asked_places(dataset, settings, file), PART, own)
                 make(Answering, question, asked, "evaluating")
                 index = _index(question)
                 about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
@@ -159,7 +160,7 @@ def _decided(question: Question, dataset: Dataset, plan: Planned | None, make: M
         deciding = validation_places(dataset, settings.limit, "leave it out") if decides else []
         parts = {
             FITTING: in_parts(FITTING, fitting, DRAWN_PART),
-            DECIDING: in_parts(DECIDING, deciding),
+            DECIDING: in_parts(DECIDING, deciding, PART),
         }
         label = "calibrating" if fits else "weighing the ensemble"
         make(Embedding, question, [*parts[FITTING], *parts[DECIDING]], label)

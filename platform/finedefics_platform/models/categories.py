@@ -82,12 +82,18 @@ def remove(workspace: Workspace, reference: str, name: str) -> Category:
     return found[0]
 
 
-def open_recogniser(workspace: Workspace, reference: str) -> "Recogniser":
-    """The model of ``reference`` with its index and the categories added to it in this workspace."""
+def open_recogniser(workspace: Workspace, reference: str, dtype: str | None = None) -> "Recogniser":
+    """The model of ``reference`` with its index and the categories added to it in this workspace.
+
+    It is asked on the GPU where this process sees one.
+
+    Args:
+        dtype: of weights and activations; default: what the model was trained in.
+    """
     from finedefics.scoring import Recogniser
 
     opened = open_model(workspace, reference)
-    recogniser = Recogniser.load(opened.model, index_of(opened))
+    recogniser = Recogniser.load(opened.model, index_of(opened), dtype=dtype)
     missing = _missing(recogniser.categories, _added(workspace, opened))
     return recogniser.add(missing) if missing else recogniser
 
