@@ -62,7 +62,7 @@ def predict(
     batches = _batches(files)
     first = next(batches)  # what cannot be read is found before the model is
     recogniser = open_recogniser(open_workspace(), model, dtype)
-    rows = []
+    rows: list[list[str]] = []
     with out.progress("naming", len(files)) as advance, _written(table) as write:
         for some, images in chain([first], batches):
             said: list[Mapping[str, object]] = []

@@ -1,6 +1,9 @@
 """A pool of processes: as many as there is room for, and no item waits for one that finds none."""
 
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +52,29 @@ def test_shares_are_worked_off_on_gpus_where_there_are_some(
 
 def doubled() -> Callable[[int], int]:
     return lambda item: 2 * item
+
+
+def lost_once(marks: Path) -> Callable[[int], int]:
+    def work(item: int) -> int:
+        if item < 0:
+            raise FinedeficsError("a negative number", place="here", cure="give another")
+        if item == 3 and not (marks / "lost").exists():
+            (marks / "lost").touch()
+            os._exit(1)
+        (marks / f"{item}-{len(list(marks.iterdir()))}").touch()
+        return 2 * item
+
+    return work
+
+
+def test_shares_come_back_in_order_and_a_lost_one_is_begun_anew(ray_cluster: Any, tmp_path: Path) -> None:
+    make = partial(lost_once, tmp_path)
+    found = actors.run_in_shares([1, 2, 3, 4], make, label="doubling", progress=SILENT, most=2)
+    assert found == [2, 4, 6, 8]
+    assert (tmp_path / "lost").exists()
+    with pytest.raises(FinedeficsError, match="a negative number"):
+        actors.run_in_shares([1, -1], make, label="doubling", progress=SILENT)
+    assert actors.run_in_shares([], make, label="nothing", progress=SILENT) == []
 
 
 @pytest.mark.slow

@@ -64,6 +64,27 @@ def test_the_figure_does_not_depend_on_the_number_of_ranks(
                 assert found == pytest.approx(alone[limit]), (world, limit, rank)
 
 
+def test_ranks_answer_in_as_many_bounded_batches(
+    drawn_dataset: Dataset, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, batches = load_backbone(tiny_model).eval(), []
+    whole = validate_alignment(backbone, drawn_dataset, experiment(tiny_model, 7), 0, 1)
+    monkeypatch.setattr("finedefics.scoring.recogniser.BATCH", 2)
+    own = type(backbone).encode_images
+
+    def noted(self: Any, images: Any) -> Any:
+        batches.append(len(images["pixel_values"]))
+        return own(self, images)
+
+    monkeypatch.setattr(type(backbone), "encode_images", noted)
+    assert validate_alignment(backbone, drawn_dataset, experiment(tiny_model, 7), 0, 1) == whole
+    assert batches == [2, 2, 2, 1]
+    batches.clear()
+    for rank in range(2):
+        validate_alignment(backbone, drawn_dataset, experiment(tiny_model, 7), rank, 2)
+    assert batches == [2, 2] * 2
+
+
 @pytest.mark.parametrize("limit", [1, 5, 7, None])
 def test_only_what_is_asked_is_read(
     drawn_dataset: Dataset, limit: int | None, monkeypatch: pytest.MonkeyPatch
