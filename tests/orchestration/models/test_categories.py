@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import csv
 from registered import answers, evaluation_of, trained_run
 
 from finedefics.base_model import untrained_backbone
@@ -70,6 +72,32 @@ def test_an_added_category_is_named_and_the_version_stays_as_it_was(
     ]
     assert {c["name"] for c in prediction["candidates"]} == {"Tern", "Auk", "Pine Grosbeak"}
     assert digests(open_model(registered, "birds/1").model.parent) == before
+
+
+@pytest.mark.parametrize("name", ["names.parquet", "names.csv"])
+def test_a_folder_is_named_a_batch_at_a_time_into_a_table(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr("finedefics.scoring.recogniser.BATCH", 2)
+    monkeypatch.setattr("finedefics_platform.cli.predict.SHOWN", 2)
+    (tmp_path / "birds").mkdir()
+    for number, (image, _) in enumerate(random_birds(5, seed=2)):
+        image.save(tmp_path / "birds" / f"{number}.png")
+    asked = ["predict", str(tmp_path / "birds"), "--model", "birds/1", "--top", "2"]
+    assert main([*asked, "--table", str(tmp_path / name)]) == 0
+    assert "the first 2 of 5 pictures" in capfd.readouterr().out
+    read = pq.read_table if name.endswith("parquet") else csv.read_csv
+    rows = read(tmp_path / name).to_pylist()
+    assert [(Path(row["picture"]).name, row["rank"]) for row in rows] == [
+        (f"{number}.png", rank) for number in range(5) for rank in (1, 2)
+    ]
+    assert {row["category_id"] for row in rows} == {"tern", "auk"}
+    (tmp_path / "birds" / "3.png").write_bytes(b"no picture")
+    (tmp_path / name).unlink()
+    assert main([*asked, "--table", str(tmp_path / name)]) == 1
+    assert "3.png" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["birds"], "nothing half-written is left"
+    assert main([*asked, "--table", str(tmp_path / "names.txt")]) == 2
 
 
 def test_an_added_category_scores_as_if_it_had_always_been_there(registered: Workspace) -> None:
