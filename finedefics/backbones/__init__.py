@@ -5,7 +5,7 @@ A new family is a module here that registers a `Family` under the model's ``mode
 
 from finedefics.backbones import idefics, llava, paligemma, qwen
 from finedefics.backbones.base import PARTS, Backbone
-from finedefics.backbones.family import FAMILIES, Family, ImageTokens
+from finedefics.backbones.family import FAMILIES, Family, ImageTokens, family_of_name
 from finedefics.backbones.loading import load_backbone, load_processor, model_type
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Backbone",
     "Family",
     "ImageTokens",
+    "family_of_name",
     "idefics",
     "llava",
     "load_backbone",
