@@ -40,8 +40,8 @@ class Family:
         beside_connector: parameters outside the three parts that are trained with the connector.
         films: the processor takes films as well, and would need torchvision for them.
         chat_template: how a conversation is written where the checkpoint does not say.
-        advice: settings of the image processor that a first experiment should have, as pictures show one thing
-            each: name, value as YAML, and why.
+        advice: settings of the image processor that a first experiment should have, as pictures show one
+            thing each: name, value as YAML, and why.
     """
 
     processor: str

@@ -259,7 +259,7 @@ def _model(machine: Machine, model: str | None) -> list[str]:
 
 
 def _advice(path: str) -> Sequence[tuple[str, str, str]]:
-    """Settings of the image processor that the model's family asks for, as far as its name or folder tells."""
+    """Settings of the image processor that the model's family asks for, if its name or folder tells it."""
     from finedefics.backbones import FAMILIES, family_of_name, model_type
 
     kind = model_type(Path(path).expanduser()) or family_of_name(path)
