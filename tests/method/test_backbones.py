@@ -294,6 +294,37 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("family", "train", "runs"),
+    [
+        ("idefics2", ("text", "connector"), 1),
+        ("idefics2", ("text", "connector", "vision"), 2),
+        ("qwen2_5_vl", ("text",), 1),
+        ("qwen2_5_vl", ("text", "connector"), 2),  # its connector stands within the tower
+        ("llava_next", ("text", "connector"), 2),  # hands on all layers' states
+    ],
+)
+def test_a_frozen_tower_sees_a_picture_once(
+    tmp_path: Path, files: list[bytes], family: str, train: tuple[str, ...], runs: int
+) -> None:
+    """Also where pieces of a step are run again in the backward pass; and afterwards it is what it was."""
+    backbone = load_backbone(tiny_models.save_tiny(family, tmp_path), train=train)
+    tower, calls = backbone.part("vision"), 0
+    before = tower.forward
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return before(*inputs, **options)
+
+    tower.forward = counted
+    made = batch(backbone, files)
+    Objective(backbone, ALL_TERMS, micro_batch=1)(made).loss.backward()
+    pictures = len(next(iter(made.images.values())))
+    assert calls == runs * pictures
+    assert tower.forward is counted
+
+
+@pytest.mark.parametrize(
     ("family", "setting", "fewer"),
     [
         ("idefics2", {"do_image_splitting": True}, False),
