@@ -127,7 +127,7 @@ def pack(
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     layout, width = _layout(lengths.tolist(), packed)
     order = np.array([index for members in layout for index in members], dtype=np.int64)
-    counts = [len(members) for members in layout]
+    counts = np.array([len(members) for members in layout], dtype=np.int64)
     row = np.repeat(np.arange(len(layout)), counts)
     number = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the row
     ends = np.cumsum(lengths[order])

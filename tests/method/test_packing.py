@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,3 +109,10 @@ def test_a_sequence_goes_to_the_fullest_row_that_has_room(lengths: list[int], wi
     found = [width - sum(lengths[i] for i in row) for row in best_fit(lengths, width)]
     assert sorted(found) == sorted(rooms)
     assert rows_needed(Counter(lengths), width) == len(rooms)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_sequence_makes_no_row(packed: bool) -> None:
+    layout, owners = pack([], [], pad=0, packed=packed)
+    assert layout.ids.shape == owners.shape == (0, 0)
+    assert (len(layout.reads), layout.ids.dtype, layout.reads.dtype) == (0, torch.int64, torch.int64)
