@@ -208,7 +208,14 @@ def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for row in shown
     ]
-    return {"rows": placed, "zero": place(0), "low": round(100 * low), "high": round(100 * high)}
+    pairs = {row["n"] for row in shown}  # of all rows, where they have equally many
+    return {
+        "rows": placed,
+        "zero": place(0),
+        "low": round(100 * low),
+        "high": round(100 * high),
+        "pairs": pairs.pop() if len(pairs) == 1 else None,
+    }
 
 
 def _percent(share: float) -> str:
