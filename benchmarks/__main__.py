@@ -12,6 +12,7 @@ import benchmarks.answers
 import benchmarks.false_conflicts
 import benchmarks.memory
 import benchmarks.mining
+import benchmarks.packing
 import benchmarks.stage_one
 import benchmarks.stream
 import benchmarks.stream_memory

@@ -9,6 +9,7 @@ cost in accuracy; the texts stay as they are there, as the small base model know
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import sys
@@ -208,7 +209,7 @@ def summary(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, di
             found[arm][figure] = {
                 "mean": statistics.mean(values),
                 "difference": statistics.mean(paired),
-                "half_width": mean_and_error(paired)["half"] or float("inf"),
+                "half_width": math.inf if (half := mean_and_error(paired)["half"]) is None else half,
                 "n": len(worlds),
             }
     return found

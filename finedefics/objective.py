@@ -144,9 +144,13 @@ class Objective(nn.Module):
                 continue
             part = {name: tensor[first:last] for name, tensor in images.items()}
             lengths: list[int] = []
+            seen: list[Any] = []
 
-            def encode(part: dict[str, Tensor] = part, lengths: list[int] = lengths) -> Tensor:
-                found = self.backbone.encode_images(part)
+            def encode(
+                part: dict[str, Tensor] = part, lengths: list[int] = lengths, seen: list[Any] = seen
+            ) -> Tensor:
+                with self.backbone.seeing_once(seen):
+                    found = self.backbone.encode_images(part)
                 lengths[:] = map(len, found)
                 return torch.cat(found)
 

@@ -5,12 +5,17 @@ A packed row holds several sequences; a block-diagonal causal mask and positions
 hidden states what they would be alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Numbers = npt.NDArray[np.int64]
 PADDING_AIM = 0.05  # share of a pass that may be padding before a wider row is tried
 # row widths tried, in lengths of the longest sequence; fine steps, because a width that many sums of lengths
 # happen to fill lies between the coarse ones, and the next coarse one costs attention
@@ -119,30 +124,55 @@ def pack(
     Returns:
         The layout, and [rows, width] the index of the sequence at every position (-1 where padding).
     """
-    lengths = [len(sequence) for sequence in sequences]
-    layout, width = _layout(lengths, packed)
-    ids = torch.full((len(layout), width), pad)
-    segments, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-    owners = torch.full_like(ids, -1)
-    starts = torch.zeros(len(sequences), 2, dtype=torch.long)
-    shown: list[tuple[int, int]] = []
-    for row, members in enumerate(layout):
-        start = 0
-        for number, index in enumerate(members, 1):
-            stop = start + lengths[index]
-            ids[row, start:stop] = torch.tensor(sequences[index])
-            segments[row, start:stop] = number
-            positions[row, start:stop] = torch.arange(lengths[index])
-            owners[row, start:stop] = index
-            starts[index] = torch.tensor([row, start])
-            if images[index] >= 0:
-                shown.append((images[index], row))
-            start = stop
-    order = torch.tensor(shown, dtype=torch.long).reshape(len(shown), 2)
-    wanted = [(index, length - 1) for index, length in enumerate(lengths)] if reads is None else list(reads)
-    owner, offset = torch.tensor(wanted, dtype=torch.long).reshape(len(wanted), 2).unbind(1)
-    places = starts[owner] + torch.stack([torch.zeros_like(offset), offset], 1)
-    return Packed(ids, segments, positions, places, order[:, 0], order[:, 1]), owners
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    layout, width = _layout(lengths.tolist(), packed)
+    order = np.array([index for members in layout for index in members], dtype=np.int64)
+    counts = np.array([len(members) for members in layout], dtype=np.int64)
+    row = np.repeat(np.arange(len(layout)), counts)
+    number = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the row
+    ends = np.cumsum(lengths[order])
+    start = ends - lengths[order]  # among all tokens; from here on, of the row
+    start -= np.repeat(start[np.cumsum(counts) - counts], counts)
+    owners, (ids, segments, positions) = _filled(
+        sequences, lengths, order, (row, number, start), (len(layout), width), pad
+    )
+    places = np.zeros((len(sequences), 2), dtype=np.int64)
+    places[order] = np.stack([row, start], 1)
+    shown = np.asarray(images, dtype=np.int64).reshape(-1)[order]
+    last = np.stack([np.arange(len(lengths)), lengths - 1], 1)
+    read = last if reads is None else np.array(reads, dtype=np.int64).reshape(len(reads), 2)
+    found = places[read[:, 0]]
+    found[:, 1] += read[:, 1]
+    tensors = (ids, segments, positions, found, shown[shown >= 0], row[shown >= 0])
+    return Packed(*map(torch.from_numpy, tensors)), torch.from_numpy(owners)
+
+
+def _filled(
+    sequences: Sequence[Sequence[int]],
+    lengths: Numbers,
+    order: Numbers,
+    places: tuple[Numbers, Numbers, Numbers],
+    shape: tuple[int, int],
+    pad: int,
+) -> tuple[Numbers, tuple[Numbers, Numbers, Numbers]]:
+    """Owner of every position [rows, width], and its token, its segment and its place in the sequence.
+
+    Args:
+        order: of the sequences in the layout.
+        places: of each of them: row, number within the row, first column.
+        shape: rows and width.
+    """
+    row, number, start = places
+    held = lengths[order]
+    within = np.arange(held.sum()) - np.repeat(np.cumsum(held) - held, held)
+    at = (np.repeat(row, held), np.repeat(start, held) + within)
+    owners, ids = np.full(shape, -1), np.full(shape, pad)
+    segments, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    owners[at] = np.repeat(order, held)
+    ids[at] = np.fromiter(chain.from_iterable(sequences[i] for i in order), np.int64, len(within))
+    segments[at] = np.repeat(number + 1, held)
+    positions[at] = within
+    return owners, (ids, segments, positions)
 
 
 def _layout(lengths: Sequence[int], packed: bool) -> tuple[list[list[int]], int]:
@@ -150,31 +180,77 @@ def _layout(lengths: Sequence[int], packed: bool) -> tuple[list[list[int]], int]
     longest = max(lengths, default=0)
     if not packed or longest == 0:
         return [[index] for index in range(len(lengths))], longest
-    total = sum(lengths)
-    candidates = []
+    total, counts = sum(lengths), Counter(lengths)
+    least, width = 1.0, longest
     for factor in WIDTHS:
-        width = int(longest * factor)
-        rows = first_fit(lengths, width)
-        padding = 1 - total / (len(rows) * width)
-        candidates.append((padding, width, rows))
+        tried = int(longest * factor)
+        padding = 1 - total / (rows_needed(counts, tried) * tried)
+        if padding < least:
+            least, width = padding, tried
         if padding <= PADDING_AIM:
+            # the narrowest row that meets the aim, else the one that wastes least: attention grows with it
             break
-    # the narrowest row that meets the aim, else the one that wastes least: attention grows with the width
-    narrowest = candidates[-1]
-    _, width, rows = narrowest if narrowest[0] <= PADDING_AIM else min(candidates, key=lambda c: c[0])
-    return rows, width
+    return best_fit(lengths, width), width
 
 
-def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """First-fit decreasing bin packing: rows of indices whose lengths add up to at most ``width``."""
+def rows_needed(counts: Mapping[int, int], width: int) -> int:
+    """How many rows `best_fit` makes of so many sequences of each length, without saying which.
+
+    Rows of equal room are counted together, so the time depends on how many lengths there are alone.
+    """
+    rows, waiting, rooms = 0, [0] * (width + 1), 0
+    for length in sorted(counts, reverse=True):
+        left = counts[length] if length else 0  # what has no length needs no room
+        while left:
+            if enough := rooms >> length:
+                room = length + (enough & -enough).bit_length() - 1
+                fits = room // length
+                taken = min(waiting[room], left // fits) or 1  # rows filled up, or a last one that is not
+                waiting[room] -= taken
+                if not waiting[room]:
+                    rooms ^= 1 << room
+            else:
+                room, fits = width, width // length
+                taken = left // fits or 1
+                rows += taken
+            placed = min(fits, left)  # in each of these rows
+            left -= taken * placed
+            room -= length * placed
+            waiting[room] += taken
+            rooms |= 1 << room
+    return max(rows, 1)
+
+
+def best_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Best-fit decreasing bin packing: rows of indices whose lengths add up to at most ``width``.
+
+    Each sequence, longest first, goes to the fullest row that has room for it. Rows wait by their room, and
+    equal lengths are placed together, so the time is that of sorting the lengths and of one look-up a
+    placement: O(n log n) in the number of sequences.
+    """
+    equal: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        equal.setdefault(length, []).append(index)
     rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
-        if row is None:
-            rows.append([])
-            room.append(width)
-            row = len(rows) - 1
-        rows[row].append(index)
-        room[row] -= lengths[index]
+    waiting: list[list[int]] = [[] for _ in range(width + 1)]  # rows by their room
+    rooms = 0  # bit r: a row with room r waits
+    for length in sorted(equal, reverse=True):
+        indices, done = equal[length], 0
+        while done < len(indices):
+            if enough := rooms >> length:
+                room = length + (enough & -enough).bit_length() - 1
+                row = waiting[room].pop()
+                if not waiting[room]:
+                    rooms ^= 1 << room
+            else:
+                room, row = width, len(rows)
+                rows.append([])
+            # what is left of the fullest row that fits is the fullest again, while it has room for one more
+            fits = room // length if length else len(indices)
+            placed = indices[done : done + fits]
+            rows[row] += placed
+            done += len(placed)
+            room -= length * len(placed)
+            waiting[room].append(row)
+            rooms |= 1 << room
     return rows

@@ -5,7 +5,7 @@ A new family is a module here that registers a `Family` under the model's ``mode
 
 from finedefics.backbones import idefics, llava, paligemma, qwen
 from finedefics.backbones.base import PARTS, Backbone
-from finedefics.backbones.family import FAMILIES, Family, ImageTokens
+from finedefics.backbones.family import FAMILIES, Family, ImageTokens, family_of_name
 from finedefics.backbones.loading import load_backbone, load_placed, load_processor, model_type
 from finedefics.backbones.precision import DTYPES, stored_dtype
 
@@ -16,6 +16,7 @@ __all__ = [
     "Backbone",
     "Family",
     "ImageTokens",
+    "family_of_name",
     "idefics",
     "llava",
     "load_backbone",

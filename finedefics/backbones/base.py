@@ -4,7 +4,8 @@ Everything else in the package speaks to a `Backbone`: picture tokens in, hidden
 between families is in `finedefics.backbones.family` and one small module a family.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,37 @@ class Backbone(nn.Module):
             images: what `finedefics.pictures.ImageEncoder` gave, one picture a row.
         """
         return ImageTokens(self.family.encode(self.model, images), self.grids(images))
+
+    @contextmanager
+    def seeing_once(self, seen: list[Any]) -> Iterator[None]:
+        """Within it, what a frozen vision tower made of its pictures is kept in ``seen`` and found there.
+
+        For a pass that is run again in the backward pass: what is frozen would give the same again. A tower
+        that hands on all its layers' states is run again all the same, as keeping them would cost more.
+        """
+        tower = self.part("vision")
+        if any(parameter.requires_grad for parameter in tower.parameters()):
+            yield
+            return
+        run, own = tower.forward, "forward" in vars(tower)
+
+        def remembered(*inputs: Any, **options: Any) -> Any:
+            if seen:
+                return seen[0]
+            with torch.no_grad():
+                made = run(*inputs, **options)
+            if getattr(made, "hidden_states", None) is None:
+                seen.append(made)
+            return made
+
+        tower.forward = remembered
+        try:
+            yield
+        finally:
+            if own:
+                tower.forward = run
+            else:
+                del tower.forward
 
     def grids(self, images: Mapping[str, Tensor]) -> list[Grid] | None:
         """Rows and columns of each picture's tokens, None where the family counts positions on one axis."""

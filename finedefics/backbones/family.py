@@ -40,6 +40,8 @@ class Family:
         beside_connector: parameters outside the three parts that are trained with the connector.
         films: the processor takes films as well, and would need torchvision for them.
         chat_template: how a conversation is written where the checkpoint does not say.
+        advice: settings of the image processor that a first experiment should have, as pictures show one
+            thing each: name, value as YAML, and why.
     """
 
     processor: str
@@ -49,6 +51,7 @@ class Family:
     beside_connector: tuple[str, ...] = ()
     films: bool = False
     chat_template: str | None = None
+    advice: tuple[tuple[str, str, str], ...] = ()
 
     def prepare(self, model: Any) -> None:
         """Change a loaded model in memory, where its language model would not be causal otherwise."""
@@ -86,6 +89,16 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry("model family")
+
+
+def family_of_name(name: str) -> str | None:
+    """The ``model_type`` that a hub name speaks of (``Qwen/Qwen2.5-VL-7B-Instruct``), None if of none."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    spoken = [kind for kind in FAMILIES if plain(kind) in plain(name)]
+    return max(spoken, key=len, default=None)
 
 
 def family_of_processor(processor: Any) -> Family:

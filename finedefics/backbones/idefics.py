@@ -10,6 +10,10 @@ from finedefics.backbones.family import FAMILIES, Family
 
 _PARTS = ("model.vision_model", "model.connector", "model.text_model")
 
-FAMILIES.register("idefics2")(Family("Idefics2Processor", *_PARTS))
-FAMILIES.register("idefics3")(Family("Idefics3Processor", *_PARTS))
-FAMILIES.register("smolvlm")(Family("Idefics3Processor", *_PARTS, films=True))
+_SPLITTING = "do_image_splitting", "false"
+_FIVE = ((*_SPLITTING, "64 tokens a picture; cut into four beside the whole, it would be 320"),)
+_TILES = ((*_SPLITTING, "one view a picture; as a grid of tiles it would be many times the tokens"),)
+
+FAMILIES.register("idefics2")(Family("Idefics2Processor", *_PARTS, advice=_FIVE))
+FAMILIES.register("idefics3")(Family("Idefics3Processor", *_PARTS, advice=_TILES))
+FAMILIES.register("smolvlm")(Family("Idefics3Processor", *_PARTS, films=True, advice=_TILES))

@@ -8,14 +8,14 @@ still read, so token counts are its own.
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from finedefics.backbones.base import Backbone
 from finedefics.backbones.family import FAMILIES
 from finedefics.backbones.precision import check_dtype, stored_dtype, torch_dtype
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 
 def load_backbone(
@@ -24,6 +24,7 @@ def load_backbone(
     dtype: str = "float32",
     train: Iterable[str] = ("text", "connector"),
     quantization: Any | None = None,
+    processor: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
 
@@ -33,11 +34,13 @@ def load_backbone(
         train: the parts whose weights are tuned.
         quantization: how the weights are held (transformers' ``quantization_config``); none of them is tuned
             then, only adapters beside them.
+        processor: settings of the image processor that differ from the checkpoint's (``do_image_splitting``,
+            ``max_pixels``, …); they are saved with the model.
 
     Raises:
         FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, lacks some of
-            its weights, or holds one of an unknown family (exit code 2), or ``quantization`` needs a package
-            that cannot be used.
+            its weights, or holds one of an unknown family or a processor without such a setting (exit code
+            2), or ``quantization`` needs a package that cannot be used.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -51,7 +54,7 @@ def load_backbone(
             trust_remote_code=False,
             quantization_config=quantization,
         )
-        processor = load_processor(path)
+        made = load_processor(path, processor)
     except ImportError as error:
         if quantization is None:
             raise
@@ -78,7 +81,7 @@ def load_backbone(
         )
     if quantization:
         _keep_unpacked(model)
-    return Backbone(model, processor, () if quantization else train)
+    return Backbone(model, made, () if quantization else train)
 
 
 def load_placed(path: str | Path, device: str, dtype: str | None = None) -> Backbone:
@@ -124,18 +127,56 @@ def _check_family(config: Any, path: str | Path) -> None:
     )
 
 
-def load_processor(path: str | Path) -> Any:
+def load_processor(path: str | Path, settings: Mapping[str, Any] | None = None) -> Any:
     """The model's processor, with the PIL image backend: torchvision is not needed.
 
+    Args:
+        path: a folder or a hub name.
+        settings: of its image processor, where they shall differ from the checkpoint's.
+
     Raises:
-        FinedeficsError: the checkpoint has no image processor or tokenizer.
+        FinedeficsError: the checkpoint has no image processor or tokenizer, or the image processor no such
+            setting (exit code 2).
     """
     from transformers import AutoConfig, AutoProcessor
 
     kind = AutoConfig.from_pretrained(str(path), trust_remote_code=False).model_type
     if kind not in FAMILIES or not FAMILIES[kind].films:
-        return AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")
-    return _pictures_only(path, FAMILIES[kind].processor)
+        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False, backend="pil")
+    else:
+        processor = _pictures_only(path, FAMILIES[kind].processor)
+    if settings:
+        processor.image_processor = _with_settings(processor.image_processor, settings)
+    return processor
+
+
+def _with_settings(images: Any, settings: Mapping[str, Any]) -> Any:
+    """An image processor like the given one, but for some settings.
+
+    Raises:
+        FinedeficsError: it has no such setting, or not with such a value (exit code 2).
+    """
+    stored = images.to_dict()
+    # what the weights were made for is no setting
+    fixed = {"image_processor_type", "image_seq_length", "patch_size", "merge_size", "temporal_patch_size"}
+    also = {"min_pixels", "max_pixels"} & set(getattr(images.valid_kwargs, "__annotations__", ()))
+    known = sorted((stored.keys() | also) - fixed)
+    for name in settings:
+        if name not in known:
+            raise wrong_use(
+                f"{type(images).__name__.removesuffix('Pil')} has no setting {name!r}",
+                place="model.processor",
+                cure=f"use one of {', '.join(known)}",
+            )
+    try:
+        return type(images).from_dict({**stored, **settings})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        told = ", ".join(f"{name}: {value}" for name, value in settings.items())
+        raise wrong_use(
+            f"{type(images).__name__.removesuffix('Pil')} refuses {told} ({reason_of(error)})",
+            place="model.processor",
+            cure="give values of the kind that the checkpoint's preprocessor_config.json has",
+        ) from error
 
 
 def _pictures_only(path: str | Path, name: str) -> Any:

@@ -65,6 +65,15 @@ class Qwen25VL(Family):
         return axes.unflatten(1, positions.shape)
 
 
+_PIXELS = (("max_pixels", "401408", "at most 512 tokens a picture, each of 28 x 28 pixels"),)
+
 FAMILIES.register("qwen2_5_vl")(
-    Qwen25VL("Qwen2_5_VLProcessor", "model.visual", "model.visual.merger", "model.language_model", films=True)
+    Qwen25VL(
+        "Qwen2_5_VLProcessor",
+        "model.visual",
+        "model.visual.merger",
+        "model.language_model",
+        films=True,
+        advice=_PIXELS,
+    )
 )

@@ -27,7 +27,7 @@ class Describe:
     asks_options: ClassVar[bool] = False
 
     def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
-        """The descriptions are the answer's ``texts``; of several drawn ones, all of them."""
+        """The descriptions are the answer's ``texts``; several drawn ones, a line each."""
         if not self.draws:
             return self._named(model, pictures, None)
         each = [
@@ -39,7 +39,9 @@ class Describe:
             shares.logsumexp(0) - math.log(self.draws),
             sum(one.forwarded_tokens for one in each),
             sum(one.generated_tokens for one in each),
-            tuple(" / ".join(texts) for texts in zip(*(one.texts for one in each), strict=True)),
+            tuple(
+                "\n".join(map(_in_a_line, texts)) for texts in zip(*(one.texts for one in each), strict=True)
+            ),
         )
 
     def _named(
@@ -54,6 +56,10 @@ class Describe:
         names = len(prompts) * sum(map(len, model.completed_names))
         written = generated - len(prompts)  # a description's last token is not forwarded after its prompt
         return Answered(scores.cpu(), read + names + written, generated, tuple(texts))
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _source(seed: int, draw: int, sample_id: str) -> np.random.Generator:

@@ -86,14 +86,15 @@ def test_loss_terms_fall(demo: Demo) -> None:
 
 
 def test_two_workers_took_part_and_zero_shared_the_optimizer_state(demo: Demo) -> None:
-    for run in demo.runs.values():
+    """In the run that is served; the arms beside it are trained in one process each."""
+    for arm, run in demo.runs.items():
         facts = [e for e in run.events() if e["event"] == "facts"]
         assert facts
         for fact in facts:
-            assert fact["world_size"] == 2
-            assert len({worker["pid"] for worker in fact["workers"]}) == 2
+            assert fact["world_size"] == (2 if arm == SERVED else 1)
+            assert len({worker["pid"] for worker in fact["workers"]}) == fact["world_size"]
             held = [worker["optimizer_elements"] for worker in fact["workers"]]
-            assert 0.4 < held[0] / sum(held) < 0.6
+            assert arm != SERVED or 0.4 < held[0] / sum(held) < 0.6
 
 
 def test_the_champion_answers_as_the_evaluated_model_did(home: Workspace, demo: Demo) -> None:

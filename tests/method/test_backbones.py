@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from finedefics.backbones import FAMILIES, PARTS, Backbone, load_backbone
+from finedefics.backbones import FAMILIES, PARTS, Backbone, load_backbone, load_processor
 from finedefics.batch import Collator
 from finedefics.conversation import Renderer
 from finedefics.data.generated import random_birds
@@ -291,3 +291,65 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path:
         FinedeficsError, match=rf"blind: {len(weights) - len(seen)} of the model's weights are"
     ):
         load_backbone(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "train", "runs"),
+    [
+        ("idefics2", ("text", "connector"), 1),
+        ("idefics2", ("text", "connector", "vision"), 2),
+        ("qwen2_5_vl", ("text",), 1),
+        ("qwen2_5_vl", ("text", "connector"), 2),  # its connector stands within the tower
+        ("llava_next", ("text", "connector"), 2),  # hands on all layers' states
+    ],
+)
+def test_a_frozen_tower_sees_a_picture_once(
+    tmp_path: Path, files: list[bytes], family: str, train: tuple[str, ...], runs: int
+) -> None:
+    """Also where pieces of a step are run again in the backward pass; and afterwards it is what it was."""
+    backbone = load_backbone(tiny_models.save_tiny(family, tmp_path), train=train)
+    tower, calls = backbone.part("vision"), 0
+    before = tower.forward
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return before(*inputs, **options)
+
+    tower.forward = counted
+    made = batch(backbone, files)
+    Objective(backbone, ALL_TERMS, micro_batch=1)(made).loss.backward()
+    pictures = len(next(iter(made.images.values())))
+    assert calls == runs * pictures
+    assert tower.forward is counted
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "fewer"),
+    [
+        ("idefics2", {"do_image_splitting": True}, False),
+        ("smolvlm", {"do_image_splitting": False}, True),
+        ("qwen2_5_vl", {"max_pixels": 1024}, True),
+    ],
+)
+def test_settings_of_the_processor_are_kept_with_the_model(
+    tmp_path: Path, pictures: list[Image.Image], family: str, setting: dict[str, Any], fewer: bool
+) -> None:
+    folder = tiny_models.save_tiny(family, tmp_path / "given")
+    changed = load_backbone(folder, processor=setting)
+    changed.save_pretrained(tmp_path / "kept", changed.model.state_dict())
+    given, set_, kept = (
+        len(ImageEncoder(load_processor(one) if isinstance(one, Path) else one)(pictures[1:2])[1][0])
+        for one in (folder, changed.processor, tmp_path / "kept")
+    )
+    assert set_ == kept
+    assert (set_ < given) if fewer else (set_ > given)
+
+
+def test_a_setting_that_the_processor_lacks_or_refuses_is_named(tmp_path: Path) -> None:
+    folder = tiny_models.save_tiny("idefics2", tmp_path / "given")
+    with pytest.raises(FinedeficsError, match=r"Processor has no setting 'max_pixels'; use .* size$") as e:
+        load_backbone(folder, processor={"max_pixels": 4})
+    assert e.value.exit_code == 2
+    with pytest.raises(FinedeficsError, match=r"model.processor: Idefics2ImageProcessor refuses size: large"):
+        load_backbone(folder, processor={"size": "large"})

@@ -24,6 +24,8 @@ NAMES = {
     "stage1_speedup_sampler_batch8",
     "stage1_speedup_one_pass",
     "stage1_speedup_one_pass_batch8",
+    "packing_ms_1024",
+    "packing_vs_sorting",
     "text_padding",
     "contrastive_memory",
     "false_conflicts",

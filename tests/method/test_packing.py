@@ -1,10 +1,13 @@
 """Packing: every sequence stands once, whole, and is found again."""
 
+from collections import Counter
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finedefics.packing import PADDING_AIM, first_fit, pack
+from finedefics.packing import PADDING_AIM, best_fit, pack, rows_needed
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
 
@@ -88,6 +91,28 @@ def test_many_short_texts_meet_the_aim(lengths: list[int]) -> None:
 
 @given(LENGTHS, st.integers(30, 60))
 def test_rows_hold_no_more_than_they_can(lengths: list[int], width: int) -> None:
-    rows = first_fit(lengths, width)
+    rows = best_fit(lengths, width)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= width for row in rows)
+
+
+@given(LENGTHS, st.integers(30, 60))
+def test_a_sequence_goes_to_the_fullest_row_that_has_room(lengths: list[int], width: int) -> None:
+    """The same rows as trying every row for one sequence after the other, longest first."""
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [row for row, room in enumerate(rooms) if room >= length]
+        row = min(fitting, key=lambda row: rooms[row], default=len(rooms))
+        if row == len(rooms):
+            rooms.append(width)
+        rooms[row] -= length
+    found = [width - sum(lengths[i] for i in row) for row in best_fit(lengths, width)]
+    assert sorted(found) == sorted(rooms)
+    assert rows_needed(Counter(lengths), width) == len(rooms)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_sequence_makes_no_row(packed: bool) -> None:
+    layout, owners = pack([], [], pad=0, packed=packed)
+    assert layout.ids.shape == owners.shape == (0, 0)
+    assert (len(layout.reads), layout.ids.dtype, layout.reads.dtype) == (0, torch.int64, torch.int64)

@@ -102,7 +102,7 @@ def test_descriptions_are_drawn_as_likely_as_the_model_thinks_them(
 ) -> None:
     """A name's share is its mean over the drawn texts; another seed or picture draws other ones."""
     answered = model.answer(birds[:2], "describe_sampled", sample_ids=["same", "same"])
-    texts = [text.split(" / ") for text in answered.texts]
+    texts = [text.split("\n") for text in answered.texts]
     assert [len(each) for each in texts] == [8, 8]
     assert len(set(texts[0])) > 1
     prefixes = [model.render.opened(model.render.templates.naming_prefix(text)) for text in texts[0]]

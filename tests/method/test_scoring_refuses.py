@@ -111,7 +111,7 @@ def prompts(model: Recogniser, birds: list[bytes]) -> list[tuple[int, ...]]:
 def test_a_name_beyond_the_context_is_named(
     model: Recogniser, birds: list[bytes], config: Any, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr(model.language, "write", lambda prompts, tokens, limit: (["red"], 1))
+    monkeypatch.setattr(model.language, "write", lambda prompts, tokens, **_: (["red"], 1))
     assert model.name_priors.isfinite().all()
     before = len(prompts(model, birds[:1])[0])
     if answer == "describe":
@@ -172,7 +172,7 @@ def test_a_free_answer_that_means_two_names_or_none_is_no_answer(
     ]
     alike = Recogniser(model.backbone, named)
     replies = ["red wing", "red-wing", "", "?!", "crown"]
-    monkeypatch.setattr(alike.language, "write", lambda prompts, tokens, limit: (replies, 5))
+    monkeypatch.setattr(alike.language, "write", lambda prompts, tokens, **_: (replies, 5))
     assert best_category(alike.answer(birds[:5], "names_free").scores) == [None, None, None, None, 3]
 
 

@@ -32,3 +32,15 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
+
+
+class Prefixed:
+    """A `Progress` whose bars say whose they are, where several works run side by side."""
+
+    def __init__(self, progress: Progress, owner: str) -> None:
+        self._progress, self._owner = progress, owner
+        self.event, self.say = progress.event, progress.say
+
+    def progress(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar labelled ``owner: label``."""
+        return self._progress.progress(f"{self._owner}: {label}", total)

@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,6 +23,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 PIPE_WIDTH = 160  # columns where the output is no terminal; rich's 80 would cut paths and digests
+ENDED_BARS = 4
 EVENT_SECONDS = 1.0  # at most one "progress" event a label in this time
 
 _machine: TextIO | None = None
@@ -116,8 +118,11 @@ class Reporter:
         task = bars.add_task(label, total=total)
         try:
             yield lambda items: bars.advance(task, items)
+            if total is None:
+                bars.update(task, total=1, completed=1)
         finally:
             with self._lock:
+                _stop(bars, task)
                 self._open_bars -= 1
                 if self._open_bars == 0:
                     bars.stop()
@@ -127,6 +132,14 @@ class Reporter:
 def reporter(json: bool) -> Reporter:
     """The reporter of one command."""
     return Reporter(json=json)
+
+
+def _stop(bars: Bars, ended: TaskID) -> None:
+    """Stop a bar's clock; of those that have ended, the last few stay while others go on."""
+    bars.stop_task(ended)
+    over = [task.id for task in bars.tasks if task.stop_time is not None]
+    for task in over[:-ENDED_BARS]:
+        bars.remove_task(task)
 
 
 def _console(stream: TextIO) -> Console:

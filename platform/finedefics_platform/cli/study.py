@@ -109,15 +109,12 @@ def _show_plan(out: Reporter, workspace: "Workspace", planned: "Plan") -> None:
 
 
 def _show(out: Reporter, told: dict[str, Any]) -> None:
-    from finedefics_platform.study.page import cell, interval, metrics_of, notes, p_value, signed, tokens
+    from finedefics_platform.study.page import interval, notes, p_value, signed, tables
 
-    metrics = metrics_of(told)
-    rows = [
-        [escape(arm), *(cell(told, arm, metric) for metric in metrics), tokens(told, arm)]
-        for arm in told["arms"]
-    ]
-    title = f"{told['study']}: percent right, mean over {len(told['worlds'])} worlds ± 95 %"
-    out.table(title, ["arm", *metrics, "tokens"], rows)
+    out.say(f"[bold]{escape(told['study'])}[/]: percent, mean over {len(told['worlds'])} worlds ± 95 %")
+    for table in tables(told):
+        rows = [[escape(row[0]), *row[1:]] for row in table.rows]
+        out.table(table.title, ["arm", *table.columns], rows)
     planned = [row for row in told["differences"] if row["planned"]]
     if planned:
         compared = [

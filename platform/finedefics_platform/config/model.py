@@ -1,6 +1,6 @@
 """What is tuned: the model, and adapters beside its weights."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,11 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of weights and activations.")
     train: tuple[Literal["text", "connector", "vision"], ...] = Field(
         ("text", "connector"), min_length=1, description="Parts whose weights are tuned; the rest is frozen."
+    )
+    processor: dict[str, Any] = Field(
+        {},
+        description="Settings of the image processor that differ from the checkpoint's, such as "
+        "`do_image_splitting: false` or `max_pixels: 401408`; stored with the tuned model.",
     )
     object_readout: Readout = Field(
         DEFAULT,

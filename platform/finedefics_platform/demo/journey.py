@@ -4,13 +4,19 @@ A model knows 18 species from four labelled pictures each; six new ones arrive w
 pictures, no label, and a text. Which way of training lets it name them?
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.cluster_session import ensure_ray
+from finedefics_platform.base.events import Event
+from finedefics_platform.base.progress import SILENT, Prefixed, Progress
+from finedefics_platform.base.signals import Terminated
 from finedefics_platform.base.storage import Location
+from finedefics_platform.base.together import Stop, together
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.documents import override
 from finedefics_platform.config.experiment import Experiment, load_experiment
@@ -74,26 +80,11 @@ def run_demo(
     leg("infer labels of captioned pictures: the base reads their captions, and no picture")
     dataset = infer_labels(workspace, dataset, base, progress)
     tracker = Tracker(workspace, "finedefics-demo")
-    leg(f"train {len(scale.arms)} arms from it (Ray Train, two workers, DeepSpeed ZeRO)")
+    leg(f"train {len(scale.arms)} arms from it (`{SERVED}` by Ray Train: two workers, DeepSpeed ZeRO)")
     experiments = {arm: arm_experiment(arm, dataset, base, scale, seed) for arm in scale.arms}
-    runs = {
-        arm: train(workspace, experiment, tracker=tracker, progress=progress)
-        for arm, experiment in experiments.items()
-    }
+    runs = train_arms(workspace, experiments, tracker, progress)
     leg("evaluate the base and every arm by three answers")
-    settings = experiments[SERVED].evaluation
-    models: dict[str, Location] = {BASE: base, **{arm: run.model for arm, run in runs.items()}}
-    evaluations = {
-        arm: evaluate(
-            workspace,
-            model,
-            dataset.reference,
-            settings,
-            labelled=runs[arm].labelled if arm in runs else None,
-            progress=progress,
-        )
-        for arm, model in models.items()
-    }
+    evaluations = evaluate_arms(workspace, dataset, base, runs, experiments[SERVED], progress)
     record_evaluations(tracker, runs, evaluations, base)
     leg("search the number of hard negatives and the temperature (Ray Tune, ASHA)")
     search = demo_search(workspace, dataset, base, scale, seed, tracker, progress)
@@ -141,16 +132,70 @@ def infer_labels(workspace: Workspace, dataset: Dataset, base: Location, progres
 
 
 def arm_experiment(arm: str, dataset: Dataset, base: Location, scale: Scale, seed: int) -> Experiment:
-    """An arm's experiment file with the demo's data, base and size filled in."""
+    """An arm's experiment file with the demo's data, base and size filled in.
+
+    What is served trains as on a cluster. The others compute the same steps in one process each, as Ray Train
+    takes longer to start than such a model to train.
+    """
     file = HERE / "arms" / f"{arm}.yaml"
     defaults = {"data.dataset": dataset.reference, "model.path": str(base)}
-    experiment = load_experiment(file, [f"seed={seed}"], defaults)
+    given = [f"seed={seed}"] if arm == SERVED else [f"seed={seed}", "resources.workers=0"]
+    experiment = load_experiment(file, given, defaults)
     share = scale.steps // len(experiment.stages)
-    return load_experiment(
-        file,
-        [f"seed={seed}", *(f"stages.{i}.steps={share}" for i in range(len(experiment.stages)))],
-        defaults,
-    )
+    given += [f"stages.{i}.steps={share}" for i in range(len(experiment.stages))]
+    return load_experiment(file, given, defaults)
+
+
+def train_arms(
+    workspace: Workspace, experiments: Mapping[str, Experiment], tracker: Tracker, progress: Progress
+) -> dict[str, TrainedRun]:
+    """Every arm's run, several at a time; the longest, which is served, is begun first."""
+
+    def work(arm: str, stop: Stop) -> TrainedRun:
+        def heard(event: Event) -> None:
+            if stop.is_set():
+                raise Terminated  # ends the run as a signal would
+
+        named = Prefixed(progress, arm)
+        return train(workspace, experiments[arm], tracker=tracker, progress=named, listen=heard)
+
+    order = sorted(experiments, key=lambda arm: arm != SERVED)
+    runs = together({arm: partial(work, arm) for arm in order}, _at_once(progress))
+    return {arm: runs[arm] for arm in experiments}
+
+
+def evaluate_arms(
+    workspace: Workspace,
+    dataset: Dataset,
+    base: Location,
+    runs: Mapping[str, TrainedRun],
+    served: Experiment,
+    progress: Progress,
+) -> dict[str, Evaluated]:
+    """The base and every arm, all by the settings of the one that is served, several at a time."""
+    models: dict[str, Location] = {BASE: base, **{arm: run.model for arm, run in runs.items()}}
+
+    def work(arm: str, stop: Stop) -> Evaluated:
+        return evaluate(
+            workspace,
+            models[arm],
+            dataset.reference,
+            served.evaluation,
+            labelled=runs[arm].labelled if arm in runs else None,
+            shards=1,
+            progress=Prefixed(progress, arm),
+        )
+
+    return together({arm: partial(work, arm) for arm in models}, _at_once(progress))
+
+
+def _at_once(progress: Progress) -> int:
+    """As many as this machine has cores, if the cluster has room: two CPUs for each, and one for workers."""
+    ensure_ray(progress=progress)
+    import ray
+
+    room = int(ray.cluster_resources().get("CPU", 1) - 1) // 2
+    return max(1, min(room, os.cpu_count() or 1))
 
 
 def record_evaluations(

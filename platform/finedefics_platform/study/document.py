@@ -55,6 +55,7 @@ class Comparison(Section):
     arm: str
     against: str
     metric: str = Field(description="`<group>/<answer>`, such as new/alignment; or `labels/precision`.")
+    against_metric: str | None = Field(None, description="Default: `metric`. Another answer of the same.")
     condition: str | None = None
     against_condition: str | None = Field(None, description="Default: the condition of `arm`.")
 
@@ -125,15 +126,19 @@ class Study(Section):
             for condition in (each.condition, each.against_condition):
                 if condition is not None:
                     _known(place, "condition", condition, self.conditions)
-            group, _, answer = each.metric.partition("/")
-            _known(place, "group", group, GROUPS)
-            if group in FIGURES:
-                _known(place, f"figure of {group}", answer, FIGURES[group])
-            else:
-                _known(place, "answer", answer, self.evaluation.answers)
+            for metric in (each.metric, each.against_metric or each.metric):
+                group, _, answer = metric.partition("/")
+                _known(place, "group", group, GROUPS)
+                kind = f"figure of {group}" if group in FIGURES else "answer"
+                _known(place, kind, answer, FIGURES.get(group, self.evaluation.answers))
             if each.condition is None and each.against_condition is not None:
                 raise ValueError(f"{place}: `against_condition` needs a `condition`")
-            if each.arm == each.against and each.condition == (each.against_condition or each.condition):
+            where = (
+                each.against,
+                each.against_condition or each.condition,
+                each.against_metric or each.metric,
+            )
+            if (each.arm, each.condition, each.metric) == where:
                 raise ValueError(f"{place}: {each.arm} is compared with itself")
         return self
 

@@ -2,15 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finedefics_platform.base.storage import Location
 from finedefics_platform.reporting.page import page_environment
+from finedefics_platform.study.document import GROUPS, TRAINING
+
+NONE = "–"  # where there is no figure
 
 _EXPLORATORY = "Not named beforehand and not corrected: to ask about, not to claim."
 _TOKENS = (
     "Tokens: positions that the language model computed in training, padding included; mean of the runs."
 )
+_ABOUT = {
+    "new": "Categories without a labelled picture",
+    "labelled": "Labelled categories",
+    "all": "All categories",
+    "harmonic": "Harmonic mean of both, in each world",
+    "labels": "Inferred labels",
+    "training": "Training",
+}
 _COLOURS = ("control", "first", "second", "third", "fourth", "two-stage", "instruction", "base")
 
 
@@ -21,13 +33,11 @@ def write_pages(told: Mapping[str, Any], place: Location) -> None:
     arms = list(told["arms"])
     page = environment.get_template("study.html.j2").render(
         told=told,
-        metrics=metrics_of(told),
-        cells={arm: {m: cell(told, arm, m) for m in metrics_of(told)} for arm in arms},
+        tables=tables(told),
         colours={arm: f"arm-{_COLOURS[i % len(_COLOURS)]}" for i, arm in enumerate(arms)},
         planned=_forest([row for row in told["differences"] if row["planned"]]),
         exploratory=[row for row in told["differences"] if not row["planned"] and row["n"]],
         notes=notes(told),
-        tokens={arm: tokens(told, arm) for arm in arms},
         about_tokens=_TOKENS,
         design=design(told),
         interval=interval,
@@ -38,18 +48,16 @@ def write_pages(told: Mapping[str, Any], place: Location) -> None:
 
 def markdown(told: Mapping[str, Any]) -> str:
     """The page of `docs/studies/`: question, design, table, comparisons, and what is not shown."""
-    metrics = metrics_of(told)
     lines = [f"# {told['study']}", ""]
     lines += [told["question"], ""] if told["question"] else []
     lines += ["## Design", "", *(f"- {line}" for line in design(told)), ""]
     lines += [
         "## Figures",
         "",
-        f"Percent right: mean over worlds ± half of the 95 % t-interval. {_TOKENS}",
-        "",
+        f"Percent: mean over worlds ± half of the 95 % t-interval. {_TOKENS}",
     ]
-    rows = [[arm, *(cell(told, arm, m) for m in metrics), tokens(told, arm)] for arm in told["arms"]]
-    lines += _rows(["arm", *metrics, "tokens"], rows)
+    for table in tables(told):
+        lines += ["", f"### {table.title}", "", *_rows(["arm", *table.columns], table.rows)]
     planned = [row for row in told["differences"] if row["planned"]]
     others = [row for row in told["differences"] if not row["planned"] and row["n"]]
     if planned:
@@ -63,13 +71,14 @@ def markdown(told: Mapping[str, Any]) -> str:
             "",
             "## Exploratory",
             "",
-            _EXPLORATORY,
+            f"<details><summary>{len(others)} other differences. {_EXPLORATORY}</summary>",
             "",
         ]
         lines += _rows(
             ["arm", "against", "metric", "difference", "95 % interval", "p", "pairs"],
             [_told(row, p_value(row["p"])) for row in others],
         )
+        lines += ["", "</details>"]
     if said := notes(told):
         lines += ["", "## What went wrong or is missing", "", *(f"- {note}" for note in said)]
     if told["limits"]:
@@ -77,16 +86,40 @@ def markdown(told: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def metrics_of(told: Mapping[str, Any]) -> list[str]:
-    """The metrics that any arm has, new categories first."""
-    return list(dict.fromkeys(metric for arm in told["arms"].values() for metric in arm))
+@dataclass(frozen=True)
+class Table:
+    """Figures of one group: a row an arm, beginning with its name, a column an answer."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def tables(told: Mapping[str, Any]) -> list[Table]:
+    """The figures, a table a group of pictures, and what training cost; arms without any are left out."""
+    metrics = list(dict.fromkeys(metric for arm in told["arms"].values() for metric in arm))
+    made = []
+    for group in GROUPS:
+        answers = [metric.partition("/")[2] for metric in metrics if metric.startswith(f"{group}/")]
+        costs = group == TRAINING and any(told["tokens"].values())
+        rows = [
+            [
+                arm,
+                *(cell(told, arm, f"{group}/{a}") for a in answers),
+                *([tokens(told, arm)] if costs else []),
+            ]
+            for arm in told["arms"]
+        ]
+        if rows := [row for row in rows if set(row[1:]) - {NONE}]:
+            made.append(Table(_ABOUT[group], [*answers, *(["tokens"] if costs else [])], rows))
+    return made
 
 
 def cell(told: Mapping[str, Any], arm: str, metric: str) -> str:
     """``83.1 ± 2.0``; the mean alone where one world has no interval."""
     found = told["arms"][arm].get(metric)
     if found is None:
-        return "–"
+        return NONE
     half = "" if found["half"] is None else f" ± {100 * found['half']:.1f}"
     return f"{100 * found['mean']:.1f}{half}"
 
@@ -94,7 +127,7 @@ def cell(told: Mapping[str, Any], arm: str, metric: str) -> str:
 def tokens(told: Mapping[str, Any], arm: str) -> str:
     """``1,234,000`` to four digits, or a dash for an arm that is not trained."""
     spent = told["tokens"][arm]
-    return "–" if spent is None else f"{float(f'{spent:.4g}'):,.0f}"
+    return NONE if spent is None else f"{float(f'{spent:.4g}'):,.0f}"
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -175,7 +208,14 @@ def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for row in shown
     ]
-    return {"rows": placed, "zero": place(0), "low": round(100 * low), "high": round(100 * high)}
+    pairs = {row["n"] for row in shown}  # of all rows, where they have equally many
+    return {
+        "rows": placed,
+        "zero": place(0),
+        "low": round(100 * low),
+        "high": round(100 * high),
+        "pairs": pairs.pop() if len(pairs) == 1 else None,
+    }
 
 
 def _percent(share: float) -> str:

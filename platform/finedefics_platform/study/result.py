@@ -101,7 +101,7 @@ def _tokens(plan: Plan, outcome: Outcome, condition: str, arm: str) -> float | N
 def _differences(plan: Plan, figures: Mapping[tuple[str, str], Figures]) -> list[dict[str, Any]]:
     """The planned comparisons, corrected together, then all others to the arms that any is compared with."""
     rows = [
-        _row(plan, figures, (condition, each.arm), (other, each.against), each.metric, planned=True)
+        _row(plan, figures, (condition, each.arm), (other, each.against), each.metric, each.against_metric)
         for each, condition, other in plan.study.planned()
     ]
     tested = [row for row in rows if row["p"] is not None]
@@ -110,7 +110,7 @@ def _differences(plan: Plan, figures: Mapping[tuple[str, str], Figures]) -> list
     said = {(row["arm"], row["against"], row["metric"]) for row in rows}
     for left, right, metric in _others(plan, figures):
         if (name_of(*left), name_of(*right), metric) not in said:
-            rows.append(_row(plan, figures, left, right, metric, planned=False))
+            rows.append({**_row(plan, figures, left, right, metric), "planned": False})
     return rows
 
 
@@ -140,21 +140,21 @@ def _row(
     left: tuple[str, str],
     right: tuple[str, str],
     metric: str,
-    *,
-    planned: bool,
+    against: str | None = None,
 ) -> dict[str, Any]:
+    """A comparison as it is told; ``against``: the other's metric, where it is another one."""
     worlds = dict.fromkeys(cell.world for cell in plan.cells)
     pairs = {
-        world: (figures[left][world][metric], figures[right][world][metric])
+        world: (figures[left][world][metric], figures[right][world][against or metric])
         for world in worlds
-        if metric in figures[left].get(world, {}) and metric in figures[right].get(world, {})
+        if metric in figures[left].get(world, {}) and (against or metric) in figures[right].get(world, {})
     }
     difference = (
         paired(*zip(*pairs.values(), strict=True)) if pairs else Difference(float("nan"), None, None, None, 0)
     )
     return {
         "arm": name_of(*left),
-        "against": name_of(*right),
+        "against": name_of(*right) + (f" ({against})" if against else ""),
         "metric": metric,
         "mean": difference.mean if pairs else None,
         "low": difference.low,
@@ -162,7 +162,7 @@ def _row(
         "p": difference.p,
         "holm": None,
         "n": difference.n,
-        "planned": planned,
+        "planned": True,
         "missing": [world for world in worlds if world not in pairs],
     }
 

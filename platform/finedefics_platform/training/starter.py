@@ -244,6 +244,9 @@ def _model(machine: Machine, model: str | None) -> list[str]:
     lines = ["model:", f"  path: {_quoted(path)}{note}"]
     if machine.has_gpu:
         lines.append("  dtype: bfloat16")
+    if advice := _advice(path):
+        lines.append("  processor:")
+        lines += [f"    {name}: {value} # {why}" for name, value, why in advice]
     if not _is_small(path):
         lines += [
             "adapters:",
@@ -253,6 +256,14 @@ def _model(machine: Machine, model: str | None) -> list[str]:
             "  targets: [text, projection, resampler]",
         ]
     return lines
+
+
+def _advice(path: str) -> Sequence[tuple[str, str, str]]:
+    """Settings of the image processor that the model's family asks for, if its name or folder tells it."""
+    from finedefics.backbones import FAMILIES, family_of_name, model_type
+
+    kind = model_type(Path(path).expanduser()) or family_of_name(path)
+    return FAMILIES[kind].advice if kind and kind in FAMILIES else ()
 
 
 def _stage(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:

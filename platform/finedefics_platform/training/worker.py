@@ -105,6 +105,7 @@ def _train(loop: Loop) -> None:
         dtype=model.dtype,
         train=model.train,
         quantization=quantization(adapters, model.dtype),
+        processor=model.processor,
     ).to(loop.device)
     engine = None
     for number in range(first, len(stages)):

@@ -36,6 +36,7 @@ def compared(**changes: Any) -> dict[str, Any]:
         (compared(metric="new/alignment"), "comparisons.0: there is no answer 'alignment'"),
         (compared(condition="other"), "comparisons.0: there is no condition 'other' .there are none."),
         (compared(against="oracle"), "comparisons.0: oracle is compared with itself"),
+        (compared(against_metric="new/alignment"), "comparisons.0: there is no answer 'alignment'"),
         ({"arms": {}}, "`arms` is wrong"),
         ({"set": {"data.dataset": "d"}}, "set changes data.dataset: arms that differ in data are not"),
         ({"set": {"model": {}}}, "set changes model: arms that differ in base model are not paired"),

@@ -150,6 +150,15 @@ def test_the_result_tells_planned_and_exploratory_differences(workspace: Workspa
     assert "training/coverage" not in told["arms"]["base"]
 
 
+def test_an_arm_is_compared_with_itself_by_another_metric(workspace: Workspace) -> None:
+    one = {"arm": "oracle", "against": "oracle", "metric": "new/names", "against_metric": "labelled/names"}
+    plan = fake_plan(study_of(comparisons=[one]))
+    (row,) = [row for row in summary(plan, do(workspace, plan))["differences"] if row["planned"]]
+    wanted = paired([0.5, 0.9, 0.6], [1.0, 0.7, 0.6])
+    assert (row["mean"], row["low"], row["n"]) == pytest.approx((wanted.mean, wanted.low, 3))
+    assert row["against"] == "oracle (labelled/names)"
+
+
 def test_one_world_says_that_it_has_no_interval(workspace: Workspace) -> None:
     plan = fake_plan(study_of(), worlds=1)
     told = summary(plan, do(workspace, plan))

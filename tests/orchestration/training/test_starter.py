@@ -77,6 +77,18 @@ def test_a_dataset_with_inferred_labels_has_a_valid_start(
     check(started(Facts.of(inferred_dataset)), inferred_dataset)
 
 
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (None, {"do_image_splitting": False}),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", {"max_pixels": 401408}),
+        ("somebody/unheard-of", {}),
+    ],
+)
+def test_the_picture_costs_what_its_family_needs(model: str | None, settings: dict[str, Any]) -> None:
+    assert started(FULL, CARD, model).model.processor == settings
+
+
 def test_negatives_and_splits_are_those_that_exist() -> None:
     assert started(replace(FULL, mined=2)).data.negatives == 2
     only_val = started(replace(FULL, held_out={"val": 9, "test": 0}))
