@@ -133,7 +133,7 @@ def tokens(told: Mapping[str, Any], arm: str) -> str:
 def interval(row: Mapping[str, Any]) -> str:
     """``+1.2 to +3.4`` points, or why there is none."""
     if row["low"] is None:
-        return "none: one pair" if row["n"] else "none: no pair"
+        return {0: "none: no pair", 1: "none: one pair"}.get(row["n"], "none: no spread")
     return f"{signed(row['low'])} to {signed(row['high'])}"
 
 

@@ -104,9 +104,10 @@ def _differences(plan: Plan, figures: Mapping[tuple[str, str], Figures]) -> list
         _row(plan, figures, (condition, each.arm), (other, each.against), each.metric, each.against_metric)
         for each, condition, other in plan.study.planned()
     ]
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["holm"] = p
+    tested = [row for row in rows if row["n"] > 1]  # one without spread has no p, and is asked all the same
+    corrected = holm([1.0 if row["p"] is None else row["p"] for row in tested])
+    for row, p in zip(tested, corrected, strict=True):
+        row["holm"] = None if row["p"] is None else p
     said = {(row["arm"], row["against"], row["metric"]) for row in rows}
     for left, right, metric in _others(plan, figures):
         if (name_of(*left), name_of(*right), metric) not in said:

@@ -11,7 +11,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences over ``n`` worlds; no interval and no p where there is only one."""
+    """Mean of paired differences over ``n`` worlds; no interval and no p where their spread is not known.
+
+    Of one world there is none. Where all differences are equal they have none either: shares of few pictures
+    come in steps, so a few worlds agree to the last picture by chance, and an interval of no width would say
+    that there is nothing left to know.
+    """
 
     mean: float
     low: float | None
@@ -30,10 +35,8 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Difference:
 
     differences = np.subtract(values, others)
     n, mean = len(differences), float(np.mean(differences))
-    if n < 2:
+    if n < 2 or np.allclose(differences, mean, rtol=0, atol=1e-12):
         return Difference(mean, None, None, None, n)
-    if np.ptp(differences) == 0:  # no spread: the interval is a point, and rounding must not make one
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
     test = ttest_rel(values, others)
     low, high = test.confidence_interval(CONFIDENCE)
     return Difference(mean, float(low), float(high), float(test.pvalue), n)
@@ -47,11 +50,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float | int | None]:
-    """``mean``, standard error ``se`` (None of one value), ``half`` of the 95 % interval, and ``n``."""
+    """``mean``, standard error ``se`` and ``half`` of the 95 % interval (None without spread), and ``n``."""
     from scipy.stats import t
 
     n = len(values)
-    if n < 2:
+    if n < 2 or np.allclose(values, values[0], rtol=0, atol=1e-12):
         return {"mean": float(np.mean(values)), "se": None, "half": None, "n": n}
     error = float(np.std(values, ddof=1)) / math.sqrt(n)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error

@@ -18,7 +18,10 @@ class Alone:
     def __init__(self, task: Assignment) -> None:
         resources = task.experiment.resources
         start = ray.remote(
-            num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0
+            num_cpus=resources.cpus_per_worker,
+            num_gpus=resources.gpus_per_worker,
+            max_retries=0,
+            scheduling_strategy="DEFAULT",  # not in the placement group of a trial, which has no room for it
         )
         self._result = start(_train).remote(task)
         self.error: BaseException | None = None

@@ -43,7 +43,8 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         workers = self._experiment.resources.processes
-        self._bar.enter_context(self._progress.progress(f"starting {workers} workers", None))
+        label = "starting a worker" if workers == 1 else f"starting {workers} workers"
+        self._bar.enter_context(self._progress.progress(label, None))
         if self._tracker is not None:
             self.parent_run_id = self._tracker.parent(
                 self._experiment.name,

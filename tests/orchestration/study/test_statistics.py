@@ -22,10 +22,13 @@ def test_one_world_has_no_interval() -> None:
     assert mean_and_error([0.5]) == {"mean": 0.5, "se": None, "half": None, "n": 1}
 
 
-def test_equal_differences_are_a_point() -> None:
-    same = paired([0.5, 0.75], [0.25, 0.5])
-    assert (same.low, same.high, same.p) == (0.25, 0.25, 0.0)
-    assert paired([0.5, 0.75], [0.5, 0.75]).p == 1.0
+def test_equal_differences_have_no_interval() -> None:
+    """A few worlds agree to the last picture by chance; that is no certainty."""
+    same, rising, three = [0.5, 0.75], [0.25, 0.5], [0.9, 0.6, 0.3]
+    for values, others in ((same, same), (same, rising), (three, [value - 0.3 for value in three])):
+        found = paired(values, others)
+        assert (found.low, found.high, found.p, found.n) == (None, None, None, len(values))
+    assert mean_and_error([0.0, 0.0]) == {"mean": 0.0, "se": None, "half": None, "n": 2}
 
 
 def test_holm_is_that_of_statsmodels() -> None:
