@@ -15,6 +15,8 @@ from finedefics_platform.base.workspace import Workspace, open_workspace
 # Before torch, ray or mlflow is imported: they read them then. Processes that tests start inherit them.
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
+    # as commands set it: a worker that waits is not ended after a second, to be started and to import anew
+    RAY_idle_worker_killing_time_threshold_ms="60000",
     MLFLOW_DISABLE_TELEMETRY="true",
     HF_HUB_OFFLINE="1",
     MPLBACKEND="agg",

@@ -17,6 +17,8 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer output prints a banner even when told to be silent
     # Actors of a run are more processes than two cores; that they start one after the other is no news.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+    # By default a worker that waits for a second is ended, and the next task imports everything again.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU leaves CUDA_VISIBLE_DEVICES as it is
 }
 _OBJECT_STORE_BYTES = 300_000_000

@@ -30,7 +30,7 @@ def document_of(model: Path | str, **changes: Any) -> dict[str, Any]:
         "name": "one",
         "data": {"dataset": "drawn", "negatives": 2},
         "model": {"path": str(model)},
-        "resources": {"workers": 0},
+        "resources": {"workers": 1},
         "evaluation": {"every": 2},
         "stages": stages,
         **changes,
