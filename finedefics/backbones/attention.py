@@ -1,10 +1,10 @@
 """How packed rows attend: each sequence to its own past, by the kernel that was chosen.
 
 Where every position stops looking back is all there is to say (`first_seen`), and each kernel is told it in
-its own way. FlexAttention skips blocks of 128 x 128 positions that nobody sees; flash attention takes the ends
-of the sequences; sdpa and eager need a dense mask. Of 16 rows of 2,048 positions in bfloat16 the dense mask is
-16 · 2,048² · 2 B = 134 MB; the block mask, four tables of 4 B a block, is 16 · 16² · 4 · 4 B = 66 kB and grows
-by the square of width / 128; the ends are 4 B a sequence.
+its own way. FlexAttention skips blocks of 128 x 128 positions that nobody sees; flash attention takes the
+ends of the sequences; sdpa and eager need a dense mask. Of 16 rows of 2,048 positions in bfloat16 the dense
+mask is 16 · 2,048² · 2 B = 134 MB; the block mask, four tables of 4 B a block, is 16 · 16² · 4 · 4 B = 66 kB
+and grows by the square of width / 128; the ends are 4 B a sequence.
 
 The choice is for the language model in training. Towers and connectors keep what transformers chooses, and so
 do padded rows with their caches, by which a model is asked.
@@ -106,7 +106,7 @@ def _refusal(kernel: str, text: Any) -> str | None:
     if kernel not in KERNELS:
         return "no such kernel"
     model: Any = MODEL_MAPPING[type(text)]
-    # what transformers says of FlexAttention is about a whole family, towers included, and those it leaves alone
+    # what transformers says of FlexAttention is about a family with its tower, which is left alone here
     takes = {
         "sdpa": model._supports_sdpa,
         "flash_attention_2": model._supports_flash_attn,
