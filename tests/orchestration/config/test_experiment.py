@@ -53,7 +53,7 @@ def changed(**keys: Any) -> dict[str, Any]:
         (
             "model__attention",
             "flex_attention",
-            r"GPUs only.*gpus_per_worker is 0; set it to 1",
+            r"on gpus only.*gpus_per_worker is 0; set it to 1",
         ),
         ("adapters", {"rank": 64}, r"adapters\.rank has no effect .*set adapters\.kind to lora, dora"),
         ("adapters", {"rank": 8}, r"adapters\.rank has no effect"),
