@@ -8,6 +8,7 @@ import tiny_models
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.cli.failures import explain
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.training.checks import check
@@ -29,8 +30,11 @@ def test_one_that_the_family_lacks_is_refused_where_the_model_is_loaded(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
     base = tiny_models.save_tiny("paligemma2", tmp_path / "base")
-    with pytest.raises(FinedeficsError, match=r"^model\.attention: sdpa does not .*; use one of flex_atten"):
+    with pytest.raises(FinedeficsError) as caught:
         train(drawn_workspace, experiment_of(base, "sdpa"))
+    said = str(explain(caught.value, "train"))
+    assert said.startswith("model.attention: sdpa does not compute the attention of gemma2 (its logits")
+    assert "\n" not in said
 
 
 def test_one_that_is_not_installed_is_found_before_anything_starts(
