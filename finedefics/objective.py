@@ -161,9 +161,7 @@ class Objective(nn.Module):
         used = images.chosen(piece.images.tolist())
         embeddings = self.backbone.embed_tokens(piece.ids, used)
         positions = self.backbone.positions(piece.positions, piece.ids, used)
-        return self.backbone.hidden_states(
-            embeddings, piece.attention(embeddings.dtype), position_ids=positions
-        )
+        return self.backbone.packed_states(embeddings, piece.segments, positions)
 
     def _generation(
         self, batch: Batch, images: ImageTokens, pieces: int

@@ -1,8 +1,8 @@
 """Packing: many short sequences side by side in few rows, each blind to its neighbours.
 
 Names are a few tokens long, descriptions a hundred: padding every text to the longest wastes most of a step.
-A packed row holds several sequences; a block-diagonal causal mask and positions that restart keep each one's
-hidden states what they would be alone.
+A packed row holds several sequences; positions that restart and attention that ends at each one's bounds
+(`finedefics.backbones.attention`) keep its hidden states what they would be alone.
 """
 
 from collections import Counter
@@ -87,21 +87,6 @@ class Packed:
 
     def _unread(self) -> "Packed":
         return Packed(self.ids, self.segments, self.positions, self.reads[:0], self.images, self.image_rows)
-
-    def attention(self, dtype: torch.dtype) -> Tensor:
-        """What each position may see.
-
-        Returns:
-            [rows, width] of ones and zeros where every row holds one sequence (models then take their fastest
-            causal path), else additive [rows, 1, width, width]: 0 within a sequence's past, the dtype's
-            lowest value elsewhere.
-        """
-        if int(self.segments.max()) <= 1:
-            return (self.segments > 0).long()
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        past = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
-        blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=same.device)
-        return torch.where(same & past, torch.zeros_like(blocked), blocked)[:, None]
 
 
 def pack(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finedefics.backbones.attention import packed_attention
 from finedefics.backbones.family import FAMILIES, Grid, ImageTokens
 from finedefics.errors import FinedeficsError, wrong_use
 
@@ -25,13 +26,19 @@ class Backbone(nn.Module):
         model: any model whose ``config.model_type`` is in `FAMILIES`.
         processor: the model's processor.
         train: the parts whose weights are tuned; the others are frozen.
+        attention: the kernel by which packed rows attend (`finedefics.backbones.attention.KERNELS`); default:
+            transformers' choice, sdpa wherever the language model takes it.
 
     Raises:
         FinedeficsError: the family is unknown or a part is missing.
     """
 
     def __init__(
-        self, model: nn.Module, processor: Any, train: Iterable[str] = ("text", "connector")
+        self,
+        model: nn.Module,
+        processor: Any,
+        train: Iterable[str] = ("text", "connector"),
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = model
@@ -47,6 +54,10 @@ class Backbone(nn.Module):
         self.image_token_id = int(config.image_token_id)
         self.family.prepare(model)
         self.train_parts(train)
+        # read at every pass, and never saved: transformers leaves it out of config.json
+        self._text_config = config.get_text_config()
+        self._own_attention = self._text_config._attn_implementation
+        self._text_config._attn_implementation = attention or self._own_attention
 
     def train_parts(self, parts: Iterable[str]) -> None:
         """Let gradients reach only the named parts (`PARTS`); the output head goes with the text model."""
@@ -172,11 +183,36 @@ class Backbone(nn.Module):
             )
         return self.family.positions(positions, input_ids == self.image_token_id, image_tokens)
 
-    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+    def hidden_states(self, embeddings: Tensor, attention_mask: Any, **options: Any) -> Tensor:
         """Final hidden states [batch, length, hidden] of the language model."""
         return self.language_model(embeddings, attention_mask, use_cache=False, **options).last_hidden_state
 
-    def language_model(self, embeddings: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+    def packed_states(self, embeddings: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
+        """Final hidden states [rows, width, hidden] of sequences side by side, each blind to its neighbours.
+
+        Args:
+            embeddings: [rows, width, hidden].
+            segments: [rows, width] number of the sequence at every position, 0 where there is padding.
+            positions: as `positions` gave them.
+        """
+        attention = packed_attention(self._text_config, segments, embeddings.dtype)
+        return self.hidden_states(embeddings, **attention, position_ids=positions)
+
+    @contextmanager
+    def padded(self) -> Iterator[None]:
+        """Within it the language model attends as transformers would, whatever packed rows attend by.
+
+        For padded rows and caches, where kernels of packed rows gain nothing, and without gradient: a layer
+        that is run again in the backward pass would be run by the other kernel.
+        """
+        config, packed = self._text_config, self._text_config._attn_implementation
+        config._attn_implementation = self._own_attention
+        try:
+            yield
+        finally:
+            config._attn_implementation = packed
+
+    def language_model(self, embeddings: Tensor, attention_mask: Any, **options: Any) -> Any:
         """The language model's raw output, caches included (``use_cache``, ``past_key_values``)."""
         return self.part("text")(inputs_embeds=embeddings, attention_mask=attention_mask, **options)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from finedefics.backbones.attention import check_attention
 from finedefics.backbones.base import Backbone
 from finedefics.backbones.family import FAMILIES
 from finedefics.backbones.precision import check_dtype, stored_dtype, torch_dtype
@@ -25,6 +26,7 @@ def load_backbone(
     train: Iterable[str] = ("text", "connector"),
     quantization: Any | None = None,
     processor: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> Backbone:
     """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
 
@@ -36,17 +38,21 @@ def load_backbone(
             then, only adapters beside them.
         processor: settings of the image processor that differ from the checkpoint's (``do_image_splitting``,
             ``max_pixels``, …); they are saved with the model.
+        attention: the kernel by which packed rows attend; default: transformers' choice. Not saved.
 
     Raises:
         FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, lacks some of
             its weights, or holds one of an unknown family or a processor without such a setting (exit code
-            2), or ``quantization`` needs a package that cannot be used.
+            2), ``quantization`` needs a package that cannot be used, or the attention cannot be computed so
+            (`finedefics.backbones.attention.check_attention`).
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         _check_family(config, path)
+        if attention is not None:
+            check_attention(attention, config, dtype)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(path),
             output_loading_info=True,
@@ -81,7 +87,7 @@ def load_backbone(
         )
     if quantization:
         _keep_unpacked(model)
-    return Backbone(model, made, () if quantization else train)
+    return Backbone(model, made, () if quantization else train, attention)
 
 
 def load_placed(path: str | Path, device: str, dtype: str | None = None) -> Backbone:

@@ -49,11 +49,12 @@ class Language:
         ids = torch.tensor(pad_right(sequences, self.render.pad), device=device)
         mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0), device=device)
         places = torch.arange(ids.shape[1], device=device).expand_as(ids)
-        hidden = self.backbone.hidden_states(
-            self.backbone.embed_tokens(ids, image_tokens),
-            mask,
-            position_ids=self.backbone.positions(places, ids, image_tokens),
-        )
+        with self.backbone.padded():
+            hidden = self.backbone.hidden_states(
+                self.backbone.embed_tokens(ids, image_tokens),
+                mask,
+                position_ids=self.backbone.positions(places, ids, image_tokens),
+            )
         rows = torch.arange(len(ids), device=device)
         return F.normalize(hidden[rows, mask.sum(1) - 1].float(), dim=-1)
 
@@ -206,9 +207,10 @@ class Language:
         return [min(limit, context - len(prefix)) for prefix in prefixes]
 
     def _run(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Any:
-        return self.backbone.language_model(
-            embeddings, mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        with self.backbone.padded():
+            return self.backbone.language_model(
+                embeddings, mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
 
     def _left_padded(
         self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None

@@ -114,7 +114,7 @@ def hidden(
     with torch.no_grad():
         inputs = backbone.embed_tokens(layout.ids, used)
         positions = backbone.positions(layout.positions, layout.ids, used)
-        found = backbone.hidden_states(inputs, layout.attention(inputs.dtype), position_ids=positions)
+        found = backbone.packed_states(inputs, layout.segments, positions)
     return [found[owners == i] for i in range(len(sequences))]
 
 

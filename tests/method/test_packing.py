@@ -28,22 +28,6 @@ def test_every_sequence_stands_once_and_whole(lengths: list[int], packed: bool) 
     assert (layout.segments[owners == -1] == 0).all()
 
 
-@given(LENGTHS)
-@settings(max_examples=50, deadline=None)
-def test_a_position_sees_its_own_past_alone(lengths: list[int]) -> None:
-    layout, owners = pack(sequences_of(lengths), [-1] * len(lengths), pad=0)
-    mask = layout.attention(torch.float32)
-    if mask.dim() == 2:
-        assert int(layout.segments.max()) == 1
-        return
-    for row in range(len(layout.ids)):
-        for place in range(layout.ids.shape[1]):
-            seen = (mask[row, 0, place] == 0).nonzero()[:, 0]
-            assert (owners[row, seen] == owners[row, place]).all()
-            assert (seen <= place).all()
-            assert place in seen
-
-
 @given(LENGTHS, st.integers(1, 6), st.data())
 def test_reads_come_back_in_the_order_they_were_given(
     lengths: list[int], pieces: int, data: st.DataObject

@@ -49,8 +49,7 @@ def embed(
     layout, _ = pack(sequences, images or [-1] * len(sequences), pad=pad, packed=packed)
     with torch.no_grad():
         inputs = backbone.embed_tokens(layout.ids, [image_tokens[i] for i in layout.images.tolist()])
-        mask = layout.attention(inputs.dtype)
-        hidden = backbone.hidden_states(inputs, mask, position_ids=layout.positions)
+        hidden = backbone.packed_states(inputs, layout.segments, layout.positions)
     return hidden[layout.reads[:, 0], layout.reads[:, 1]]
 
 

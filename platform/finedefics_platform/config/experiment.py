@@ -113,6 +113,23 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _attention_has_a_backward_pass(self) -> "Experiment":
+        kernel = self.model.attention
+        if kernel not in ("flex_attention", "flash_attention_2"):
+            return self
+        if not self.resources.gpus_per_worker:
+            raise ValueError(
+                f"model.attention {kernel} trains on GPUs only, and resources.gpus_per_worker is 0; "
+                "set it to 1, or model.attention to sdpa"
+            )
+        if kernel == "flash_attention_2" and self.model.dtype == "float32":
+            raise ValueError(
+                "model.attention flash_attention_2 computes in half precision, and model.dtype is float32; "
+                "set it to bfloat16, or model.attention to flex_attention"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tuned_parts_have_effect(self) -> "Experiment":
         # by value: a stored experiment spells the default out
         tuned, usual = set(self.model.train), set(Model.model_fields["train"].default)
@@ -140,12 +157,12 @@ class Experiment(Section):
         """Twelve hex digits that change with any setting that can change the trained weights.
 
         The data and the model count by content, which a setting does not tell: `training.identity` adds it.
-        Where and on how much a run is done (resources, DeepSpeed) is no part of what it is.
+        Where, on how much and by which kernels a run is done is no part of what it is.
         """
         left_out: dict[str, Any] = dict.fromkeys(
             ("name", "resources", "deepspeed", "evaluation", "tracking"), True
         )
-        left_out |= {"data": {"dataset"}, "model": {"path", "revision"}}
+        left_out |= {"data": {"dataset"}, "model": {"path", "revision", "attention"}}
         if self.adapters.kind == "full":
             left_out["adapters"] = True  # there are none
         document = self.model_dump(mode="json", exclude=left_out)

@@ -27,6 +27,12 @@ class Model(Section):
         description="Settings of the image processor that differ from the checkpoint's, such as "
         "`do_image_splitting: false` or `max_pixels: 401408`; stored with the tuned model.",
     )
+    attention: Literal["sdpa", "flex_attention", "flash_attention_2", "eager"] | None = Field(
+        None,
+        description="Kernel of the language model's attention in training; default: `sdpa`, or `eager` for "
+        "PaliGemma 2, whose capped logits sdpa lacks. Where sequences share a row, `flex_attention` and "
+        "`flash_attention_2` (package flash-attn, half precision) need no dense mask; both need GPUs.",
+    )
     object_readout: Readout = Field(
         DEFAULT,
         description="Where a picture is embedded: `eos`, a pass of its own; `prompt`, within the answer's.",

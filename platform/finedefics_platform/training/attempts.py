@@ -34,7 +34,7 @@ class Attempt:
                 for section in ("resources", "deepspeed")
             },
             "evaluation": experiment.evaluation.model_dump(mode="json"),
-            "model": {"path": experiment.model.path, "revision": experiment.model.revision},
+            "model": experiment.model.model_dump(mode="json", include={"path", "revision", "attention"}),
             "versions": system_facts(),
         }
         self._place.write_json(self._record)

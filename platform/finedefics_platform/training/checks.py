@@ -25,14 +25,17 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         FinedeficsError: a feed is empty (of inferred labels: none is sure enough, or there is no table of
             them) or cannot be shared equally, hard negatives were never mined or are
             fewer than asked for, no picture of a term that learns descriptions has one, there is nothing to
-            validate on, DeepSpeed cannot do what is asked, or what the adapters need is not installed.
+            validate on, DeepSpeed cannot do what is asked, or what the adapters or the attention need is not
+            installed.
     """
     from finedefics.adapters import quantization
+    from finedefics.backbones.attention import check_installed
     from finedefics_platform.training.refresh import stage_dataset
     from finedefics_platform.training.sharding import deepspeed_settings
     from finedefics_platform.training.stream import SampleIndex, check_divides
 
     quantization(experiment.adapters.as_settings(), experiment.model.dtype)
+    check_installed(experiment.model.attention)
     for stage in experiment.stages:
         seen = stage_dataset(dataset, stage) or dataset
         index = SampleIndex.of(seen, least=experiment.data.inferred_probability)

@@ -106,6 +106,7 @@ def _train(loop: Loop) -> None:
         train=model.train,
         quantization=quantization(adapters, model.dtype),
         processor=model.processor,
+        attention=model.attention,
     ).to(loop.device)
     engine = None
     for number in range(first, len(stages)):

@@ -49,6 +49,12 @@ def changed(**keys: Any) -> dict[str, Any]:
         ("deepspeed", {"zero_stage": 4}, r"deepspeed\.zero_stage"),
         ("model", {}, r"`model\.path` is missing"),
         ("data__inferred_probability", 1.5, r"data\.inferred_probability` is wrong"),
+        ("model__attention", "flex", r"model\.attention"),
+        (
+            "model__attention",
+            "flex_attention",
+            r"on gpus only.*gpus_per_worker is 0; set it to 1",
+        ),
         ("adapters", {"rank": 64}, r"adapters\.rank has no effect .*set adapters\.kind to lora, dora"),
         ("adapters", {"rank": 8}, r"adapters\.rank has no effect"),
         ("adapters", {"kind": "full", "dropout": 0.1}, r"adapters\.dropout has no effect"),

@@ -25,6 +25,7 @@ TOPOLOGY = {
     "resources.gpus_per_worker": 1,
     "resources.threads_per_worker": 4,
     "resources.max_failures": 9,
+    "model.attention": "eager",
     "deepspeed.zero_stage": 3,
     "deepspeed.micro_batch": 2,
     "tracking.experiment": "other",
