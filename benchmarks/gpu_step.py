@@ -7,9 +7,9 @@
 Plain PyTorch, and DeepSpeed where a cell shards; no Ray, nothing downloaded. The cells are in
 `benchmarks.gpu.cells`: Idefics2 and Qwen2.5-VL, pictures of 448 to 980 pixels, adapters, adapters beside four
 bits and whole weights, attention implementations, activation checkpointing, ZeRO 2 and 3 on one process, the
-released schedule, and answers. A cell has figures, or the reason why it has none ("out of memory", "kernel not
-installed"); a figure that was not taken is never printed. What a figure is worth, its card says: the object
-names the device.
+released schedule, and answers. A cell has figures, or the reason why it has none ("out of memory", "kernel
+not installed"); a figure that was not taken is never printed. What a figure is worth, its card says: the
+object names the device.
 
 Model FLOPs utilisation is model FLOPs over seconds over the card's peak. `benchmarks.gpu.flops` says what is
 counted: what the samples need however the step is scheduled, in adapters' and whole weights' backward passes,
@@ -18,7 +18,9 @@ and nothing that is computed again.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -98,15 +100,16 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the card")
     given = parser.parse_args()
     try:
-        found = run(
-            tiny=given.tiny,
-            only=given.only,
-            rows=given.rows,
-            steps=given.steps,
-            micro=given.micro_batch,
-            pictures=given.pictures,
-            peak=given.peak_tflops,
-        )
+        with redirect_stdout(sys.stderr):  # libraries report there, and one object is all that is printed
+            found = run(
+                tiny=given.tiny,
+                only=given.only,
+                rows=given.rows,
+                steps=given.steps,
+                micro=given.micro_batch,
+                pictures=given.pictures,
+                peak=given.peak_tflops,
+            )
     except ValueError as error:
         parser.error(str(error))
     print(json.dumps(found, indent=1))

@@ -55,7 +55,8 @@ def table(edges: Iterable[int] = EDGES) -> list[Cell]:
             replace(checked, tuning=tuning, zero=zero) for tuning in ("lora", "full") for zero in (2, 3)
         ]
         cells += [replace(base, answer=answer) for answer in ANSWERS]
-    return cells
+    # a process group stays once it is there; without shards nothing shall be measured within one
+    return sorted(cells, key=lambda cell: cell.zero > 0)
 
 
 def chosen(cells: Iterable[Cell], only: Iterable[str]) -> list[Cell]:

@@ -11,8 +11,8 @@ utilisations compare as speeds do. A product of n rows with a matrix of N weight
   gradients; adapters' own products (below 1 %) are not counted. Sum of factors: products 2 with adapters, 3
   with whole weights; attention 3 with either. Weights in four bits are counted as the weights they stand for.
 - Output head, at answer tokens only: the same factors.
-- Vision tower, frozen: forward only; 2·N a patch, and for attention 4·h·n² in a layer where n patches see each
-  other (both halves), 4·h·Σ m² over windows of m patches in Qwen's windowed layers.
+- Vision tower, frozen: forward only; 2·N a patch, and for attention 4·h·n² in a layer where n patches see
+  each other (both halves), 4·h·Σ m² over windows of m patches in Qwen's windowed layers.
 - Connector: a weight counts for as many rows as go through it. Idefics2's projection sees patches, its
   resampler's keys and values patches and latents, the rest of it latents; attention 4·w·latents·(patches +
   latents) a layer, w the heads' width together. Qwen's merger sees groups of four patches. Frozen beside
@@ -112,7 +112,7 @@ def sequence_lengths(segments: Tensor) -> list[int]:
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(p.numel() for p in parameters if p.dim() > 1)  # norms and biases multiply no matrix
 
 
 def _squares(side: int, window: int) -> int:

@@ -139,19 +139,19 @@ def stepping(
 
         yield plain
         return
-    with one_process():
-        engine = sharded(module, optimizer, zero, dtype, rows)
-        try:
+    start_one_process()
+    engine = sharded(module, optimizer, zero, dtype, rows)
+    try:
 
-            def under_zero() -> Tensor:
-                found = loss()
-                engine.backward(found)
-                engine.step()
-                return found.detach()
+        def under_zero() -> Tensor:
+            found = loss()
+            engine.backward(found)
+            engine.step()
+            return found.detach()
 
-            yield under_zero
-        finally:
-            engine.destroy()
+        yield under_zero
+    finally:
+        engine.destroy()
 
 
 def sharded(module: nn.Module, optimizer: Any, zero: int, dtype: torch.dtype, rows: int) -> Any:
@@ -174,16 +174,16 @@ def sharded(module: nn.Module, optimizer: Any, zero: int, dtype: torch.dtype, ro
     return engine
 
 
-@contextmanager
-def one_process() -> Iterator[None]:
-    """A process group of this process alone, over nothing that another could reach."""
+def start_one_process() -> None:
+    """A process group of this process alone, over nothing that another could reach, for the rest of the run.
+
+    DeepSpeed keeps the first group that it meets.
+    """
+    if dist.is_initialized():
+        return
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it by this name
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def timed(step: Step, steps: int, device: str) -> tuple[float, float | str]:
