@@ -60,9 +60,7 @@ def test_flops_are_those_torch_counts(model: str, checkpointing: bool) -> None:
         with FlopCounterMode(display=False) as counter:
             objective(batch).loss.backward()
         found = flops.step_flops(shape, backbone, counted, batch, tuning) + 3 * unseen
-        if (
-            checkpointing
-        ):  # the layers once more but for each one's last product, and no utilisation counts it
+        if checkpointing:  # all but each layer's last product again, which no utilisation counts
             again = counted["text"] - shape.text_layers * shape.text_hidden * shape.text_intermediate
             found += 2 * again * length + 2 * unseen
         # adapters' own products run and are not counted: a large share of layers as narrow as these
@@ -142,7 +140,8 @@ def test_a_step_whose_loss_is_no_number_has_no_figure() -> None:
         timed(lambda: torch.tensor(float("nan")), 1, "cpu")
 
 
-def test_cells_are_measured_at_toy_size() -> None:
+def test_cells_are_measured_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.gpu_step.gradient_check", lambda device: {})
     only = ["model=qwen2_5_vl", "edge=64", "zero=0", "checkpointing=true"]
     only += ["tuning=full", "answer=none"]
     found = run(tiny=True, only=only, rows=2, steps=1)
