@@ -12,6 +12,7 @@ MODELS = ("idefics2", "qwen2_5_vl")
 EDGES = (448, 672, 980)  # multiples of both models' patches
 TINY_EDGES = (64, 96)
 ATTENTION = ("sdpa", "flex_attention", "flash_attention_2", "eager")
+LEFT = 0.5  # GiB on the card before a cell that do not matter
 ANSWERS = ("alignment", "names", "describe")
 
 
@@ -93,6 +94,7 @@ def taken(cells: Iterable[Cell], measure: Callable[[Cell], dict[str, Any]]) -> l
         if not interrupted:
             print(f"{cell}", file=sys.stderr, flush=True)
             try:
+                check_memory()
                 found = {"measured": measure(cell)}
             except KeyboardInterrupt:
                 interrupted = True
@@ -104,6 +106,13 @@ def taken(cells: Iterable[Cell], measure: Callable[[Cell], dict[str, Any]]) -> l
                 torch.cuda.empty_cache()
         rows.append({"cell": asdict(cell), **found})
     return rows
+
+
+def check_memory() -> None:
+    """NotMeasured where tensors of an earlier cell are left on the card: they would count as this one's."""
+    left = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    if left > LEFT:
+        raise NotMeasured(f"{left:.1f} GiB of an earlier cell were not freed: take this one alone by --only")
 
 
 class NotMeasured(Exception):

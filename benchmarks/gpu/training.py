@@ -26,7 +26,8 @@ WARM = 2  # steps before those that are timed: allocator, autotuning, compilatio
 PEAKLESS = "the card's peak is not known: give --peak-tflops"
 
 Step = Callable[[], Tensor]
-Contestants = dict[str, tuple[nn.Module, Callable[[], Tensor]]]
+Loss = Callable[[Any], Tensor]  # of the module, or of the engine around it
+Contestants = dict[str, tuple[nn.Module, Loss]]
 
 
 def shape_of(cell: Cell, tiny: bool) -> Shape:
@@ -80,11 +81,11 @@ def measure_step(
     useful = batch.sequences.useful + batch.embedded.useful
     if cell.schedule == "packed":
         objective = Objective(backbone, STAGE_ONE, micro_batch=micro).to(device)
-        module, loss = objective, _loss_of(objective, batch)
+        module, loss = objective, _ours(batch)
     else:
         released = ReleasedSchedule(backbone, data.categories, NEGATIVES)
         separate = in_dtype(released.collate(samples), dtype)
-        module, loss = released, lambda: released(separate)[0]
+        module, loss = released, _theirs(separate)
     with stepping(module, loss, cell.zero, dtype, rows) as step:
         seconds, memory = timed(step, steps, device)
     return {
@@ -117,14 +118,16 @@ def in_dtype(batch: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return batch
 
 
-def _loss_of(objective: Objective, batch: Batch) -> Callable[[], Tensor]:
-    return lambda: objective(batch).loss
+def _ours(batch: Batch) -> Loss:
+    return lambda module: module(batch).loss
+
+
+def _theirs(separate: dict[str, Any]) -> Loss:
+    return lambda module: module(separate)[0]
 
 
 @contextmanager
-def stepping(
-    module: nn.Module, loss: Callable[[], Tensor], zero: int, dtype: torch.dtype, rows: int
-) -> Iterator[Step]:
+def stepping(module: nn.Module, loss: Loss, zero: int, dtype: torch.dtype, rows: int) -> Iterator[Step]:
     """One optimizer step as a call that gives the loss, by torch alone or under a ZeRO stage."""
     learned = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-5)
@@ -132,7 +135,7 @@ def stepping(
 
         def plain() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
-            found = loss()
+            found = loss(module)
             found.backward()
             optimizer.step()
             return found.detach()
@@ -144,7 +147,7 @@ def stepping(
     try:
 
         def under_zero() -> Tensor:
-            found = loss()
+            found = loss(engine)
             engine.backward(found)
             engine.step()
             return found.detach()
@@ -216,7 +219,7 @@ def contestants(backbone: Backbone, samples: list, data: Data, dtype: torch.dtyp
     theirs = ReleasedSchedule(backbone, data.categories, NEGATIVES)
     separate = in_dtype(theirs.collate(samples), dtype)
     batch = collated(backbone, data, samples, dtype)
-    return {"packed": (ours, _loss_of(ours, batch)), "released": (theirs, lambda: theirs(separate)[0])}
+    return {"packed": (ours, _ours(batch)), "released": (theirs, _theirs(separate))}
 
 
 def gradient_check(device: str) -> dict[str, float]:
@@ -233,18 +236,18 @@ def gradient_check(device: str) -> dict[str, float]:
         backbone = prepared(untrained("idefics2", TINY["idefics2"], 64, device, dtype, "sdpa"), "lora")
         stored = stored or {name: value.clone() for name, value in backbone.state_dict().items()}
         backbone.load_state_dict(stored)
-        for name, (_, loss) in contestants(backbone, rows, data, dtype).items():
-            found[dtype, name] = _gradient(backbone, loss)
+        for name, (module, loss) in contestants(backbone, rows, data, dtype).items():
+            found[dtype, name] = _gradient(backbone, module, loss)
     exact = {name: found[torch.float32, name] for name in ("packed", "released")}
     return {"schedules_float32": _distance(exact["packed"], exact["released"])} | {
         f"{name}_bfloat16": _distance(found[torch.bfloat16, name], exact[name]) for name in exact
     }
 
 
-def _gradient(backbone: Backbone, loss: Callable[[], Tensor]) -> Tensor:
+def _gradient(backbone: Backbone, module: nn.Module, loss: Loss) -> Tensor:
     """Gradient of every trained weight, one float64 vector."""
     backbone.zero_grad(set_to_none=True)
-    loss().backward()
+    loss(module).backward()
     return torch.cat([p.grad.double().flatten() for p in backbone.parameters() if p.grad is not None])
 
 

@@ -12,7 +12,7 @@ from benchmarks.gpu import flops
 from benchmarks.gpu.cells import ANSWERS, ATTENTION, EDGES, MODELS, Cell, chosen, table, taken
 from benchmarks.gpu.shapes import SHAPES, TINY, prepared, untrained
 from benchmarks.gpu.training import NotMeasured, gradient_check, timed
-from benchmarks.gpu_step import run
+from benchmarks.gpu_step import peak_of, run
 from benchmarks.samples import make_data
 from finedefics.batch import Collator
 from finedefics.objective import Objective
@@ -133,6 +133,31 @@ def test_a_cell_has_figures_or_a_reason_and_the_rest_is_taken() -> None:
         "kernel not installed: flash-attn",
     ]
     assert reasons[3:] == [None, "interrupted", "interrupted"]
+
+
+def test_a_cards_peak_is_its_own() -> None:
+    assert peak_of("NVIDIA A100-SXM4-80GB") == 312
+    assert peak_of("NVIDIA H100 80GB HBM3") == 989
+    assert peak_of("NVIDIA H100 PCIe") == 756
+    assert [peak_of(f"NVIDIA {card}") for card in ("A10G", "L40", "GH200 480GB", "B200")] == [None] * 4
+
+
+def test_a_cell_is_refused_while_an_earlier_ones_tensors_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * 2**30)
+    (row,) = taken([Cell("idefics2", 448)], lambda cell: {"seconds": 1.0})
+    assert row["reason"].startswith("3.0 GiB of an earlier cell")
+
+
+def test_qlora_holds_the_weights_in_four_bits() -> None:
+    pytest.importorskip("bitsandbytes")
+    backbone = prepared(untrained("idefics2", TINY["idefics2"], 64, "cpu", torch.float32, "sdpa"), "qlora")
+    parts = [backbone.part(name).named_parameters() for name in ("vision", "connector", "text")]
+    held = [p for part in parts for name, p in part if "proj" in name and name.endswith("weight")]
+    held = [p for p in held if not p.requires_grad]
+    assert held
+    assert {p.dtype for p in held} == {torch.uint8}
 
 
 def test_a_step_whose_loss_is_no_number_has_no_figure() -> None:
