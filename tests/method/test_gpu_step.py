@@ -165,8 +165,7 @@ def test_a_step_whose_loss_is_no_number_has_no_figure() -> None:
         timed(lambda: torch.tensor(float("nan")), 1, "cpu")
 
 
-def test_cells_are_measured_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.gpu_step.gradient_check", lambda device: {})
+def test_cells_are_measured_at_toy_size() -> None:
     only = ["model=qwen2_5_vl", "edge=64", "zero=0", "checkpointing=true"]
     only += ["tuning=full", "answer=none"]
     found = run(tiny=True, only=only, rows=2, steps=1)
@@ -188,13 +187,16 @@ def taken_by_the_command(*only: str, timeout: int) -> list[dict]:
     return cells
 
 
-def test_the_command_shards_without_ray_and_prints_one_object() -> None:
-    for cell in taken_by_the_command("model=idefics2", "tuning=lora", "zero=2", "zero=3", timeout=300):
-        assert 0 < cell["measured"]["mfu"] < 1, cell
+def test_the_command_prints_one_object_without_ray() -> None:
+    (cell,) = taken_by_the_command("model=idefics2", "answer=alignment", timeout=300)
+    assert cell["measured"]["pictures_per_second"] > 0
 
 
 @pytest.mark.slow
-def test_every_cell_runs_but_those_whose_kernels_a_cpu_lacks() -> None:
-    for cell in taken_by_the_command("model=idefics2", "model=qwen2_5_vl", timeout=1200):
+@pytest.mark.timeout(1200)
+def test_every_cell_runs_sharded_ones_too_but_those_whose_kernels_a_cpu_lacks() -> None:
+    for cell in taken_by_the_command(timeout=1200):
         lacking = cell["cell"]["attention"] in ("flex_attention", "flash_attention_2")
         assert ("reason" if lacking else "measured") in cell, cell
+        if not lacking and not cell["cell"]["answer"]:
+            assert 0 < cell["measured"]["mfu"] < 1, cell
