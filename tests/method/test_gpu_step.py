@@ -20,7 +20,7 @@ from finedefics.terms import ObjectiveSettings, TermSettings
 
 ROOT = Path(__file__).parents[2]
 ANSWER = ObjectiveSettings({"answer": TermSettings(1.0, ("labelled",))})
-SMALL = ["--tiny", "--steps", "1", "--rows", "2", "--peak-tflops", "1"]
+SMALL = ["--tiny", "--steps", "1", "--rows", "2", "--pictures", "2", "--peak-tflops", "1"]
 
 
 def test_gradients_agree_between_schedules_and_with_float32() -> None:
