@@ -182,7 +182,8 @@ class _Draft:
 
     def __init__(self, collator: Collator, step: int) -> None:
         self.c, self.step = collator, step
-        self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []  # ids, answer length, term, image
+        # ids, how many of the last are learned, term, image
+        self.sequences: list[tuple[tuple[int, ...], int, int, int]] = []
         self.embedded: dict[tuple[tuple[int, ...], int], int] = {}
         self.reads: list[tuple[int, int]] = []  # (sequence, position) where an object is read
         self.object_rows: dict[int, int] = {}  # row -> index of its read
@@ -254,7 +255,8 @@ class _Draft:
     def _dialogue(self, term: str, question: str, answer: str, image: int, block: tuple[int, ...]) -> None:
         prompt, target = self.c.render.prompt(question), self.c.render.answer(answer)
         ids = (*prompt.before, *block, *prompt.after, *target)
-        self.sequences.append((ids, len(target), GENERATION_TERMS.index(term), image))
+        learned = len(ids) - 1 if self.c.settings.learn_prompt else len(target)
+        self.sequences.append((ids, learned, GENERATION_TERMS.index(term), image))
 
     def _embed(self, tokens: tuple[int, ...], image: int = ABSENT) -> int:
         return self.embedded.setdefault((tokens, image), len(self.embedded))

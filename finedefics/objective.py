@@ -14,7 +14,7 @@ from finedefics.backbones import Backbone, ImageTokens
 from finedefics.batch import Batch
 from finedefics.contrast import Rows, contrastive_terms, coverage
 from finedefics.distributed import total, world_size
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.losses import TEMPERATURE_RANGE, TermLoss
 from finedefics.packing import Packed
 from finedefics.terms import GENERATION_TERMS, ObjectiveSettings
@@ -55,6 +55,10 @@ class Objective(nn.Module):
         micro_batch: rows whose activations are held at a time. The contrastive batch stays whole: every piece
             is run forward without keeping activations, and again in the backward pass (GradCache, Gao et al.
             2021, by way of activation checkpointing), so the gradient is that of the undivided batch.
+
+    Raises:
+        FinedeficsError: prompts shall be learned, and the model cannot predict a picture's token (exit
+            code 2).
     """
 
     def __init__(
@@ -74,6 +78,13 @@ class Objective(nn.Module):
         # copy writes it here.
         self.exact_log_temperatures: Tensor
         self.register_buffer("exact_log_temperatures", start.clone(), persistent=False)
+        head = backbone.model.get_output_embeddings()
+        if settings.learn_prompt and backbone.image_token_id >= head.out_features:
+            raise wrong_use(
+                "the model has no output for the token that stands for a picture",
+                place="learn_prompt",
+                cure="leave it out: the loss is on answers then",
+            )
 
     def temperatures(self) -> dict[str, float]:
         """Both temperatures, for the record."""

@@ -38,6 +38,10 @@ class ObjectiveSettings:
 
     ``unique_keys``: a text is a key once for each row, so that one which was mined often, or which several
     rows share, weighs no more than others; False counts every copy, as the release does.
+    ``learn_prompt``: where a picture is asked about, every token that follows another is learned, those of
+    question and picture too, as the release does; False learns the answer and the end of its turn alone. The
+    question is the same for every picture and a picture's places all hold one token, so there is nothing to
+    learn in them, and they outnumber the answer's tokens many times.
     ``object_readout`` is ``"eos"`` (the paper's: the picture's tokens and end of sequence, a pass of its own)
     or ``"prompt"`` (the picture's last token within the prompt, read on the way of the answer's pass).
 
@@ -52,6 +56,7 @@ class ObjectiveSettings:
     learnable_temperatures: bool = False
     object_readout: Readout = DEFAULT
     unique_keys: bool = True
+    learn_prompt: bool = False
 
     def __post_init__(self) -> None:
         for name, term in self.terms.items():

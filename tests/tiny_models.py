@@ -4,7 +4,7 @@ Every family has its own tower, connector, language model and processor here, on
 them is the path from pictures and texts to embeddings and answers, not what a model knows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,40 @@ def idefics2(image_processors: Any) -> tuple[Any, Any]:
     turns = TURNS.format(image="<image>", end="<end_of_utterance>")
     processor = transformers.Idefics2Processor(images, words, image_seq_len=4, chat_template=turns)
     return transformers.Idefics2ForConditionalGeneration(config), processor
+
+
+def idefics2_like_the_release(corpus: Sequence[str]) -> tuple[Any, Any]:
+    """Idefics2 that converses as its checkpoint does, with a tokenizer of its kind, learned from a corpus.
+
+    As in Mistral's tokenizer, pieces of words are merged; a blank belongs to the word behind it, and every
+    text, also one behind a special token, begins with one; a beginning of sequence stands before all.
+    """
+    from tokenizers import decoders, normalizers, processors, trainers
+
+    model, processor = idefics2(_ImageProcessors())
+    added = ["<image>", "<fake_token_around_image>", "<end_of_utterance>"]
+    special = ["<pad>", "<s>", "</s>", "<unk>", *added]
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no merge goes over a blank
+    raw.decoder = decoders.Metaspace()
+    raw.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special))
+    raw.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+    )
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    words.add_special_tokens({"additional_special_tokens": added})
+    model.config.image_token_id = words.convert_tokens_to_ids("<image>")
+    turns = (
+        "{% for turn in messages %}{{ turn.role.capitalize() }}:"
+        "{{ '' if turn.content[0].type == 'image' else ' ' }}"
+        "{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+        "{{ '<end_of_utterance>\n' }}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    kind = type(processor)
+    return model, kind(processor.image_processor, words, image_seq_len=4, chat_template=turns)
 
 
 def idefics3(image_processors: Any) -> tuple[Any, Any]:

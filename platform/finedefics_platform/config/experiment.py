@@ -169,6 +169,8 @@ class Experiment(Section):
         for stage in document["stages"]:
             if stage["negatives"] == MINED:  # the dataset's, whose content counts by itself
                 del stage["negatives"]
+            if not stage["learn_prompt"]:  # an answer is learned alone, as it was before there was a choice
+                del stage["learn_prompt"]
         if not self.model.processor:  # the checkpoint's own, as if there were no such key
             del document["model"]["processor"]
         if not self.has_feed("inferred"):  # nobody asks how probable an inferred label is

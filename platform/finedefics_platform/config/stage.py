@@ -73,6 +73,11 @@ class Stage(Section):
     )
     terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
     temperatures: Temperatures = Temperatures()
+    learn_prompt: bool = Field(
+        False,
+        description="Learn question and picture places beside the answer, as the method's release does; they "
+        "are the same for every picture and many times as many as the answer's tokens.",
+    )
     negatives: str = Field(
         MINED,
         min_length=1,

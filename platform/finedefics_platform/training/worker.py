@@ -289,6 +289,7 @@ def objective_settings(stage: Stage, object_readout: Readout = DEFAULT) -> Objec
         attribute_category_temperature=stage.temperatures.attribute_category,
         learnable_temperatures=stage.temperatures.learnable,
         object_readout=object_readout,
+        learn_prompt=stage.learn_prompt,
     )
 
 

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.gpu_step`: shapes, model FLOPs, training cells and answering cells."""
