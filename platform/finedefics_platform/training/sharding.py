@@ -55,8 +55,9 @@ def _merged(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any
     found = dict(own)
     for name, value in options.items():
         there = found.get(name)
-        both = isinstance(there, Mapping) and isinstance(value, Mapping)
-        found[name] = _merged(there, value) if both else value
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            value = _merged(there, value)
+        found[name] = value
     return found
 
 
