@@ -42,7 +42,7 @@ from finedefics_platform.training.worker import objective_settings, stage_seed
 TESTS = Path(__file__).parents[2]
 DRAWN_ROWS = runpy.run_path(str(TESTS / "method" / "global_batch_group.py"))["drawn_rows"]
 TINY = runpy.run_path(str(TESTS / "tiny_models.py"))["save_tiny"]
-STEPS, SAVED = 3, 1
+STEPS, SAVED = 2, 1
 # as these models are small, weights of any size are divided and nothing is gathered ahead
 SMALL = {
     "stage3_param_persistence_threshold": 0,
@@ -256,7 +256,7 @@ def member(rank: int, world_size: int, port: int, out: Path, cases: list[str]) -
             _, family, dtype = case.split(":")
             found = load(out / family, dtype, rank)
         else:
-            found = train(case, out / "deep", out, rank)
+            found = train(case, out / "small", out, rank)
         torch.save(found, out / f"{case}-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -267,6 +267,7 @@ def main() -> None:
     prepare_deepspeed()
     torch.manual_seed(0)
     untrained_backbone(Sizes(text_layers=6, vision_layers=4)).save_pretrained(out / "deep")
+    untrained_backbone(Sizes(text_layers=2, vision_layers=1)).save_pretrained(out / "small")
     for family in {case.split(":")[1] for case in cases if case.startswith("load")} - {"deep"}:
         TINY(family, out / family)
     with socket.socket() as free:

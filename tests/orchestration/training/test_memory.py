@@ -1,4 +1,4 @@
-"""What a rank holds of a model in shards, what a checkpoint holds of it, and what stays in the machine's memory."""
+"""What a rank holds of a model in shards, what a checkpoint holds, and what stays in the machine's memory."""
 
 import os
 import subprocess
@@ -22,9 +22,8 @@ PLAIN, SHARDED = "train:full:1:none:float32", "train:full:3:none:float32"
 OFFLOADED = ("train:full:1:optimizer:float32", "train:full:3:parameters:float32")
 ADAPTED = ("train:lora:1:none:float32", "train:dora:3:none:float32")
 HALF = "train:full:3:none:bfloat16"
-LOADED = ("load:deep:float32",)
-CASES = (*LOADED, PLAIN, SHARDED, OFFLOADED[1], *ADAPTED)
-MORE = ("load:paligemma:bfloat16", "load:qwen2_5_vl:float32", PLAIN, OFFLOADED[0], HALF)
+CASES = ("load:deep:float32", PLAIN, OFFLOADED[1], *ADAPTED)
+MORE = ("load:paligemma:bfloat16", "load:qwen2_5_vl:float32", PLAIN, SHARDED, OFFLOADED[0], HALF)
 Found = dict[str, list[dict[str, Any]]]
 
 
@@ -78,7 +77,7 @@ def test_built_in_shards_or_offloaded_a_model_learns_the_same(found: Found) -> N
 
 def test_half_precision_in_shards_learns_through_both_stages(found: Found) -> None:
     for seen in found.get(HALF, []):
-        assert seen["second"][-1]["answer"] < seen["first"][0]["answer"]
+        assert seen["second"][-1]["answer"] < seen["first"][0]["answer"] - 0.05
 
 
 def test_a_later_stage_is_resumed_as_it_was(found: Found) -> None:
