@@ -43,11 +43,12 @@ TESTS = Path(__file__).parents[2]
 DRAWN_ROWS = runpy.run_path(str(TESTS / "method" / "global_batch_group.py"))["drawn_rows"]
 TINY = runpy.run_path(str(TESTS / "tiny_models.py"))["save_tiny"]
 STEPS, SAVED = 2, 1
-# as these models are small, weights of any size are divided and nothing is gathered ahead
+# as these models are small, weights of any size are divided and nothing is gathered ahead or kept
 SMALL = {
     "stage3_param_persistence_threshold": 0,
     "stage3_prefetch_bucket_size": 0,
     "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
 }
 
 
