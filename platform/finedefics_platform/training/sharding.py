@@ -110,7 +110,7 @@ def built_sharded(experiment: Experiment, world_size: int) -> Iterator[None]:
     prepare_deepspeed()
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    # transformers knows it by a weak reference, so it is held here
+    # Transformers knows it by a weak reference, so it is held here; it needs accelerate, which PEFT brings.
     held = HfDeepSpeedConfig(deepspeed_settings(experiment, experiment.stages[0], world_size))
     try:
         yield

@@ -146,7 +146,7 @@ class Live:
         self.most = 0
         self._parameters = list(module.parameters())
         for each in module.modules():
-            each.register_forward_hook(self._look)
+            each.register_forward_pre_hook(self._look)  # behind DeepSpeed's, which gathers
 
     def _look(self, *_: Any) -> None:
         self.most = max(self.most, sum(parameter.numel() for parameter in self._parameters))

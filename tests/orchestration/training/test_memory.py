@@ -60,9 +60,9 @@ def test_a_model_is_loaded_in_shards_and_is_the_same(found: Found) -> None:
 
 
 def test_a_step_never_holds_the_layers_whole(found: Found) -> None:
-    for case in [case for case in found if case.startswith("train:full:3")]:
+    for case in [case for case in found if case.startswith("train") and ":3:" in case]:
         for seen in found[case]:
-            assert seen["live"] < 0.4 * found[case][0]["whole"], case
+            assert seen["live"] < 0.2 * found[case][0]["whole"], case
 
 
 def test_built_in_shards_or_offloaded_a_model_learns_the_same(found: Found) -> None:
