@@ -1,6 +1,6 @@
-"""Two processes that load, train, save and resume under DeepSpeed; run by test_memory.
+"""Two processes that load, train, save and resume under DeepSpeed; run by test_held_in_shards.
 
-Usage: memory_group.py OUT CASE...
+Usage: shards_group.py OUT CASE...
 
 A case is `load:FAMILY:DTYPE` or `train:KIND:ZERO_STAGE:OFFLOAD:DTYPE`. Writes OUT/<case>-<rank>.pt.
 """

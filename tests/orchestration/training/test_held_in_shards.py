@@ -17,7 +17,7 @@ from finedefics_platform.training.loading import load_model
 from finedefics_platform.training.options import check_options
 from finedefics_platform.training.sharding import deepspeed_settings
 
-GROUP = Path(__file__).with_name("memory_group.py")
+GROUP = Path(__file__).with_name("shards_group.py")
 PLAIN, SHARDED = "train:full:1:none:float32", "train:full:3:none:float32"
 OFFLOADED = ("train:full:1:optimizer:float32", "train:full:3:parameters:float32")
 ADAPTED = ("train:lora:1:none:float32", "train:dora:3:none:float32")
