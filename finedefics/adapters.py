@@ -133,9 +133,8 @@ def apply(
         use_dora=settings.kind == "dora",
         target_modules=names,
     )
-    measured = [backbone.model.get_submodule(name).weight for name in names] if config.use_dora else []
     # adapters are drawn on the CPU, wherever they go then: no device's random state is touched
-    with torch.random.fork_rng(devices=[]), gather(measured) if gather and measured else nullcontext():
+    with torch.random.fork_rng(devices=[]), _measured(backbone, config, gather):
         torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, backbone.model)
     backbone.model.train(backbone.model.training)  # PEFT's dropout comes in training mode
@@ -231,8 +230,11 @@ def save_adapters(
     save_file(tensors, str(folder / _WEIGHTS), metadata={"format": "pt"})
 
 
-def load_adapters(backbone: Backbone, folder: str | Path) -> Backbone:
+def load_adapters(backbone: Backbone, folder: str | Path, *, gather: Gather | None = None) -> Backbone:
     """Put saved adapters into a backbone of the model they were trained on; they can be trained on.
+
+    Args:
+        gather: as in `apply`.
 
     Raises:
         FinedeficsError: the folder holds no adapters, or adapters of another model; nothing has changed then.
@@ -258,7 +260,9 @@ def load_adapters(backbone: Backbone, folder: str | Path) -> Backbone:
     state = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), model)
+        config = PeftConfig.from_pretrained(str(folder))
+        with _measured(backbone, config, gather):
+            inject_adapter_in_model(config, model)
         # PEFT would leave adapters without stored weights as they come: a deeper model's further layers
         if apart := sorted(get_peft_model_state_dict(model).keys() ^ state.keys()):
             raise ValueError(f"{apart[0]} is {'not in it' if apart[0] in state else 'not among them'}")
@@ -274,6 +278,14 @@ def load_adapters(backbone: Backbone, folder: str | Path) -> Backbone:
         ) from error
     model.train(model.training)  # as in `apply`
     return backbone
+
+
+def _measured(backbone: Backbone, config: Any, gather: Gather | None) -> AbstractContextManager[Any]:
+    """Inside, the weights that adapters of this configuration start from are whole: DoRA takes their norm."""
+    if gather is None or not config.use_dora:
+        return nullcontext()
+    ends = tuple(f".{name}" for name in config.target_modules)  # PEFT shortens the names it has stored
+    return gather([m.weight for name, m in backbone.model.named_modules() if f".{name}".endswith(ends)])
 
 
 def _refuse_adapted(backbone: Backbone) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.config.data import Data
+from finedefics_platform.config.deepspeed import DeepSpeed
 from finedefics_platform.config.documents import fill, override_by_text, read_yaml
 from finedefics_platform.config.model import Adapters, Model
 from finedefics_platform.config.section import Section, parse_document
@@ -37,15 +38,6 @@ class Resources(Section):
     def processes(self) -> int:
         """How many train, by whomever they are started."""
         return max(1, self.workers)
-
-
-class DeepSpeed(Section):
-    """How DeepSpeed shards the run."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
-    micro_batch: int | None = Field(
-        None, gt=0, description="Rows whose activations a worker holds at a time; default: all its rows."
-    )
 
 
 class Evaluation(Section):

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finedefics.adapters import quantized
 from finedefics.backbones import Backbone
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
@@ -63,6 +62,7 @@ def saved_position(training: Location) -> Position | None:
 def save_and_report(engine: Any, position: Position, rank: int) -> None:
     """Save every rank's shards, random state and the position as one Ray Train checkpoint. All ranks call it.
 
+    Frozen weights are left out (`save_shards`).
     Ray Train copies each rank's files into one folder of the run's storage; the checkpoint counts only when
     every rank has delivered.
     """
@@ -70,9 +70,7 @@ def save_and_report(engine: Any, position: Position, rank: int) -> None:
 
     with tempfile.TemporaryDirectory(prefix="finedefics-") as name:
         folder = Path(name)
-        # Weights in four bits never change, and DeepSpeed could not read them back.
-        frozen = quantized(engine.module.backbone)
-        engine.save_checkpoint(str(folder), tag=_SHARDS, exclude_frozen_parameters=frozen)
+        save_shards(engine, folder)
         torch.save(_random_state(), folder / f"random-{rank}.pt")
         if rank == 0:
             (folder / _POSITION).write_text(json.dumps(asdict(position)))
@@ -110,11 +108,8 @@ def load_shards(engine: Any, rank: int) -> None:
     checkpoint = ray.train.get_checkpoint()
     assert checkpoint is not None, "resume_point found a checkpoint"
     with checkpoint.as_directory() as folder:
-        frozen = quantized(engine.module.backbone)  # see `save_and_report`
-        loaded, _ = engine.load_checkpoint(
-            folder, tag=_SHARDS, custom_load_fn=load_trained if frozen else None
-        )
-        if loaded is None:
+        loaded = read_shards(engine, folder)
+        if not loaded:
             raise FinedeficsError(
                 "the checkpoint's shards are incomplete",
                 place=checkpoint.path,
@@ -122,6 +117,21 @@ def load_shards(engine: Any, rank: int) -> None:
             )
         # Written by this run, not downloaded: the random states are not plain tensors.
         _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
+
+
+def save_shards(engine: Any, folder: str | Path) -> None:
+    """Save every rank's shards of what is trained, with its optimizer state. All ranks call it.
+
+    Frozen weights are left out: they are the base model's, with the adapters of earlier stages merged into
+    them, which a run keeps apart (`training.loading`).
+    """
+    engine.save_checkpoint(str(folder), tag=_SHARDS, exclude_frozen_parameters=True)
+
+
+def read_shards(engine: Any, folder: str | Path) -> bool:
+    """Load what `save_shards` saved; False where a part of it is missing. All ranks call it."""
+    loaded, _ = engine.load_checkpoint(str(folder), tag=_SHARDS, custom_load_fn=load_trained)
+    return loaded is not None
 
 
 def load_trained(src: Mapping[str, Tensor], dst: nn.Module) -> None:

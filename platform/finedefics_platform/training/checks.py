@@ -25,11 +25,12 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         FinedeficsError: a feed is empty (of inferred labels: none is sure enough, or there is no table of
             them) or cannot be shared equally, hard negatives were never mined or are
             fewer than asked for, no picture of a term that learns descriptions has one, there is nothing to
-            validate on, DeepSpeed cannot do what is asked, or what the adapters or the attention need is not
-            installed.
+            validate on, DeepSpeed cannot do what is asked or knows no such option, or what the adapters or
+            the attention need is not installed.
     """
     from finedefics.adapters import quantization
     from finedefics.backbones.attention import check_installed
+    from finedefics_platform.training.options import check_options
     from finedefics_platform.training.refresh import stage_dataset
     from finedefics_platform.training.sharding import deepspeed_settings
     from finedefics_platform.training.stream import SampleIndex, check_divides
@@ -43,7 +44,8 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         for feed in stage.feeds:
             index.require(feed)
         _check_descriptions(stage, index)
-        deepspeed_settings(experiment, stage, experiment.resources.processes)
+        settings = deepspeed_settings(experiment, stage, experiment.resources.processes)
+        check_options(settings, experiment.deepspeed.options)
         if _needs_mined_negatives(experiment, stage):
             _check_negatives(experiment.data.negatives, stage, dataset)
     if validating and experiment.evaluation.every is not None:

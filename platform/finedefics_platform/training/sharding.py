@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ from finedefics_platform.config.stage import Stage
 
 
 def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of one stage.
+    """DeepSpeed's configuration of one stage: what the platform sets, and the experiment's own options.
 
     Raises:
         FinedeficsError: bfloat16 is asked for without ZeRO (exit code 2).
@@ -31,17 +31,34 @@ def deepspeed_settings(experiment: Experiment, stage: Stage, world_size: int) ->
             cure="use zero_stage 1 to 3 with bfloat16, or model.dtype float32",
         )
     rows = sum(stage.feeds.values()) // world_size
-    return {
+    sharding = experiment.deepspeed
+    own = {
         # the whole share of a worker: the objective itself divides it, without dividing the contrastive batch
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": stage.gradient_clip,
-        "zero_optimization": {"stage": experiment.deepspeed.zero_stage},
+        "zero_optimization": {
+            "stage": sharding.zero_stage,
+            **{name: {"device": "cpu"} for name in sharding.offloaded()},
+        },
         # The optimizer is torch's own AdamW: DeepSpeed's would compile a kernel for minutes first.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": half},
         "steps_per_print": sys.maxsize,
     }
+    return _merged(own, sharding.options)
+
+
+def _merged(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The platform's settings with the options beside them, section by section; neither is changed."""
+    found = dict(own)
+    for name, value in options.items():
+        there = found.get(name)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            value = _merged(there, value)
+        found[name] = value
+    return found
 
 
 @cache
@@ -64,6 +81,8 @@ def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, wor
     The process group must exist already; under ZeRO 3 the objective's weights are partitioned from here on.
     """
     deepspeed = prepare_deepspeed()
+    if experiment.deepspeed.zero_stage == 3:
+        _follow_dtype(objective, torch.bfloat16 if experiment.model.dtype == "bfloat16" else torch.float32)
     groups = parameter_groups(objective, stage.weight_decay, stage.temperatures.learning_rate)
     optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(stage, step))
@@ -76,6 +95,35 @@ def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, wor
     )
     _follow_temperatures(objective)
     return engine
+
+
+@contextmanager
+def built_sharded(experiment: Experiment, world_size: int) -> Iterator[None]:
+    """Inside, under ZeRO 3, transformers builds and loads a model in shards. All ranks must enter.
+
+    A module's weights are whole on a rank while it is made and while it is read, never two modules' at once.
+    Rank 0 alone reads the files, which are mapped, not copied; the others get their shards from it.
+    """
+    if experiment.deepspeed.zero_stage != 3:
+        yield
+        return
+    prepare_deepspeed()
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    # Transformers knows it by a weak reference, so it is held here; it needs accelerate, which PEFT brings.
+    held = HfDeepSpeedConfig(deepspeed_settings(experiment, experiment.stages[0], world_size))
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del held
+
+
+def _follow_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast parameters that are new beside a model in shards, as DeepSpeed casts them beside a whole one."""
+    for parameter in module.parameters():
+        if not hasattr(parameter, "ds_id") and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _follow_temperatures(objective: Any) -> None:
@@ -166,15 +214,22 @@ def whole(parameters: Iterable[nn.Parameter], *, written: bool = False) -> Itera
         yield
 
 
-def consolidated_state(module: nn.Module, rank: int) -> dict[str, Tensor] | None:
+def consolidated_state(module: nn.Module, rank: int, *, named: str = "") -> dict[str, Tensor] | None:
     """The module's whole weights on the CPU of rank 0 (None elsewhere), under any ZeRO stage.
 
     All ranks must call it. One layer at a time is whole, so a rank needs memory for its shard and one layer.
+
+    Args:
+        named: only of parameters that have this in their names.
     """
     state: dict[str, Tensor] = {}
     by_parameter: dict[int, Tensor] = {}  # tied weights stay one tensor
     for prefix, layer in module.named_modules():
-        own = list(layer.named_parameters(recurse=False))
+        own = [
+            (name, parameter)
+            for name, parameter in layer.named_parameters(recurse=False)
+            if named in f"{prefix}.{name}"
+        ]
         with whole(parameter for _, parameter in own):
             if rank == 0:
                 for name, parameter in own:
@@ -184,7 +239,7 @@ def consolidated_state(module: nn.Module, rank: int) -> dict[str, Tensor] | None
     if rank != 0:
         return None
     # Buffers are never partitioned; the module itself knows which of them belong in a state.
-    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False) if named in name}
     kept = {name: value for name, value in module.state_dict().items() if name in buffers}
     return state | {name: value.detach().cpu() for name, value in kept.items()}
 

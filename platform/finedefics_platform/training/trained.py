@@ -15,7 +15,7 @@ from finedefics_platform.base.storage import Location, discard
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 
-EXPERIMENT, RESULT, CHECKPOINTS = "experiment.json", "result.json", "checkpoints"
+EXPERIMENT, RESULT, CHECKPOINTS, ADAPTERS = "experiment.json", "result.json", "checkpoints", "adapters"
 TOKEN = "token"  # by which a worker knows that it sees the driver's storage
 _TRAINING = "training-"
 _SHOWN = 12  # names in an error's one line
@@ -142,11 +142,12 @@ def starts_over(training: Location) -> bool:
 
 
 def clear(place: Location) -> None:
-    """Remove what a finished run no longer needs: the shards, and trainings given up or replaced."""
+    """Remove what a finished run no longer needs: shards, merged adapters, trainings given up or replaced."""
     result = finished(place)
     assert result is not None, "nothing goes before the result stands"
     training = place / result["training"]
     (training / CHECKPOINTS).delete()  # with optimizer state they dwarf the model
+    (training / ADAPTERS).delete()
     (training / TOKEN).delete()
     for number in _trainings(place):
         if number < _number(result["training"]):

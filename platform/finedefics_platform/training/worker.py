@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from finedefics.adapters import adapted, apply, merge, quantization
-from finedefics.backbones import Backbone, load_backbone
+from finedefics.adapters import adapted, apply, merge
+from finedefics.backbones import Backbone
 from finedefics.batch import Batch, Collator
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective, ObjectiveOutput
@@ -26,6 +26,7 @@ from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.events import EventWriter
+from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset, open_version
@@ -38,11 +39,17 @@ from finedefics_platform.training.checkpoints import (
     save_model,
 )
 from finedefics_platform.training.identity import base_folder
+from finedefics_platform.training.loading import keep_adapters, load_model, merge_kept
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
-from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
+from finedefics_platform.training.sharding import (
+    backward_and_step,
+    optimizer_elements,
+    start_engine,
+    whole,
+)
 from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
-from finedefics_platform.training.trained import TOKEN
+from finedefics_platform.training.trained import ADAPTERS, TOKEN
 
 STEPS_AHEAD = 2
 COLLATED_AT_ONCE = 2  # steps; most of the time goes into decoding and scaling pictures, outside of Python
@@ -72,6 +79,10 @@ class Loop:
         total = sum(stage.steps for stage in stages[:number]) + step
         return {"stage": stages[number].name, "step": step, "total_step": total}
 
+    def adapters(self, stage: Stage) -> Location:
+        """Where the adapters of a finished stage are kept while the run goes on."""
+        return self.task.run / ADAPTERS / stage.name
+
     def position(self, stage: int, step: int) -> Position:
         """A place in this run."""
         experiment = self.task.experiment
@@ -100,14 +111,11 @@ def _train(loop: Loop) -> None:
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
     adapters = task.experiment.adapters.as_settings()
-    backbone = load_backbone(
-        base_folder(task.workspace, model),
-        dtype=model.dtype,
-        train=model.train,
-        quantization=quantization(adapters, model.dtype),
-        processor=model.processor,
-        attention=model.attention,
-    ).to(loop.device)
+    merges = adapters.kind in ("lora", "dora")  # after each stage; see `Adapters`
+    backbone = load_model(task.experiment, base_folder(task.workspace, model), loop.device, loop.world_size)
+    if merges:
+        for stage in stages[:first]:
+            merge_kept(backbone, loop.adapters(stage))
     engine = None
     for number in range(first, len(stages)):
         if engine is not None:
@@ -117,7 +125,10 @@ def _train(loop: Loop) -> None:
         if not adapted(backbone):
             apply(backbone, adapters, seed=stage_seed(task.experiment, number), gather=whole)
         engine = _run_stage(loop, backbone, number, rows, done, resumed)
-        if adapters.kind != "qlora" or number == len(stages) - 1:
+        last = number == len(stages) - 1
+        if merges and loop.saves and not last:
+            keep_adapters(backbone, loop.adapters(stages[number]), loop.rank)
+        if merges or last:
             merge(backbone, gather=partial(whole, written=True))
     templates = task.experiment.data.templates.as_templates()
     save_model(backbone, task.model, loop.rank, templates, model.object_readout)

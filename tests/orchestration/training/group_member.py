@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finedefics.backbones import load_backbone
 from finedefics.batch import Collator
 from finedefics.objective import Objective
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import open_dataset
+from finedefics_platform.training.loading import load_model
 from finedefics_platform.training.sharding import (
     backward_and_step,
     consolidated_state,
@@ -48,7 +48,7 @@ def main() -> None:
         experiment = parse_experiment(document(str(model), zero_stage), place="test")
         stage = experiment.stages[0]
         settings = objective_settings(stage)
-        backbone = load_backbone(model)
+        backbone = load_model(experiment, model, torch.device("cpu"), world_size)
         objective = Objective(backbone, settings)
         engine = start_engine(objective, experiment, stage, world_size)
         collate = Collator(backbone.processor, dataset.categories(), settings, negatives=2)
