@@ -138,7 +138,7 @@ Contestants = dict[str, tuple[nn.Module, Callable[[], Tensor]]]
 def contestants(backbone: Backbone, samples: list, categories: Sequence, micro: int | None) -> Contestants:
     """Both schedules over one backbone and the same samples: module and loss."""
     device = backbone.device
-    ours = Objective(backbone, STAGE_ONE, micro_batch=micro).to(device)
+    ours = Objective(backbone, STAGE_ONE, micro_tokens=micro).to(device)
     collate = Collator(backbone.processor, categories, STAGE_ONE, negatives=NEGATIVES)
     batch = collate({"labelled": samples}, step=0).to(device)
     theirs = ReleasedSchedule(backbone, categories, NEGATIVES)
@@ -201,7 +201,9 @@ def measure(
     return statistics.median(seconds[2:]), peak
 
 
-def run(*, tiny: bool, batch: int, steps: int, micro_batch: int | None, peak: float | None) -> dict[str, Any]:
+def run(
+    *, tiny: bool, batch: int, steps: int, micro_tokens: int | None, peak: float | None
+) -> dict[str, Any]:
     """Both schedules, measured; what `main` prints."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not tiny:
@@ -221,7 +223,7 @@ def run(*, tiny: bool, batch: int, steps: int, micro_batch: int | None, peak: fl
     useful = ours.sequences.useful + ours.embedded.useful
     schedules: dict[str, dict[str, float | None]] = {}
     taken: dict[str, float] = {}
-    for schedule, (module, loss) in contestants(backbone, samples, data.categories, micro_batch).items():
+    for schedule, (module, loss) in contestants(backbone, samples, data.categories, micro_tokens).items():
         seconds, memory = measure(module, loss, steps, device)
         taken[schedule] = seconds
         schedules[schedule] = {
@@ -238,7 +240,7 @@ def run(*, tiny: bool, batch: int, steps: int, micro_batch: int | None, peak: fl
         "parameters": sum(p.numel() for p in backbone.parameters()),
         "trained_parameters": sum(p.numel() for p in backbone.parameters() if p.requires_grad),
         "batch": batch,
-        "micro_batch": micro_batch,
+        "micro_tokens": micro_tokens,
         "needed_tokens": useful,
         "model_tflops_a_step": flops / 1e12,
         "peak_tflops": peak,
@@ -256,14 +258,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="toy size, on any device")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5, help="steps timed, after two that warm up")
-    parser.add_argument("--micro-batch", type=int, help="rows whose activations the packed schedule holds")
+    parser.add_argument("--micro-tokens", type=int, help="tokens whose activations the packed schedule holds")
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the card")
     chosen = parser.parse_args()
     found = run(
         tiny=chosen.tiny,
         batch=chosen.batch,
         steps=chosen.steps,
-        micro_batch=chosen.micro_batch,
+        micro_tokens=chosen.micro_tokens,
         peak=chosen.peak_tflops,
     )
     print(json.dumps(found, indent=1))

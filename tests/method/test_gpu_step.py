@@ -60,7 +60,7 @@ def test_the_default_shape_has_eight_billion_weights() -> None:
 
 def test_the_command_prints_one_object() -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_step"]
-    command += ["--tiny", "--steps", "1", "--batch", "2", "--micro-batch", "1", "--peak-tflops", "1"]
+    command += ["--tiny", "--steps", "1", "--batch", "2", "--micro-tokens", "1", "--peak-tflops", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -178,8 +178,10 @@ def _run_stage(
     experiment = loop.task.experiment
     stage = experiment.stages[number]
     settings = objective_settings(stage, experiment.model.object_readout)
-    micro_batch = experiment.deepspeed.micro_batch
-    objective = Objective(backbone, settings, micro_batch=micro_batch).to(loop.device)
+    compute = experiment.compute
+    objective = Objective(
+        backbone, settings, micro_tokens=compute.micro_tokens, checkpointing=compute.checkpointing
+    ).to(loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
     if resumed:
         load_shards(engine, loop.rank)
@@ -199,6 +201,7 @@ def _run_stage(
         seed=stage_seed(experiment, number),
         attributes=loop.dataset.attribute_names(),
         similar=data.neighbours(),
+        micro_tokens=compute.micro_tokens,
     )
     objective.train()
     meter = Meter()
