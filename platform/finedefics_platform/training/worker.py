@@ -38,6 +38,7 @@ from finedefics_platform.training.checkpoints import (
     save_model,
 )
 from finedefics_platform.training.identity import base_folder
+from finedefics_platform.training.memory import named_when_exhausted
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
@@ -204,13 +205,14 @@ def _run_stage(
         micro_tokens=compute.micro_tokens,
     )
     objective.train()
-    meter = Meter()
+    meter, place = Meter(), f"stage {stage.name}, rank {loop.rank}"
     for step, batch in ahead(_collated(rows, collate), STEPS_AHEAD):
         meter.data_arrived()
-        output: ObjectiveOutput = engine(batch.to(loop.device))
-        terms = _finite_terms(output, stage, step)
-        rate = engine.get_lr()[0]
-        norm = backward_and_step(engine, output.loss)
+        with named_when_exhausted(batch, place, compute, backbone.image_token_id):
+            output: ObjectiveOutput = engine(batch.to(loop.device))
+            terms = _finite_terms(output, stage, step)
+            rate = engine.get_lr()[0]
+            norm = backward_and_step(engine, output.loss)
         meter.step_done(output)
         if step == first:
             _report_layout(loop, engine, loop.at(number, first))
