@@ -1,4 +1,4 @@
-"""A step holds at most its budget of tokens at a time, whatever its negatives; what alone is larger is refused."""
+"""A step holds no more tokens at a time than its budget, and what alone is larger is refused."""
 
 from typing import Any
 

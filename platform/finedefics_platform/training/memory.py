@@ -27,7 +27,8 @@ def named_when_exhausted(batch: Batch, place: str, compute: Compute, image_token
         pictures = sum(int((each.ids == image_token_id).sum()) for each in passes)
         text = sum(each.useful for each in passes) - pictures
         raise FinedeficsError(
-            f"out of memory at step {batch.step + 1}: {batch.size} rows, {pictures} image and {text} text tokens",
+            f"out of memory at step {batch.step + 1}: {batch.size} rows, "
+            f"{pictures} image and {text} text tokens",
             place=place,
             cure=f"{_cure(compute, batch)} and start the run again: it goes on from its last checkpoint",
         ) from error
