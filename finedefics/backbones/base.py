@@ -141,10 +141,10 @@ class Backbone(nn.Module):
         """
         # unchecked: ZeRO 3 empties frozen weights after the forward pass, and torch would compare the shapes
         kwargs = {"use_reentrant": False, "determinism_check": "none"}
-        self.part("text").gradient_checkpointing_enable(kwargs)
+        self.part("text").activation_checkpointing_enable(kwargs)
         tower = self.part("vision")
         if any(parameter.requires_grad for parameter in tower.parameters()):
-            tower.gradient_checkpointing_enable(kwargs)
+            tower.activation_checkpointing_enable(kwargs)
 
     def embed_tokens(self, input_ids: Tensor, image_tokens: Sequence[Tensor] | None = None) -> Tensor:
         """Input embeddings [batch, length, hidden]; picture tokens fill the image places, in order.
