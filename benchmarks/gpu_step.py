@@ -66,7 +66,7 @@ def run(
         only: ``key=value``: cells with these settings alone.
         rows: samples a training step.
         steps: timed in each cell, after those that warm up.
-        micro: rows whose activations a step holds at a time.
+        micro: tokens whose activations a step holds at a time.
         pictures: that are answered together.
         peak: dense bfloat16 TFLOP/s of the card; looked up by default.
 
@@ -95,7 +95,7 @@ def run(
         "dtype": "bfloat16" if cuda else "float32",
         "sizes": "toy" if tiny else "real",
         "rows": rows,
-        "micro_batch": micro,
+        "micro_tokens": micro,
         "steps": steps,
         "peak_tflops": peak,
         "gradient_distance": "taken with all cells" if only else gradient_check("cuda" if cuda else "cpu"),
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="KEY=VALUE", help="such cells alone")
     parser.add_argument("--rows", type=int, default=8, help="samples a training step")
     parser.add_argument("--steps", type=int, default=5, help="steps timed, after two that warm up")
-    parser.add_argument("--micro-batch", type=int, help="rows whose activations a step holds at a time")
+    parser.add_argument("--micro-tokens", type=int, help="tokens whose activations a step holds at a time")
     parser.add_argument("--pictures", type=int, default=32, help="pictures that are answered together")
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the card")
     given = parser.parse_args()
@@ -123,7 +123,7 @@ def main() -> None:
                 only=given.only,
                 rows=given.rows,
                 steps=given.steps,
-                micro=given.micro_batch,
+                micro=given.micro_tokens,
                 pictures=given.pictures,
                 peak=given.peak_tflops,
             )

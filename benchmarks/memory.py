@@ -1,4 +1,4 @@
-"""Peak memory of a contrastive batch: 256 rows against 32 at one micro-batch, a process each (Linux)."""
+"""Peak memory of a contrastive batch: 256 rows against 32 at one token budget, a process each (Linux)."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.registry import Result, benchmark
 
 SIZES = (32, 256)
-MICRO_BATCH = 16  # half of the smaller batch, so that both are divided
+MICRO_TOKENS = 2048  # less than the smaller batch has, so that both are divided
 REPEATS = 3
 PROCESS = Path("/proc/self")
 # else glibc keeps freed megabytes as chance has it: 256 rows by 32 then read 404 to 689 MiB from run to run
@@ -23,22 +23,22 @@ def contrastive_memory() -> dict[str, Result]:
     if not (PROCESS / "clear_refs").exists():
         print("contrastive_memory: left out, there is no /proc to read peaks from", file=sys.stderr)
         return {}
-    runs = [[_measured(size, MICRO_BATCH) for size in SIZES] for _ in range(REPEATS)]
+    runs = [[_measured(size, MICRO_TOKENS) for size in SIZES] for _ in range(REPEATS)]
     whole = _measured(SIZES[1], None)
     ratios = [large / small for small, large in runs]
     small, large = (statistics.median(column) for column in zip(*runs, strict=True))
     how = (
         f"peak resident memory of a step above the process before it: {small:.0f} MiB for {SIZES[0]} rows, "
-        f"{large:.0f} MiB for {SIZES[1]}, whose rows share more texts, at micro-batch {MICRO_BATCH} "
+        f"{large:.0f} MiB for {SIZES[1]}, whose rows share more texts, at a budget of {MICRO_TOKENS} tokens "
         f"({whole:.0f} MiB undivided)"
     )
     spread = (min(ratios), max(ratios))
     return {"contrastive_memory": Result(statistics.median(ratios), "times", "lower", 1.3, spread, how)}
 
 
-def _measured(size: int, micro_batch: int | None) -> float:
+def _measured(size: int, micro_tokens: int | None) -> float:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", str(size), str(micro_batch or 0)],
+        [sys.executable, "-m", "benchmarks.memory", str(size), str(micro_tokens or 0)],
         capture_output=True,
         text=True,
         check=True,
@@ -47,7 +47,7 @@ def _measured(size: int, micro_batch: int | None) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _step(size: int, micro_batch: int) -> float:
+def _step(size: int, micro_tokens: int) -> float:
     """MiB that a forward and backward of ``size`` rows adds to this process's peak."""
     import torch
 
@@ -62,8 +62,10 @@ def _step(size: int, micro_batch: int) -> float:
     torch.manual_seed(0)
     data = make_data()
     backbone = untrained_backbone(MODEL)
-    objective = Objective(backbone, STAGE_ONE, micro_batch=micro_batch or None)
-    collate = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES)
+    objective = Objective(backbone, STAGE_ONE, micro_tokens=micro_tokens or None)
+    collate = Collator(
+        backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES, micro_tokens=micro_tokens or None
+    )
     # a step of two rows first: gradients and library workspaces are not the batch's doing
     objective(collate({"labelled": data.random_batch(2)}, step=0)).loss.backward()
     batch = collate({"labelled": data.random_batch(size)}, step=0)

@@ -55,7 +55,7 @@ class Batch:
         text_ids: [rows] hash of the description.
         negative_text_ids: [rows, hard negatives] those of the hard negatives' descriptions.
         feeds: [rows] index into `FEEDS`.
-        size: samples and texts in the batch: what a micro-batch counts.
+        size: samples and texts in the batch.
     """
 
     step: int
@@ -99,6 +99,8 @@ class Collator:
         packed: several sequences share a row; False pads every one to the longest.
         seed: of the order in which a multiple choice shows its options, with the step.
         attributes: names that samples' attributes have beside the table's; equal on every rank.
+        micro_tokens: tokens that a sequence may have, and a packed row where its sequences allow it: what a
+            worker holds at a time.
         similar: for each category its most similar others, the hard negatives of its text, most similar
             first; a category that is missing has none. By default those that share most attributes.
 
@@ -118,9 +120,10 @@ class Collator:
         seed: int = 0,
         attributes: Iterable[str] = (),
         similar: Mapping[str, Sequence[str]] | None = None,
+        micro_tokens: int | None = None,
     ) -> None:
         check_distinct(categories)
-        self.packed, self.seed = packed, seed
+        self.packed, self.seed, self.micro_tokens = packed, seed, micro_tokens
         self.encode_images = ImageEncoder(processor)
         self.render = Renderer(processor, templates)
         self.categories = {category.category_id: category for category in categories}
@@ -191,10 +194,12 @@ class _Draft:
         self.looks: list[Mapping[str, str]] = []
         self.attributes = set(collator.attributes)
         self.size = 0
+        self.place = ""  # whose sequences are being added
 
     def add_sample(self, feed: str, sample: Sample, image: int, block: tuple[int, ...]) -> None:
         self.size += 1
         c, wants, place = self.c, self.c.settings.feeds, f"sample {sample.sample_id}"
+        self.place = place
         self._check(feed, sample, place)
         category = c.category(sample.category_id, place) if sample.category_id else None
         if category and feed in wants("answer"):
@@ -239,6 +244,7 @@ class _Draft:
     def add_text(self, category: Category) -> None:
         self.size += 1
         self.c.category(category.category_id, "feed text")
+        self.place = f"text of category {category.category_id}"
         if not category.description:
             raise FinedeficsError(
                 "the category has no description",
@@ -247,6 +253,7 @@ class _Draft:
             )
         if "text" in self.c.settings.feeds("text"):
             for tokens in self.c.render.statement_tokens(category.name, category.description):
+                self._held(tokens)
                 self.sequences.append((tokens, len(tokens) - 1, GENERATION_TERMS.index("text"), ABSENT))
         similar = self.c.similar.get(category.category_id, ())[: self.c.negatives]
         negatives = [self.c.category(i, f"similar categories of {category.category_id}") for i in similar]
@@ -256,9 +263,23 @@ class _Draft:
         prompt, target = self.c.render.prompt(question), self.c.render.answer(answer)
         ids = (*prompt.before, *block, *prompt.after, *target)
         learned = len(ids) - 1 if self.c.settings.learn_prompt else len(target)
+        self._held(ids, len(block))
         self.sequences.append((ids, learned, GENERATION_TERMS.index(term), image))
 
+    def _held(self, tokens: tuple[int, ...], shown: int = 0) -> None:
+        """Refuse a sequence that alone is more than a worker may hold."""
+        most = self.c.micro_tokens
+        if most is not None and len(tokens) > most:
+            picture = f", {shown} of them its picture's," if shown else ""
+            raise wrong_use(
+                f"a sequence of {len(tokens)} tokens{picture} does not fit compute.micro_tokens={most}",
+                place=self.place,
+                cure="raise compute.micro_tokens, or "
+                + ("show smaller pictures" if 2 * shown > len(tokens) else "shorten the text"),
+            )
+
     def _embed(self, tokens: tuple[int, ...], image: int = ABSENT) -> int:
+        self._held(tokens, len(tokens) - 1 if image != ABSENT else 0)
         return self.embedded.setdefault((tokens, image), len(self.embedded))
 
     def _row(
@@ -337,10 +358,12 @@ class _Draft:
             self.rows[row]["objects"] = len(self.embedded) + read
         shown = [image for *_, image in self.sequences]
         texts = [ids for ids, *_ in self.sequences]
-        sequences, owners = pack(texts, shown, pad=pad, packed=packed, reads=self.reads)
+        widest = self.c.micro_tokens
+        sequences, owners = pack(texts, shown, pad=pad, packed=packed, reads=self.reads, widest=widest)
         targets, terms = self._targets(sequences, owners)
         keys = list(self.embedded)
-        embedded, _ = pack([ids for ids, _ in keys], [image for _, image in keys], pad=pad, packed=packed)
+        pictures = [image for _, image in keys]
+        embedded, _ = pack([ids for ids, _ in keys], pictures, pad=pad, packed=packed, widest=widest)
 
         def column(key: str, width: int | None = None) -> Tensor:
             values = [row[key] for row in self.rows]

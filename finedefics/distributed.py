@@ -50,3 +50,12 @@ def total(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(summed)
     return summed
+
+
+def largest(numbers: list[int], device: torch.device) -> list[int]:
+    """The largest over ranks of each number."""
+    if world_size() == 1:
+        return numbers
+    found = torch.tensor(numbers, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return [int(number) for number in found.tolist()]

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from finedefics.backbones import Backbone, ImageTokens
 from finedefics.batch import Batch
 from finedefics.contrast import Rows, contrastive_terms, coverage
-from finedefics.distributed import total, world_size
+from finedefics.distributed import largest, total, world_size
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.losses import TEMPERATURE_RANGE, TermLoss
 from finedefics.packing import Packed
@@ -52,9 +52,14 @@ class Objective(nn.Module):
     Args:
         backbone: the multimodal model.
         settings: terms, their weights and feeds, and the temperatures.
-        micro_batch: rows whose activations are held at a time. The contrastive batch stays whole: every piece
-            is run forward without keeping activations, and again in the backward pass (GradCache, Gao et al.
-            2021, by way of activation checkpointing), so the gradient is that of the undivided batch.
+        micro_tokens: positions whose activations are held at a time, padding included; a row that alone has
+            more is a piece of its own. More negatives or larger pictures make more pieces, not larger ones.
+            In the language model a position is a token, in the vision tower a patch, which costs less: a
+            picture of more patches goes alone, and is not refused. The contrastive batch stays whole: every
+            piece is run forward without keeping activations, and again in the backward pass (GradCache, Gao
+            et al. 2021, by way of activation checkpointing), so the gradient is that of the undivided batch.
+        checkpointing: within a piece, keep only the inputs of each layer, and run it again in the backward
+            pass.
 
     Raises:
         FinedeficsError: prompts shall be learned, and the model cannot predict a picture's token (exit
@@ -62,12 +67,19 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, settings: ObjectiveSettings, *, micro_batch: int | None = None
+        self,
+        backbone: Backbone,
+        settings: ObjectiveSettings,
+        *,
+        micro_tokens: int | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
-        self.micro_batch = micro_batch
+        self.micro_tokens = micro_tokens
+        if checkpointing:
+            backbone.checkpoint_layers()
         # learned in log space, so that a step is relative to the temperature's own size
         start = torch.tensor(
             [settings.object_attribute_temperature, settings.attribute_category_temperature]
@@ -95,17 +107,17 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Compute every term of the stage on one rank's share of a step."""
-        pieces = math.ceil(batch.size / self.micro_batch) if self.micro_batch else 1
-        images = self._encode_images(batch.images, pieces)
+        seen, learned, embedded = self._pieces(batch)
+        images = self._encode_images(batch.images, seen)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         left_out: dict[str, Tensor] = {}
         covered: dict[str, Tensor] = {}
         read: list[Tensor] = []
         if len(batch.embedded):
-            read.append(self._embed(batch.embedded, images, pieces))
+            read.append(self._embed(batch.embedded, images, embedded))
         if len(batch.sequences):
-            share, shown, objects = self._generation(batch, images, pieces)
+            share, shown, objects = self._generation(batch, images, learned)
             terms |= shown
             losses += [self._weight(name) * value for name, value in share.items()]
             read.append(objects)
@@ -136,6 +148,20 @@ class Objective(nn.Module):
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight
 
+    def _pieces(self, batch: Batch) -> list[int]:
+        """How many pieces the pictures, the learned sequences and the embedded ones make, on every rank.
+
+        ZeRO 3 gathers weights in each call, so ranks make as many calls as the one with most pieces.
+        """
+        if self.micro_tokens is None:
+            return [1, 1, 1]
+        pictures = 1
+        if batch.images:
+            together = max(1, self.micro_tokens // self.backbone.patches(batch.images))
+            pictures = math.ceil(len(next(iter(batch.images.values()))) / together)
+        passes = (batch.sequences.pieces(self.micro_tokens), batch.embedded.pieces(self.micro_tokens))
+        return largest([pictures, *passes], batch.sequences.ids.device)
+
     def _piecewise(self, function: Callable[..., T], *inputs: Any, pieces: int) -> T:
         """Call a function, keeping its activations only where the batch is not divided."""
         if pieces == 1 or not torch.is_grad_enabled():
@@ -149,11 +175,11 @@ class Objective(nn.Module):
             return ImageTokens([])
         count = len(next(iter(images.values())))
         tokens: list[Tensor] = []
+        unread: list[Tensor] = []
         for piece in range(pieces):
             first, last = piece * count // pieces, (piece + 1) * count // pieces
-            if first == last:  # a piece of text rows only
-                continue
-            part = {name: tensor[first:last] for name, tensor in images.items()}
+            # an empty piece would skip a call that other ranks make: repeat a picture that nobody looks at
+            part = {name: tensor[first : max(last, first + 1)] for name, tensor in images.items()}
             lengths: list[int] = []
             seen: list[Any] = []
 
@@ -165,7 +191,13 @@ class Objective(nn.Module):
                 lengths[:] = map(len, found)
                 return torch.cat(found)
 
-            tokens += self._piecewise(encode, pieces=pieces).split(lengths)
+            found = self._piecewise(encode, pieces=pieces)
+            if first < last:
+                tokens += found.split(lengths)
+            else:
+                unread.append(found[:0])
+        if unread:  # in the graph, as other ranks run their piece again in the backward pass
+            tokens[0] = torch.cat([tokens[0], *unread])
         return ImageTokens(tokens, self.backbone.grids(images))
 
     def _hidden(self, piece: Packed, images: ImageTokens) -> Tensor:

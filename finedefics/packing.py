@@ -5,6 +5,7 @@ A packed row holds several sequences; positions that restart and attention that 
 (`finedefics.backbones.attention`) keep its hidden states what they would be alone.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ class Packed:
             # an empty run would skip a forward that other ranks make: repeat a row that nobody reads
             yield self.rows(first, last) if last > first else self.rows(0, 1)._unread()
 
+    def pieces(self, tokens: int | None) -> int:
+        """Fewest near-equal runs of rows that hold at most so many positions each, padding included.
+
+        A row that alone holds more is a run of its own. Any larger number of pieces keeps within them too.
+        """
+        if tokens is None or not len(self.ids):
+            return 1
+        return math.ceil(len(self.ids) / max(1, tokens // self.ids.shape[1]))
+
     def bounds(self, pieces: int) -> list[tuple[int, int]]:
         """First and last (exclusive) row of each piece."""
         count = len(self.ids)
@@ -96,6 +106,7 @@ def pack(
     pad: int,
     packed: bool = True,
     reads: Sequence[tuple[int, int]] | None = None,
+    widest: int | None = None,
 ) -> tuple[Packed, Tensor]:
     """Lay sequences out in rows.
 
@@ -105,12 +116,13 @@ def pack(
         pad: id of the padding token.
         packed: False gives every sequence a row of its own.
         reads: (sequence, position in it) whose hidden states are wanted; by default each sequence's last.
+        widest: most positions of a row, where every sequence fits.
 
     Returns:
         The layout, and [rows, width] the index of the sequence at every position (-1 where padding).
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    layout, width = _layout(lengths.tolist(), packed)
+    layout, width = _layout(lengths.tolist(), packed, widest)
     order = np.array([index for members in layout for index in members], dtype=np.int64)
     counts = np.array([len(members) for members in layout], dtype=np.int64)
     row = np.repeat(np.arange(len(layout)), counts)
@@ -160,7 +172,7 @@ def _filled(
     return owners, (ids, segments, positions)
 
 
-def _layout(lengths: Sequence[int], packed: bool) -> tuple[list[list[int]], int]:
+def _layout(lengths: Sequence[int], packed: bool, widest: int | None) -> tuple[list[list[int]], int]:
     """Which sequences share a row, and the rows' width."""
     longest = max(lengths, default=0)
     if not packed or longest == 0:
@@ -169,6 +181,8 @@ def _layout(lengths: Sequence[int], packed: bool) -> tuple[list[list[int]], int]
     least, width = 1.0, longest
     for factor in WIDTHS:
         tried = int(longest * factor)
+        if widest is not None and tried > max(widest, longest):
+            break
         padding = 1 - total / (rows_needed(counts, tried) * tried)
         if padding < least:
             least, width = padding, tried

@@ -80,7 +80,7 @@ def measure_step(
     flops = step_flops(shape, backbone, counted, batch, cell.tuning)
     useful = batch.sequences.useful + batch.embedded.useful
     if cell.schedule == "packed":
-        objective = Objective(backbone, STAGE_ONE, micro_batch=micro).to(device)
+        objective = Objective(backbone, STAGE_ONE, micro_tokens=micro).to(device)
         module, loss = objective, _ours(batch)
     else:
         released = ReleasedSchedule(backbone, data.categories, NEGATIVES)

@@ -1,5 +1,6 @@
 """What differs between model families: where the parts stand, how pictures and positions are handed over."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,11 @@ class Family:
     def encode(self, model: Any, images: Mapping[str, Tensor]) -> list[Tensor]:
         """Tokens [tokens, hidden] of each picture; their number may differ between pictures."""
         return list(model.get_image_features(**images, return_dict=True).pooler_output)
+
+    def patches(self, model: Any, images: Mapping[str, Tensor]) -> int:
+        """Patches that the vision tower sees of a picture, all its tiles together, padding included."""
+        *tiles, _, height, width = images["pixel_values"].shape[1:]
+        return math.prod(tiles) * math.ceil(height * width / model.config.vision_config.patch_size**2)
 
     def grids(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid] | None:
         """Rows and columns of each picture's tokens where `positions` needs them."""

@@ -34,6 +34,10 @@ class Qwen25VL(Family):
         )
         return list(model.get_image_features(patches, grid, return_dict=True).pooler_output)
 
+    def patches(self, model: Any, images: Mapping[str, Tensor]) -> int:
+        """Those of the largest picture."""
+        return images["pixel_values"].shape[1]
+
     def grids(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid]:
         """Rows and columns of tokens, in merged patches."""
         merge = model.config.vision_config.spatial_merge_size

@@ -70,7 +70,8 @@ class Case:
     """One way to take the step, and the group sizes that take it."""
 
     worlds: tuple[int, ...]
-    micro_batch: int | None = None
+    micro_tokens: int | None = None
+    checkpointing: bool = False
     packed: bool = True
     terms: dict[str, TermSettings] = field(default_factory=lambda: GENERATION | CONTRAST)
     fault: Callable[[], Any] = nullcontext
@@ -84,13 +85,15 @@ CASES = {
     "whole": Case((1, 2, 4)),
     "contrast": Case((1, 4), terms=CONTRAST),
     "padded": Case((1, 2), packed=False),
-    "divided": Case((1, 2), micro_batch=8),
-    "finely divided": Case((1,), micro_batch=3),
+    "divided": Case((1, 2), micro_tokens=600),
+    "finely divided": Case((1, 2), micro_tokens=160),
+    "checkpointed": Case((1,), checkpointing=True),
+    "divided, checkpointed": Case((1,), micro_tokens=600, checkpointing=True),
     "in the prompt": Case((1, 2), options={"object_readout": "prompt"}),
-    "in the prompt, divided": Case((1,), micro_batch=8, options={"object_readout": "prompt"}),
+    "in the prompt, divided": Case((1,), micro_tokens=600, options={"object_readout": "prompt"}),
     "every copy": Case((1, 2), options={"unique_keys": False}),
     "adapters": Case((1, 2, 4), adapters="lora"),
-    "adapters, divided": Case((1,), adapters="lora", micro_batch=8),
+    "adapters, divided": Case((1,), adapters="lora", micro_tokens=600, checkpointing=True),
     "faulty": Case((2,), fault=local_backward),
     "one category": Case((2,), terms=CONTRAST, one_category=True),
     "diverged": Case((2,), terms=CONTRAST, spoil=1),
@@ -139,13 +142,21 @@ def step(case: Case, rank: int, world_size: int) -> dict[str, Any]:
     """Loss, terms and gradients of one step of a rank on its share of the rows."""
     backbone = drawn_backbone(case.adapters).double()
     settings = ObjectiveSettings(terms=case.terms, learnable_temperatures=True, **case.options)
-    micro_batch = case.micro_batch and max(1, case.micro_batch // world_size)
-    objective: nn.Module = Objective(backbone, settings, micro_batch=micro_batch)
+    objective: nn.Module = Objective(
+        backbone.train(), settings, micro_tokens=case.micro_tokens, checkpointing=case.checkpointing
+    )
     categories, rows = drawn_rows()
     if case.one_category:
         rows = {"labelled": rows["labelled"][::5] * 2, "captioned": [], "text": []}
     negatives = 0 if case.one_category else 2
-    collate = Collator(backbone.processor, categories, settings, negatives=negatives, packed=case.packed)
+    collate = Collator(
+        backbone.processor,
+        categories,
+        settings,
+        negatives=negatives,
+        packed=case.packed,
+        micro_tokens=case.micro_tokens,
+    )
     share = {
         feed: every[rank * len(every) // world_size : (rank + 1) * len(every) // world_size]
         for feed, every in rows.items()

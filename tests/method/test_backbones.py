@@ -195,9 +195,12 @@ def test_a_few_steps_lower_the_loss(backbone: Backbone, files: list[bytes]) -> N
 
 def test_a_divided_batch_gives_the_same_gradient(backbone: Backbone, files: list[bytes]) -> None:
     gradients = []
-    for micro_batch in (None, 1):
+    for tokens in (None, 1):  # a piece holds a row at least
         backbone.zero_grad()
-        Objective(backbone, ALL_TERMS, micro_batch=micro_batch)(batch(backbone, files)).loss.backward()
+        divided = Objective(
+            backbone.train(), ALL_TERMS, micro_tokens=tokens, checkpointing=tokens is not None
+        )
+        divided(batch(backbone, files)).loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in backbone.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
@@ -318,7 +321,7 @@ def test_a_frozen_tower_sees_a_picture_once(
 
     tower.forward = counted
     made = batch(backbone, files)
-    Objective(backbone, ALL_TERMS, micro_batch=1)(made).loss.backward()
+    Objective(backbone, ALL_TERMS, micro_tokens=1)(made).loss.backward()
     pictures = len(next(iter(made.images.values())))
     assert calls == runs * pictures
     assert tower.forward is counted

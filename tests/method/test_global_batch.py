@@ -1,4 +1,4 @@
-"""The contrastive batch is the global batch: any number of processes, any micro-batch, one gradient."""
+"""The contrastive batch is the global batch: any number of processes, any token budget, one gradient."""
 
 import os
 import subprocess
@@ -58,14 +58,15 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "case"), [(2, "whole"), (4, "whole"), (2, "padded"), (2, "divided"), (1, "padded")]
+    ("world_size", "case"),
+    [(2, "whole"), (4, "whole"), (2, "padded"), (2, "divided"), (2, "finely divided"), (1, "padded")],
 )
 def test_groups_take_the_step_of_one_process(found: Found, world_size: int, case: str) -> None:
     assert_same_step(found[world_size][case], found[1]["whole"])
 
 
-@pytest.mark.parametrize("case", ["divided", "finely divided"])
-def test_micro_batches_do_not_divide_the_contrast(found: Found, case: str) -> None:
+@pytest.mark.parametrize("case", ["divided", "finely divided", "checkpointed", "divided, checkpointed"])
+def test_pieces_and_checkpoints_do_not_divide_the_contrast(found: Found, case: str) -> None:
     assert_same_step(found[1][case], found[1]["whole"])
 
 

@@ -56,9 +56,6 @@ class DeepSpeed(Section):
     """How DeepSpeed shards the run."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="1 shards optimizer state; 3 parameters as well.")
-    micro_batch: int | None = Field(
-        None, gt=0, description="Rows whose activations a worker holds at a time; default: all its rows."
-    )
     offload: Literal["none", "optimizer", "parameters"] = Field(
         "none",
         description="What a worker keeps in its machine's memory instead of its GPU's: `optimizer` state, "

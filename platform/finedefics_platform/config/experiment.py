@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finedefics_platform.base.digest import digest_of
+from finedefics_platform.config.compute import Compute
 from finedefics_platform.config.data import Data
 from finedefics_platform.config.deepspeed import DeepSpeed
 from finedefics_platform.config.documents import fill, override_by_text, read_yaml
@@ -88,6 +89,7 @@ class Experiment(Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     resources: Resources = Resources()
     deepspeed: DeepSpeed = DeepSpeed()
+    compute: Compute = Compute()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 
@@ -152,7 +154,7 @@ class Experiment(Section):
         Where, on how much and by which kernels a run is done is no part of what it is.
         """
         left_out: dict[str, Any] = dict.fromkeys(
-            ("name", "resources", "deepspeed", "evaluation", "tracking"), True
+            ("name", "resources", "deepspeed", "compute", "evaluation", "tracking"), True
         )
         left_out |= {"data": {"dataset"}, "model": {"path", "revision", "attention"}}
         if self.adapters.kind == "full":

@@ -31,7 +31,7 @@ class Attempt:
             "outcome": None,
             "topology": {
                 section: getattr(experiment, section).model_dump(mode="json")
-                for section in ("resources", "deepspeed")
+                for section in ("resources", "deepspeed", "compute")
             },
             "evaluation": experiment.evaluation.model_dump(mode="json"),
             "model": experiment.model.model_dump(mode="json", include={"path", "revision", "attention"}),

@@ -1,7 +1,7 @@
 """What a run is: its key follows what determines the trained weights, and nothing else.
 
 That is the content of the data and of the base model, and the settings of `Experiment.digest`. Where the
-model lies, how many workers train, with which ZeRO stage or micro-batch, what is measured meanwhile: none of
+model lies, how many workers train, with which ZeRO stage or token budget, what is measured meanwhile: none of
 it makes another run, so an interrupted one is found again under other circumstances.
 """
 

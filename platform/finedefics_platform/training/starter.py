@@ -307,9 +307,11 @@ def _surroundings(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:
         "  zero_stage: 1",
     ]
     if machine.has_gpu:
-        lines.append(
-            "  micro_batch: 8 # rows whose activations a worker holds; halve it when memory runs out"
-        )
+        lines += [
+            "compute:",
+            "  micro_tokens: 4096 # whose activations a worker holds; halve it when memory runs out",
+            "  checkpointing: true # of each layer only its inputs are held",
+        ]
     lines.append("evaluation:")
     answers = ["names", "alignment", *(["describe"] if facts.described or facts.captioned else [])]
     split = "test" if facts.held_out["test"] or not facts.held_out["val"] else "val"

@@ -40,6 +40,7 @@ from finedefics_platform.training.checkpoints import (
 )
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.loading import keep_adapters, load_model, merge_kept
+from finedefics_platform.training.memory import named_when_exhausted
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
 from finedefics_platform.training.sharding import (
@@ -190,8 +191,10 @@ def _run_stage(
     experiment = loop.task.experiment
     stage = experiment.stages[number]
     settings = objective_settings(stage, experiment.model.object_readout)
-    micro_batch = experiment.deepspeed.micro_batch
-    objective = Objective(backbone, settings, micro_batch=micro_batch).to(loop.device)
+    compute = experiment.compute
+    objective = Objective(
+        backbone, settings, micro_tokens=compute.micro_tokens, checkpointing=compute.checkpointing
+    ).to(loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
     if resumed:
         load_shards(engine, loop.rank)
@@ -211,15 +214,17 @@ def _run_stage(
         seed=stage_seed(experiment, number),
         attributes=loop.dataset.attribute_names(),
         similar=data.neighbours(),
+        micro_tokens=compute.micro_tokens,
     )
     objective.train()
-    meter = Meter()
+    meter, place = Meter(), f"stage {stage.name}, rank {loop.rank}"
     for step, batch in ahead(_collated(rows, collate), STEPS_AHEAD):
         meter.data_arrived()
-        output: ObjectiveOutput = engine(batch.to(loop.device))
-        terms = _finite_terms(output, stage, step)
-        rate = engine.get_lr()[0]
-        norm = backward_and_step(engine, output.loss)
+        with named_when_exhausted(batch, place, compute, backbone.image_token_id):
+            output: ObjectiveOutput = engine(batch.to(loop.device))
+            terms = _finite_terms(output, stage, step)
+            rate = engine.get_lr()[0]
+            norm = backward_and_step(engine, output.loss)
         meter.step_done(output)
         if step == first:
             _report_layout(loop, engine, loop.at(number, first))

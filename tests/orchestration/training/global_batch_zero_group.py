@@ -2,7 +2,7 @@
 
 Usage: global_batch_zero_group.py OUT WORLD_SIZE CASE...
 
-A case is KIND:ZERO_STAGE or KIND:ZERO_STAGE:MICRO_BATCH, with a kind of adapters. Writes OUT/<case>.pt: the
+A case is KIND:ZERO_STAGE or KIND:ZERO_STAGE:MICRO_TOKENS, with a kind of adapters. Writes OUT/<case>.pt: the
 losses and terms of every rank, and every parameter's whole gradient; and OUT/<kind>.pt: those of one process
 without DeepSpeed on all rows. The rows and the models are those of tests/method/global_batch_group.py.
 """
@@ -65,15 +65,17 @@ def step(case: str, rank: int, world_size: int) -> dict[str, Any]:
     """Loss, terms and gradients of one step of a rank on its share of the rows."""
     from deepspeed.utils import safe_get_full_grad
 
-    kind, zero_stage, *micro_batch = case.split(":")
+    kind, zero_stage, *micro_tokens = case.split(":")
     experiment = parse_experiment(document(int(zero_stage)), place="test")
     stage = experiment.stages[0]
     settings = objective_settings(stage)
-    rows_held = int(micro_batch[0]) if micro_batch else None
-    objective = Objective(PLAIN["drawn_backbone"](kind), settings, micro_batch=rows_held)
+    held = int(micro_tokens[0]) if micro_tokens else None
+    objective = Objective(
+        PLAIN["drawn_backbone"](kind), settings, micro_tokens=held, checkpointing=held is not None
+    )
     engine = start_engine(objective, experiment, stage, world_size)
     categories, rows = PLAIN["drawn_rows"]()
-    collate = Collator(objective.backbone.processor, categories, settings, negatives=2)
+    collate = Collator(objective.backbone.processor, categories, settings, negatives=2, micro_tokens=held)
     share = {
         feed: every[rank * len(every) // world_size : (rank + 1) * len(every) // world_size]
         for feed, every in rows.items()

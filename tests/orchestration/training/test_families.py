@@ -39,7 +39,8 @@ def test_a_family_is_trained_to_a_model_that_answers(
         "name": f"{family}-{zero_stage}",
         "data": {"dataset": "drawn", "negatives": 2},
         "model": {"path": str(base)},
-        "deepspeed": {"zero_stage": zero_stage, "micro_batch": 4},
+        "deepspeed": {"zero_stage": zero_stage},
+        "compute": {"micro_tokens": 256, "checkpointing": True},
         "stages": [
             {
                 "name": "joint",

@@ -36,9 +36,7 @@ def stage_of(**changes: Any) -> Stage:
 
 
 def test_settings_follow_the_experiment() -> None:
-    experiment = experiment_of(
-        model={"path": "base", "dtype": "bfloat16"}, deepspeed={"zero_stage": 3, "micro_batch": 8}
-    )
+    experiment = experiment_of(model={"path": "base", "dtype": "bfloat16"}, deepspeed={"zero_stage": 3})
     settings = deepspeed_settings(experiment, experiment.stages[0], 2)
     assert settings["zero_optimization"] == {"stage": 3}
     assert settings["bf16"] == {"enabled": True}

@@ -1,0 +1,21 @@
+"""How a step is computed: what it costs, never what is learned."""
+
+from pydantic import Field
+
+from finedefics_platform.config.section import Section
+
+
+class Compute(Section):
+    """Memory against time; no part of what a run is."""
+
+    micro_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Most tokens, padding included, whose activations a worker holds at a time; default: all "
+        "of a step. More negatives or larger pictures then make more passes, not larger ones.",
+    )
+    checkpointing: bool = Field(
+        False,
+        description="Keep only the inputs of each layer and compute the layer again in the backward pass: a "
+        "fraction of the activations for about a third more time.",
+    )
