@@ -8,7 +8,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,15 +38,13 @@ from finedefics_platform.training.checkpoints import (
     save_and_report,
     save_model,
 )
+from finedefics_platform.training.collating import STEPS_AHEAD, collated, prepare, processes_of
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
 from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
-from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
+from finedefics_platform.training.stream import Ahead, FeedRows, SampleIndex, TrainingStream, ahead
 from finedefics_platform.training.trained import TOKEN
-
-STEPS_AHEAD = 2
-COLLATED_AT_ONCE = 2  # steps; most of the time goes into decoding and scaling pictures, outside of Python
 
 
 @dataclass
@@ -97,6 +96,7 @@ def _train(loop: Loop) -> None:
     _report_configuration(loop, first, done)
     if start is not None:
         loop.say("resumed", **loop.at(first, done))
+    prepare(processes_of(task.experiment.resources, loop.device))
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
     adapters = task.experiment.adapters.as_settings()
@@ -150,7 +150,7 @@ def _start(task: Assignment, rank: Rank, events: EventWriter | None) -> Loop:
     return Loop(task, rank.number, rank.of, rank.device, rank.saves, dataset, index, events)
 
 
-def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]] | None:
+def _rows(loop: Loop, number: int, done: int) -> Ahead[tuple[int, FeedRows]] | None:
     """This rank's rows of a stage after ``done`` steps, read ahead; None where negatives are mined first."""
     experiment = loop.task.experiment
     stage, data, seed = experiment.stages[number], experiment.data, stage_seed(experiment, number)
@@ -170,7 +170,7 @@ def _run_stage(
     loop: Loop,
     backbone: Backbone,
     number: int,
-    rows: Iterator[tuple[int, FeedRows]] | None,
+    rows: Ahead[tuple[int, FeedRows]] | None,
     first: int,
     resumed: bool,
 ) -> Any:
@@ -200,9 +200,20 @@ def _run_stage(
         attributes=loop.dataset.attribute_names(),
         similar=data.neighbours(),
     )
+    processes = processes_of(experiment.resources, loop.device)
+    with closing(collated(rows, collate, processes, loop.device)) as batches:
+        _steps(loop, engine, number, first, batches)
+    loop.say("stage_done", **loop.at(number, stage.steps))
+    return engine
+
+
+def _steps(loop: Loop, engine: Any, number: int, first: int, batches: Iterable[tuple[int, Batch]]) -> None:
+    """Train a stage from step ``first`` on, with the batches of its steps."""
+    stage, log_every = loop.task.experiment.stages[number], loop.task.experiment.tracking.log_every
+    objective: Objective = engine.module
     objective.train()
     meter = Meter()
-    for step, batch in ahead(_collated(rows, collate), STEPS_AHEAD):
+    for step, batch in batches:
         meter.data_arrived()
         output: ObjectiveOutput = engine(batch.to(loop.device))
         terms = _finite_terms(output, stage, step)
@@ -212,8 +223,8 @@ def _run_stage(
         if step == first:
             _report_layout(loop, engine, loop.at(number, first))
         done = step + 1
-        if done % experiment.tracking.log_every == 0 or done == stage.steps:
-            total = sum(settings.terms[name].weight * value for name, value in terms.items())
+        if done % log_every == 0 or done == stage.steps:
+            total = sum(objective.settings.terms[name].weight * value for name, value in terms.items())
             metrics = {
                 "loss": total,
                 **{f"loss_{name}": value for name, value in terms.items()},
@@ -227,8 +238,6 @@ def _run_stage(
             loop.say("step", **loop.at(number, done), metrics=metrics)
         _check_and_save(loop, engine, number, stage, done)
         meter.resume()
-    loop.say("stage_done", **loop.at(number, stage.steps))
-    return engine
 
 
 def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: int) -> None:
@@ -294,13 +303,6 @@ def objective_settings(stage: Stage, object_readout: Readout = DEFAULT) -> Objec
 def stage_seed(experiment: Experiment, number: int) -> int:
     """Seed of a stage's order, so that a second stage does not repeat the order of the first."""
     return int(np.random.SeedSequence([experiment.seed, number]).generate_state(1)[0])
-
-
-def _collated(rows_of: Iterable[tuple[int, FeedRows]], collate: Collator) -> Iterator[tuple[int, Batch]]:
-    def collated(item: tuple[int, FeedRows]) -> tuple[int, Batch]:
-        return item[0], collate(item[1], step=item[0])
-
-    return in_parallel(collated, rows_of, COLLATED_AT_ONCE)
 
 
 def _finite_terms(output: ObjectiveOutput, stage: Stage, step: int) -> dict[str, float]:
