@@ -32,10 +32,8 @@ from finedefics.adapters import AdapterSettings, apply
 from finedefics.backbones import Backbone
 from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.batch import Batch, Collator
+from finedefics.flops import peak_tflops
 from finedefics.objective import Objective
-
-# dense bfloat16 peaks of the vendors' data sheets, TFLOP/s
-PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125}
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ def run(*, tiny: bool, batch: int, steps: int, micro_batch: int | None, peak: fl
     if device == "cpu" and not tiny:
         raise SystemExit("error: the 8B-class model needs a CUDA device; --tiny runs the same path here")
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    peak = peak or next((p for card, p in PEAKS.items() if card in name), None)
+    peak = peak or peak_tflops(name)
     torch.manual_seed(0)
     checked = gradient_check(device)
     shape, data = TINY if tiny else Shape(), make_data()

@@ -79,16 +79,19 @@ class Batch:
     feeds: Tensor
     size: int
 
+    @property
+    def forwarded_tokens(self) -> int:
+        """Positions the language model computes, padding included."""
+        return self.sequences.ids.numel() + self.embedded.ids.numel()
+
+    @property
+    def useful_tokens(self) -> int:
+        """Those that are not padding."""
+        return self.sequences.useful + self.embedded.useful
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device; from pinned memory (`finedefics.flat`) nothing waits for the copies."""
-        found: dict[str, Any] = {"images": {key: sent(tensor, device) for key, tensor in self.images.items()}}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                found[field.name] = sent(value, device)
-            elif isinstance(value, Packed):
-                found[field.name] = value.to(device)
-        return replace(self, **found)
+        return replace(self, **{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
 
 
 class Collator:

@@ -63,10 +63,17 @@ class Flat(Generic[T]):
         return restored
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device. From pinned memory to a CUDA device the program does not wait for the copy; in
-    the other direction it does, as it could read the numbers before they are there."""
-    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+def sent(value: Any, device: torch.device | str) -> Any:
+    """A tensor, a dictionary of them or what has a `to` of its own, on a device; anything else as it is.
+
+    From pinned memory to a CUDA device the program does not wait for the copy; in the other direction it
+    does, as it could read numbers before they are there.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=torch.device(device).type != "cpu")
+    if isinstance(value, dict):
+        return {name: sent(each, device) for name, each in value.items()}
+    return value.to(device) if hasattr(value, "to") else value
 
 
 class _Writer(pickle.Pickler):

@@ -10,10 +10,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import collating_trainer
 import psutil
 import pytest
 import torch
-import collating_trainer
 from collating_trainer import CATEGORIES, rows_of, small_collator
 
 from finedefics.batch import Batch
