@@ -48,7 +48,7 @@ def test_trained_weights_cost_their_gradients(batch: Batch) -> None:
         parameter.requires_grad_("lora_" not in name)
     everything = StepFlops(whole).of(batch)
     # torch counts whole squares of attention, padding, the vision tower's own attention and the adapters
-    assert 0.6 < everything / counted(whole, batch) < 1
+    assert 0.8 < everything / counted(whole, batch) < 1.1
     whole.requires_grad_(False)
     assert StepFlops(whole).of(batch) == pytest.approx(everything / 3, rel=0.06)  # adapters apart
 
