@@ -31,7 +31,7 @@ class Resources(Section):
     cpus_per_worker: float = Field(
         1,
         gt=0,
-        description="Cores of one worker. Each that training's own threads leave gets a process that decodes, "
+        description="Cores of one worker. Each that its own threads leave has a process that decodes, "
         "tokenises and packs batches ahead of the step; with one core, threads of the worker do.",
     )
     gpus_per_worker: float = Field(0, ge=0)

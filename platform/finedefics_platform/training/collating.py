@@ -49,8 +49,9 @@ def prepare(processes: int) -> None:
     """Start importing what the processes need, in the background: it takes seconds, once a trainer."""
     if processes:
         context = multiprocessing.get_context("forkserver")
-        # the main module would be imported by each process otherwise; in a worker of Ray that is Ray's own
-        context.set_forkserver_preload(["__main__", __name__])
+        # what each process would import otherwise, for seconds: the main module too (in a worker of Ray it is
+        # Ray's own), and what every processor is made of
+        context.set_forkserver_preload(["__main__", "transformers.processing_utils", __name__])
         forkserver.ensure_running()
 
 

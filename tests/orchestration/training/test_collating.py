@@ -16,7 +16,7 @@ import pytest
 import torch
 from collating_trainer import CATEGORIES, rows_of, small_collator
 
-from finedefics.batch import Batch
+from finedefics.batch import Batch, Collator
 from finedefics.errors import FinedeficsError
 from finedefics.flat import Flat
 from finedefics_platform.config.experiment import Resources
@@ -27,9 +27,10 @@ STEPS = 7
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> None:
+@pytest.fixture(scope="module")
+def collate() -> Collator:
     prepare(1)
+    return small_collator()
 
 
 def tensors_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -75,8 +76,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> bool:
     return holds()
 
 
-def test_processes_make_the_batches_of_threads_in_their_order() -> None:
-    collate = small_collator()
+def test_processes_make_the_batches_of_threads_in_their_order(collate: Collator) -> None:
     inside, outside = (list(collated(rows_of(STEPS), collate, count, CPU)) for count in (0, 2))
     assert [step for step, _ in outside] == list(range(STEPS))
     for (_, one), (_, other) in zip(inside, outside, strict=True):
@@ -85,16 +85,16 @@ def test_processes_make_the_batches_of_threads_in_their_order() -> None:
     assert eventually(lambda: not processes())
 
 
-def test_the_order_of_torch_s_random_numbers_is_left_alone() -> None:
+def test_the_order_of_torch_s_random_numbers_is_left_alone(collate: Collator) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    list(collated(rows_of(2), small_collator(), 1, CPU))
+    list(collated(rows_of(2), collate, 1, CPU))
     assert torch.rand(3).equal(expected)
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_an_error_arrives_as_it_was_raised_at_its_step(count: int) -> None:
+def test_an_error_arrives_as_it_was_raised_at_its_step(collate: Collator, count: int) -> None:
     def rows() -> Iterator[Any]:
         for step, found in rows_of(STEPS):
             if step == 3:
@@ -106,18 +106,18 @@ def test_an_error_arrives_as_it_was_raised_at_its_step(count: int) -> None:
 
     seen = []
     with pytest.raises(FinedeficsError, match="among its hard negatives") as caught:
-        seen += [step for step, _ in collated(rows(), small_collator(), count, CPU)]
+        seen += [step for step, _ in collated(rows(), collate, count, CPU)]
     assert caught.value.exit_code == 1
     assert caught.value.cure == "run `finedefics data mine` again"
     later = (item for item in rows() if item[0] > 3)
     with pytest.raises(FinedeficsError, match="unknown feed 'tables'") as wrong:
-        list(collated(later, small_collator(), count, CPU))
+        list(collated(later, collate, count, CPU))
     assert wrong.value.exit_code == 2
     assert eventually(lambda: not processes())
 
 
-def test_a_killed_process_is_one_line_and_no_hang() -> None:
-    batches = collated(rows_of(500), small_collator(), 2, CPU)
+def test_a_killed_process_is_one_line_and_no_hang(collate: Collator) -> None:
+    batches = collated(rows_of(500), collate, 2, CPU)
     next(batches)
     os.kill(processes()[0].pid, signal.SIGKILL)
     with pytest.raises(
@@ -128,14 +128,15 @@ def test_a_killed_process_is_one_line_and_no_hang() -> None:
     assert eventually(lambda: not processes())
 
 
-def test_who_wants_no_more_leaves_no_process() -> None:
-    batches = collated(rows_of(500), small_collator(), 2, CPU)
+def test_who_wants_no_more_leaves_no_process(collate: Collator) -> None:
+    batches = collated(rows_of(500), collate, 2, CPU)
     next(batches)
     assert len(processes()) == 2
     batches.close()
     assert eventually(lambda: not processes())
 
 
+@pytest.mark.slow  # a program of its own imports for long
 def test_none_outlives_a_killed_trainer() -> None:
     script = Path(collating_trainer.__file__)
     trainer = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
@@ -157,8 +158,8 @@ def test_training_s_own_threads_leave_cores_for_processes() -> None:
     assert found(8, threads=4, device=CUDA) == 7
 
 
-def test_a_batch_survives_being_laid_end_to_end() -> None:
-    (_, batch), *_ = collated(rows_of(1), small_collator(), 0, CPU)
+def test_a_batch_survives_being_laid_end_to_end(collate: Collator) -> None:
+    (_, batch), *_ = collated(rows_of(1), collate, 0, CPU)
     for memory in ("plain", "shared"):
         flat = Flat.of(batch, memory)
         assert_equal(flat.restored(), batch)
@@ -173,8 +174,7 @@ def test_a_batch_survives_being_laid_end_to_end() -> None:
 
 
 @pytest.mark.gpu
-def test_a_batch_for_a_card_is_pinned_and_arrives_whole() -> None:
-    collate = small_collator()
+def test_a_batch_for_a_card_is_pinned_and_arrives_whole(collate: Collator) -> None:
     (_, plain), *_ = collated(rows_of(1), collate, 0, CPU)
     for count in (0, 1):
         (_, pinned), *_ = collated(rows_of(1), collate, count, CUDA)
