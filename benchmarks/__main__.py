@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks.answers
+import benchmarks.collating
 import benchmarks.false_conflicts
 import benchmarks.memory
 import benchmarks.mining

@@ -118,13 +118,14 @@ def teach(
     forwarded = 0
     for step in range(steps):
         chosen = {feed: [rows[feed][next(endless[feed])] for _ in range(batch)] for feed in rows}
-        out = objective(collate(chosen, step=step))  # type: ignore[arg-type]
+        made = collate(chosen, step=step)  # type: ignore[arg-type]
+        out = objective(made)
         optimizer.zero_grad()
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         rate.step()
-        forwarded += out.forwarded_tokens
+        forwarded += made.forwarded_tokens
     model = Recogniser(backbone, categories, templates=templates, object_readout=settings.object_readout)
     return Taught(model, forwarded / steps)
 

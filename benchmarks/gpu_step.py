@@ -18,7 +18,6 @@ and nothing that is computed again.
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
@@ -30,24 +29,7 @@ from benchmarks.gpu.answering import measure_answer
 from benchmarks.gpu.cells import EDGES, TINY_EDGES, Cell, chosen, table, taken
 from benchmarks.gpu.training import gradient_check, measure_step
 from benchmarks.samples import make_data
-
-# dense bfloat16 peaks of the vendors' data sheets, TFLOP/s
-PEAKS = {
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H200 NVL": 835,
-    "H100": 989,
-    "H200": 989,
-    "A100": 312,
-    "L40S": 362,
-    "L4": 121,
-    "A10": 125,
-}
-
-
-def peak_of(name: str) -> float | None:
-    """Dense bfloat16 TFLOP/s of a card by its name, None for one that is not known (an A10G is no A10)."""
-    return next((peak for card, peak in PEAKS.items() if re.search(rf"\b{card}\b", name)), None)
+from finedefics.flops import peak_tflops
 
 
 def run(
@@ -80,7 +62,7 @@ def run(
     if not cuda and not tiny:
         raise SystemExit("error: the 7B and 8B models need a CUDA device; --tiny runs the same paths here")
     name = torch.cuda.get_device_name() if cuda else "cpu"
-    peak = peak or peak_of(name)
+    peak = peak or peak_tflops(name)
     data = make_data()
 
     def measure(cell: Cell) -> dict[str, Any]:

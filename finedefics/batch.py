@@ -18,6 +18,7 @@ from torch import Tensor
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.distributed import world_size
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.flat import sent
 from finedefics.mining.attributes import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
@@ -78,17 +79,23 @@ class Batch:
     feeds: Tensor
     size: int
 
+    @property
+    def forwarded_tokens(self) -> int:
+        """Positions the language model computes, padding included."""
+        return self.sequences.ids.numel() + self.embedded.ids.numel()
+
+    @property
+    def useful_tokens(self) -> int:
+        """Those that are not padding."""
+        return self.sequences.useful + self.embedded.useful
+
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
-        kinds = Tensor | Packed
-        moved: dict[str, Any] = {
-            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), kinds)
-        }
-        return replace(self, images={k: v.to(device) for k, v in self.images.items()}, **moved)
+        """The same batch on a device; from pinned memory (`finedefics.flat`) nothing waits for the copies."""
+        return replace(self, **{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
 
 
 class Collator:
-    """Makes the `Batch` of one rank's rows.
+    """Makes the `Batch` of one rank's rows. It can be pickled, and makes the same batches elsewhere.
 
     Args:
         processor: the model's processor.
@@ -124,6 +131,7 @@ class Collator:
     ) -> None:
         check_distinct(categories)
         self.packed, self.seed, self.micro_tokens = packed, seed, micro_tokens
+        self.alone = world_size() == 1  # asked here: a process that only collates is in no group
         self.encode_images = ImageEncoder(processor)
         self.render = Renderer(processor, templates)
         self.categories = {category.category_id: category for category in categories}
@@ -232,7 +240,7 @@ class _Draft:
                 cure="run `finedefics data mine` again",
             )
         strange = sorted(sample.attributes.keys() - self.attributes)
-        if strange and world_size() == 1:
+        if strange and self.c.alone:
             self.attributes.update(strange)
         elif strange and not sample.category_id:  # what it conflicts with, other ranks could not tell
             raise wrong_use(

@@ -8,6 +8,7 @@ from torch import Tensor
 from finedefics.batch import ABSENT, Batch
 from finedefics.distributed import gather
 from finedefics.errors import FinedeficsError
+from finedefics.flat import sent
 from finedefics.losses import (
     TermLoss,
     attribute_category,
@@ -75,11 +76,13 @@ class Rows:
 
     def where(self, keep: Tensor) -> "Rows":
         """The rows for which ``keep`` [rows] holds."""
-        return Rows(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+        rows = keep.nonzero()[:, 0]  # one wait for the device, not one a field
+        return Rows(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
-    def of_feeds(self, feeds: set[str]) -> "Rows":
-        wanted = torch.tensor([name in feeds for name in FEEDS], device=self.feeds.device)
-        return self.where(wanted[self.feeds])
+    def fed(self, feeds: set[str]) -> Tensor:
+        """[rows] which of them are of these feeds."""
+        wanted = sent(torch.tensor([name in feeds for name in FEEDS]), self.feeds.device)
+        return wanted[self.feeds]
 
     def repels(self) -> Tensor:
         """[rows, rows] which rows may be negatives of each other.
@@ -120,7 +123,7 @@ class Rows:
         labelled row meets all that are of another category.
         """
         vectors = (self.negative_attributes, self.negative_categories)[kind].flatten(0, 1)
-        present = self.has_negatives[:, :, kind].flatten()
+        present = self.has_negatives[:, :, kind].flatten().nonzero()[:, 0]
         ids = self.negative_ids.flatten()[present]
         k = self.negative_ids.shape[1]
         owner = torch.arange(len(self.feeds), device=ids.device).repeat_interleave(k)[present]
@@ -200,8 +203,8 @@ _TERMS = {  # each with what a row must have to take part (object, attribute, ca
 
 def rows_of_term(rows: Rows, name: str, settings: ObjectiveSettings) -> Rows:
     """The rows that take part in a contrastive term: those of its feeds that have what it compares."""
-    fed = rows.of_feeds(settings.feeds(name))
-    return fed.where(fed.has[:, _TERMS[name][1]].all(1))
+    complete = rows.has[:, _TERMS[name][1]].all(1)
+    return rows.where(rows.fed(settings.feeds(name)) & complete)
 
 
 def contrastive_terms(

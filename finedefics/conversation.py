@@ -186,6 +186,9 @@ class Renderer:
         self.answer = lru_cache(maxsize=65536)(self._answer)
         self.named = lru_cache(maxsize=65536)(self._named)
 
+    def __reduce__(self) -> tuple[type["Renderer"], tuple[Any, Templates]]:
+        return type(self), (self.processor, self.templates)  # caches are of a process
+
     @property
     def eos(self) -> int:
         """Id of the end-of-sequence token."""

@@ -30,8 +30,6 @@ class ObjectiveOutput:
         loss: scalar; averaging its parameter gradients over ranks gives the gradient of the global loss.
         terms: every term's value over the global batch, detached, equal on every rank; a generation term for
             which no row of this step had a text is absent.
-        forwarded_tokens: positions this rank's language model computed, padding included.
-        useful_tokens: those that were not padding.
         left_out: for every contrastive term, how many queries of the global batch have no allowed negative
             and so are left out of its mean (a caption that conflicts with no other, say).
         coverage: for every contrastive term, the share of rows whose nearest category stands among the keys
@@ -40,8 +38,6 @@ class ObjectiveOutput:
 
     loss: Tensor
     terms: dict[str, Tensor]
-    forwarded_tokens: int
-    useful_tokens: int
     left_out: dict[str, Tensor]
     coverage: dict[str, Tensor]
 
@@ -98,12 +94,12 @@ class Objective(nn.Module):
                 cure="leave it out: the loss is on answers then",
             )
 
-    def temperatures(self) -> dict[str, float]:
-        """Both temperatures, for the record."""
+    def temperatures(self) -> dict[str, Tensor]:
+        """Both temperatures, for the record: scalars, detached."""
         names = ("object_attribute_temperature", "attribute_category_temperature")
         low, high = TEMPERATURE_RANGE
         values = self._exact().detach().exp().clamp(low, high)
-        return dict(zip(names, values.tolist(), strict=True))
+        return dict(zip(names, values, strict=True))
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Compute every term of the stage on one rank's share of a step."""
@@ -135,15 +131,7 @@ class Objective(nn.Module):
                 cure=f"give rows of {', '.join(sorted(self.settings.feeds(*self.settings.terms)))}, "
                 "labelled or described as the terms need it",
             )
-        passes = (batch.sequences, batch.embedded)
-        return ObjectiveOutput(
-            torch.stack(losses).sum(),
-            terms,
-            sum(each.ids.numel() for each in passes),
-            sum(each.useful for each in passes),
-            left_out,
-            covered,
-        )
+        return ObjectiveOutput(torch.stack(losses).sum(), terms, left_out, covered)
 
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from finedefics.flat import sent
+
 Numbers = npt.NDArray[np.int64]
 PADDING_AIM = 0.05  # share of a pass that may be padding before a wider row is tried
 # row widths tried, in lengths of the longest sequence; fine steps, because a width that many sums of lengths
@@ -53,7 +55,7 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same layout on a device."""
-        return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return Packed(*(sent(getattr(self, name), device) for name in self.__dataclass_fields__))
 
     def rows(self, first: int, last: int) -> "Packed":
         """Rows ``first`` to ``last`` (exclusive); reads keep their order and count rows from ``first``."""

@@ -39,6 +39,7 @@ NAMES = {
     "stream_amplification",
     "stream_rank_memory",
     "data_wait_share",
+    "collate_scaling",
 }
 
 

@@ -12,7 +12,7 @@ from benchmarks.gpu import flops
 from benchmarks.gpu.cells import ANSWERS, ATTENTION, EDGES, MODELS, Cell, chosen, table, taken
 from benchmarks.gpu.shapes import SHAPES, TINY, prepared, untrained
 from benchmarks.gpu.training import NotMeasured, gradient_check, timed
-from benchmarks.gpu_step import peak_of, run
+from benchmarks.gpu_step import peak_tflops, run
 from benchmarks.samples import make_data
 from finedefics.batch import Collator
 from finedefics.objective import Objective
@@ -136,10 +136,10 @@ def test_a_cell_has_figures_or_a_reason_and_the_rest_is_taken() -> None:
 
 
 def test_a_cards_peak_is_its_own() -> None:
-    assert peak_of("NVIDIA A100-SXM4-80GB") == 312
-    assert peak_of("NVIDIA H100 80GB HBM3") == 989
-    assert peak_of("NVIDIA H100 PCIe") == 756
-    assert [peak_of(f"NVIDIA {card}") for card in ("A10G", "L40", "GH200 480GB", "B200")] == [None] * 4
+    assert peak_tflops("NVIDIA A100-SXM4-80GB") == 312
+    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
+    assert peak_tflops("NVIDIA H100 PCIe") == 756
+    assert [peak_tflops(f"NVIDIA {card}") for card in ("A10G", "L40", "GH200 480GB", "B200")] == [None] * 4
 
 
 def test_a_cell_is_refused_while_an_earlier_ones_tensors_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

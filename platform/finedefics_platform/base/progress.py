@@ -18,6 +18,9 @@ class Progress(Protocol):
         """A bar over ``total`` items (None: unknown); the yielded function advances it by so many items."""
         ...
 
+    def note(self, label: str, text: str) -> None:
+        """What stands beside the open bar of that label, for a person."""
+
 
 class _Silent:
     def event(self, name: str, /, **fields: Any) -> None:
@@ -29,6 +32,9 @@ class _Silent:
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda count: None
+
+    def note(self, label: str, text: str) -> None:
+        pass
 
 
 SILENT: Progress = _Silent()
@@ -44,3 +50,7 @@ class Prefixed:
     def progress(self, label: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
         """A bar labelled ``owner: label``."""
         return self._progress.progress(f"{self._owner}: {label}", total)
+
+    def note(self, label: str, text: str) -> None:
+        """Beside the bar ``owner: label``."""
+        self._progress.note(f"{self._owner}: {label}", text)

@@ -88,6 +88,14 @@ class Reporter:
         with self._events(label, total) if self.json else self._bar(label, total) as advance:
             yield advance
 
+    def note(self, label: str, text: str) -> None:
+        """Show a few words beside the open bar of that label; a machine gets events instead."""
+        with self._lock:
+            bars = self._bars
+            for task in bars.tasks if bars else ():
+                if bars and task.description == label and task.stop_time is None:
+                    bars.update(task.id, note=text)
+
     def done(self, **fields: Any) -> None:
         """The last line of a command that succeeded."""
         self.event("done", **fields)
@@ -115,7 +123,7 @@ class Reporter:
                 self._bars = _bars()
                 self._bars.start()
             bars, self._open_bars = self._bars, self._open_bars + 1
-        task = bars.add_task(label, total=total)
+        task = bars.add_task(label, total=total, note="")
         try:
             yield lambda items: bars.advance(task, items)
             if total is None:
@@ -154,6 +162,7 @@ def _bars() -> Bars:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
         console=_console(sys.stderr),
         # Redirected lines are drawn above the bar, on stderr: right on a terminal, wrong into a pipe.
         redirect_stdout=sys.stdout.isatty(),

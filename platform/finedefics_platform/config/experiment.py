@@ -30,7 +30,12 @@ class Resources(Section):
         description="Data-parallel training processes. 0: a single one without Ray Train, which starts in "
         "seconds, saves no checkpoints and is not replaced when it is lost; for tiny models and studies.",
     )
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: float = Field(
+        1,
+        gt=0,
+        description="Cores of one worker. Each that its own threads leave has a process that decodes, "
+        "tokenises and packs batches ahead of the step; with one core, threads of the worker do.",
+    )
     gpus_per_worker: float = Field(0, ge=0)
     threads_per_worker: int = Field(1, ge=1, description="Torch threads of one worker on CPU.")
     max_failures: int = Field(2, ge=0, description="Lost workers survived before the run fails.")

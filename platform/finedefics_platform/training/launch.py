@@ -15,6 +15,7 @@ from finedefics_platform.base.events import Event, EventReader
 from finedefics_platform.config.experiment import Resources
 from finedefics_platform.training.alone import Alone
 from finedefics_platform.training.assignment import Assignment, Rank
+from finedefics_platform.training.lost import LostProcess
 from finedefics_platform.training.trained import CHECKPOINTS
 
 STOP_SECONDS = 20.0  # for workers to end; they are busy with a step or a checkpoint
@@ -25,7 +26,7 @@ class _StopOnUserError(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if found := _user_error(error):
+            if (found := _user_error(error)) and not isinstance(found, LostProcess):
                 raise found
 
 

@@ -1,6 +1,6 @@
 """Where a run's events go besides its log: the person or machine watching, whoever listens, and MLflow."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -79,6 +79,8 @@ class Recorder:
             self._open_bar(event)
         elif event["event"] in ("step", "validation"):
             self._move_to(event["step"])
+            if event["event"] == "step":
+                self._progress.note(event["stage"], cost(event["metrics"]))
         self._record(event)
 
     def _record(self, event: Event) -> None:
@@ -112,6 +114,17 @@ class Recorder:
         if self._advance is not None and step > self._step:
             self._advance(step - self._step)
             self._step = step
+
+
+def cost(metrics: Mapping[str, float]) -> str:
+    """What a step costs, for the line that a person watches: speed, utilisation where known, memory, wait."""
+    shown: list[tuple[str, float, str]] = [
+        ("samples_per_second", 1, "{:.3g} samples/s"),
+        ("mfu", 100, "MFU {:.0f} %"),
+        ("memory_mib", 1 / 1024, "{:.1f} GiB"),
+        ("data_wait_share", 100, "{:.0f} % waiting for data"),
+    ]
+    return " · ".join(text.format(metrics[name] * by) for name, by, text in shown if name in metrics)
 
 
 def _status(error: BaseException | None) -> Status:

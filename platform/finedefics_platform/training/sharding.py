@@ -1,7 +1,6 @@
 """How DeepSpeed shards a stage: its settings, its engine, and what is gathered back from it."""
 
 import logging
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -84,7 +83,7 @@ def start_engine(objective: nn.Module, experiment: Experiment, stage: Stage, wor
     if experiment.deepspeed.zero_stage == 3:
         _follow_dtype(objective, torch.bfloat16 if experiment.model.dtype == "bfloat16" else torch.float32)
     groups = parameter_groups(objective, stage.weight_decay, stage.temperatures.learning_rate)
-    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, stage.learning_rate, (0.9, 0.95), fused=_fuses(objective))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(stage, step))
     engine, *_ = deepspeed.initialize(
         model=objective,
@@ -124,6 +123,11 @@ def _follow_dtype(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         if not hasattr(parameter, "ds_id") and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+
+
+def _fuses(objective: nn.Module) -> bool | None:
+    # one kernel for all weights; on a CPU torch chooses, as its fused step rounds otherwise and gains little
+    return True if next(objective.parameters()).is_cuda else None
 
 
 def _follow_temperatures(objective: Any) -> None:
@@ -186,15 +190,16 @@ def parameter_groups(module: nn.Module, weight_decay: float, temperature_rate: f
     return [group for group in groups if group["params"]]
 
 
-def backward_and_step(engine: Any, loss: Tensor) -> float:
-    """One optimizer step; returns the global gradient norm before clipping."""
+def backward_and_step(engine: Any, loss: Tensor) -> Tensor | float:
+    """One optimizer step; returns the global gradient norm before clipping, a scalar on whatever device."""
     engine.backward(loss)
     # Plain data parallelism (stage 0) keeps no norm; its gradients are whole and averaged here.
     norm = None if engine.zero_optimization() else _gradient_norm(engine.module)
     engine.step()
     if _learns_rounded_temperatures(engine.module):
         _refresh_temperatures(engine.module)
-    return float(engine.get_global_grad_norm() or 0.0) if norm is None else norm
+    found: Tensor | float | None = engine.get_global_grad_norm() if norm is None else norm
+    return 0.0 if found is None else found
 
 
 def optimizer_elements(engine: Any) -> int:
@@ -244,9 +249,8 @@ def consolidated_state(module: nn.Module, rank: int, *, named: str = "") -> dict
     return state | {name: value.detach().cpu() for name, value in kept.items()}
 
 
-def _gradient_norm(module: nn.Module) -> float:
-    squares = [float(p.grad.float().square().sum()) for p in module.parameters() if p.grad is not None]
-    return math.sqrt(sum(squares))
+def _gradient_norm(module: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 @contextmanager

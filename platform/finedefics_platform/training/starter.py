@@ -303,9 +303,11 @@ def _surroundings(facts: Facts, machine: Machine, plan: _Plan) -> list[str]:
         "resources:",
         f"  workers: {machine.workers}",
         f"  gpus_per_worker: {gpu}",
-        "deepspeed:",
-        "  zero_stage: 1",
     ]
+    if machine.has_gpu:
+        cpus = max(1, machine.cpus // machine.workers)
+        lines.append(f"  cpus_per_worker: {cpus} # one for the step, the others prepare batches ahead of it")
+    lines += ["deepspeed:", "  zero_stage: 1"]
     if machine.has_gpu:
         lines += [
             "compute:",

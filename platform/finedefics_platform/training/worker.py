@@ -8,7 +8,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from finedefics.adapters import adapted, apply, merge
 from finedefics.backbones import Backbone
 from finedefics.batch import Batch, Collator
 from finedefics.errors import FinedeficsError
+from finedefics.flops import StepFlops, peak_of
 from finedefics.objective import Objective, ObjectiveOutput
 from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
@@ -38,22 +41,16 @@ from finedefics_platform.training.checkpoints import (
     save_and_report,
     save_model,
 )
+from finedefics_platform.training.collating import STEPS_AHEAD, collated, prepare, processes_of
 from finedefics_platform.training.identity import base_folder
+from finedefics_platform.training.late import LateFigures
 from finedefics_platform.training.loading import keep_adapters, load_model, merge_kept
 from finedefics_platform.training.memory import named_when_exhausted
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
-from finedefics_platform.training.sharding import (
-    backward_and_step,
-    optimizer_elements,
-    start_engine,
-    whole,
-)
-from finedefics_platform.training.stream import FeedRows, SampleIndex, TrainingStream, ahead, in_parallel
+from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
+from finedefics_platform.training.stream import Ahead, FeedRows, SampleIndex, TrainingStream, ahead
 from finedefics_platform.training.trained import ADAPTERS, TOKEN
-
-STEPS_AHEAD = 2
-COLLATED_AT_ONCE = 2  # steps; most of the time goes into decoding and scaling pictures, outside of Python
 
 
 @dataclass
@@ -109,6 +106,7 @@ def _train(loop: Loop) -> None:
     _report_configuration(loop, first, done)
     if start is not None:
         loop.say("resumed", **loop.at(first, done))
+    prepare(processes_of(task.experiment.resources, loop.device))
     rows = _rows(loop, first, done)  # reading starts in the background while the model is loaded
     model = task.experiment.model
     adapters = task.experiment.adapters.as_settings()
@@ -163,7 +161,7 @@ def _start(task: Assignment, rank: Rank, events: EventWriter | None) -> Loop:
     return Loop(task, rank.number, rank.of, rank.device, rank.saves, dataset, index, events)
 
 
-def _rows(loop: Loop, number: int, done: int) -> Iterator[tuple[int, FeedRows]] | None:
+def _rows(loop: Loop, number: int, done: int) -> Ahead[tuple[int, FeedRows]] | None:
     """This rank's rows of a stage after ``done`` steps, read ahead; None where negatives are mined first."""
     experiment = loop.task.experiment
     stage, data, seed = experiment.stages[number], experiment.data, stage_seed(experiment, number)
@@ -183,7 +181,7 @@ def _run_stage(
     loop: Loop,
     backbone: Backbone,
     number: int,
-    rows: Iterator[tuple[int, FeedRows]] | None,
+    rows: Ahead[tuple[int, FeedRows]] | None,
     first: int,
     resumed: bool,
 ) -> Any:
@@ -216,46 +214,80 @@ def _run_stage(
         similar=data.neighbours(),
         micro_tokens=compute.micro_tokens,
     )
-    objective.train()
-    meter, place = Meter(), f"stage {stage.name}, rank {loop.rank}"
-    for step, batch in ahead(_collated(rows, collate), STEPS_AHEAD):
-        meter.data_arrived()
-        with named_when_exhausted(batch, place, compute, backbone.image_token_id):
-            output: ObjectiveOutput = engine(batch.to(loop.device))
-            terms = _finite_terms(output, stage, step)
-            rate = engine.get_lr()[0]
-            norm = backward_and_step(engine, output.loss)
-        meter.step_done(output)
-        if step == first:
-            _report_layout(loop, engine, loop.at(number, first))
-        done = step + 1
-        if done % experiment.tracking.log_every == 0 or done == stage.steps:
-            total = sum(settings.terms[name].weight * value for name, value in terms.items())
-            metrics = {
-                "loss": total,
-                **{f"loss_{name}": value for name, value in terms.items()},
-                **{f"left_out_{name}": float(count) for name, count in output.left_out.items()},
-                **{f"coverage_{n}": share for n, v in output.coverage.items() if (share := float(v)) >= 0},
-                **_temperatures(objective),
-                "learning_rate": rate,
-                "gradient_norm": norm,
-                **meter.rates(sum(stage.feeds.values()), loop.device),
-            }
-            loop.say("step", **loop.at(number, done), metrics=metrics)
-        _check_and_save(loop, engine, number, stage, done)
-        meter.resume()
+    processes = processes_of(experiment.resources, loop.device)
+    with closing(collated(rows, collate, processes, loop.device)) as batches:
+        _steps(loop, engine, number, first, batches)
     loop.say("stage_done", **loop.at(number, stage.steps))
     return engine
 
 
+def _steps(loop: Loop, engine: Any, number: int, first: int, batches: Iterable[tuple[int, Batch]]) -> None:
+    """Train a stage from step ``first`` on, with the batches of its steps."""
+    experiment = loop.task.experiment
+    stage, log_every = experiment.stages[number], experiment.tracking.log_every
+    objective: Objective = engine.module
+    objective.train()
+    meter = Meter(StepFlops(objective.backbone), sum(stage.feeds.values()), loop.device)
+
+    def tell(done: int, metrics: dict[str, float]) -> None:
+        loop.say("step", **loop.at(number, done), metrics=metrics)
+
+    late = LateFigures(stage.name, tell)
+    place, image_token = f"stage {stage.name}, rank {loop.rank}", objective.backbone.image_token_id
+    for step, batch in batches:
+        meter.data_arrived(batch)
+        with late.earlier_first(), named_when_exhausted(batch, place, experiment.compute, image_token):
+            output: ObjectiveOutput = engine(batch.to(loop.device))
+            rate = engine.get_lr()[0]
+            norm = backward_and_step(engine, output.loss)
+        meter.step_done()
+        if step == first:
+            _report_layout(loop, engine, loop.at(number, first))
+        done = step + 1
+        logged = done % log_every == 0 or done == stage.steps
+        metrics = _metrics(objective, output, rate, norm, meter) if logged else None
+        late.add(done, output.terms, metrics)
+        if _validates(loop, stage, done) or _saves(loop, stage, done):
+            late.settle()
+            _check_and_save(loop, engine, number, stage, done)
+        meter.resume()
+    late.settle()
+
+
+def _metrics(
+    objective: Objective, output: ObjectiveOutput, rate: float, norm: Tensor | float, meter: Meter
+) -> dict[str, Tensor | float]:
+    """What is recorded of a step. All ranks call it; nothing in it waits for the device."""
+    terms = objective.settings.terms
+    return {
+        "loss": torch.stack([terms[name].weight * value for name, value in output.terms.items()]).sum(),
+        **{f"loss_{name}": value for name, value in output.terms.items()},
+        **{f"left_out_{name}": count for name, count in output.left_out.items()},
+        **{f"coverage_{name}": share for name, share in output.coverage.items()},
+        **_temperatures(objective),
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        **meter.rates(),
+    }
+
+
+def _validates(loop: Loop, stage: Stage, done: int) -> bool:
+    every = loop.task.experiment.evaluation.every
+    if loop.task.validate is None or every is None:
+        return False
+    return done % every == 0 or done == stage.steps
+
+
+def _saves(loop: Loop, stage: Stage, done: int) -> bool:
+    every = loop.task.experiment.tracking.checkpoint_every
+    return loop.saves and (done == stage.steps or (every is not None and done % every == 0))
+
+
 def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: int) -> None:
     """Validation and checkpoints where they are due."""
-    experiment = loop.task.experiment
-    every, saving = experiment.evaluation.every, experiment.tracking.checkpoint_every
-    last = done == stage.steps
-    if loop.task.validate is not None and every is not None and (done % every == 0 or last):
+    if loop.task.validate is not None and _validates(loop, stage, done):
         loop.say("validation", **loop.at(number, done), metrics=_validated(loop, engine, loop.task.validate))
-    if loop.saves and (last or (saving is not None and done % saving == 0)):
+    if _saves(loop, stage, done):
         if loop.events is not None:
             loop.events.flush()  # what led to a checkpoint is as durable as it
         save_and_report(engine, loop.position(number, done), loop.rank)
@@ -314,28 +346,7 @@ def stage_seed(experiment: Experiment, number: int) -> int:
     return int(np.random.SeedSequence([experiment.seed, number]).generate_state(1)[0])
 
 
-def _collated(rows_of: Iterable[tuple[int, FeedRows]], collate: Collator) -> Iterator[tuple[int, Batch]]:
-    def collated(item: tuple[int, FeedRows]) -> tuple[int, Batch]:
-        return item[0], collate(item[1], step=item[0])
-
-    return in_parallel(collated, rows_of, COLLATED_AT_ONCE)
-
-
-def _finite_terms(output: ObjectiveOutput, stage: Stage, step: int) -> dict[str, float]:
-    """The terms as numbers; every rank sees the same ones, so every rank stops where one is not finite."""
-    values = torch.stack([value.float() for value in output.terms.values()]).tolist()
-    terms = dict(zip(output.terms, values, strict=True))
-    for name, value in terms.items():
-        if not np.isfinite(value):
-            raise FinedeficsError(
-                f"term {name} is {value} at step {step + 1}",
-                place=f"stage {stage.name}",
-                cure="lower its learning_rate or gradient_clip, or look at `finedefics data inspect`",
-            )
-    return terms
-
-
-def _temperatures(objective: Objective) -> dict[str, float]:
+def _temperatures(objective: Objective) -> dict[str, Tensor]:
     with whole([objective.log_temperatures]):
         return objective.temperatures()
 
@@ -373,6 +384,7 @@ def _report_layout(loop: Loop, engine: Any, place: dict[str, Any]) -> None:
         "pid": os.getpid(),
         "node": ray.get_runtime_context().get_node_id(),
         "device": str(loop.device),
+        "peak_tflops": peak_of(loop.device),
         "optimizer_elements": optimizer_elements(engine),
     }
     workers: list[Any] = [None] * loop.world_size

@@ -217,11 +217,14 @@ def test_bars_go_to_stderr_and_may_overlap(capsys: pytest.CaptureFixture[str]) -
     with out.progress("pictures", 3) as advance, out.progress("steps", None) as step:
         advance(3)
         step(5)
+        out.note("pictures", "12 samples/s")
         out.say("half way")
     captured = capsys.readouterr()
     assert captured.out == "half way\n"
     assert "pictures" in captured.err
     assert "3/3" in captured.err
+    assert "12 samples/s" in captured.err
+    out.note("pictures", "after the last bar there is nothing to stand beside")
 
 
 def test_progress_in_json_mode_begins_and_ends(capsys: pytest.CaptureFixture[str]) -> None:

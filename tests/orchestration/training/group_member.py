@@ -56,7 +56,7 @@ def main() -> None:
         for step, rows in TrainingStream(dataset, stage, 0, rank, world_size, engine=in_threads):
             output = engine(collate(rows, step=step))
             norm = backward_and_step(engine, output.loss)
-            steps.append({name: float(value) for name, value in output.terms.items()} | {"norm": norm})
+            steps.append({name: float(value) for name, value in output.terms.items()} | {"norm": float(norm)})
         state = consolidated_state(backbone.model, rank)
         weights = {name: float(value.double().sum()) for name, value in (state or {}).items()}
         found[zero_stage] = {

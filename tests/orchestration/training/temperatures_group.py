@@ -65,7 +65,7 @@ def learn(case: str, rank: int, world_size: int, folder: Path) -> dict[str, Any]
 
     def logged(objective: Objective) -> list[float]:
         with whole([objective.log_temperatures]):
-            return list(objective.temperatures().values())
+            return [float(value) for value in objective.temperatures().values()]
 
     objective, engine = started()
     categories = [

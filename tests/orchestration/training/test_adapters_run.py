@@ -119,6 +119,9 @@ class Killer:
     def say(self, text: str) -> None:
         pass
 
+    def note(self, label: str, text: str) -> None:
+        pass
+
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Any]:
         yield lambda count: None

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from finedefics.errors import FinedeficsError
@@ -56,6 +57,31 @@ def test_it_trains_the_weights_that_one_worker_of_ray_train_does(
     assert len({model_digest(fetch(run.model)) for run in runs}) == 1
     assert {fact["world_size"] for run in runs for fact in facts(run)} == {1}
     assert not (runs[0].place / "training-1" / "checkpoints").exists()
+
+
+def test_processes_that_collate_change_nothing_and_one_that_is_lost_is_told(
+    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
+) -> None:
+    def with_cpus(name: str, cpus: int, stages: list[Any], **heard: Any) -> TrainedRun:
+        resources = {"workers": 0, "cpus_per_worker": cpus}
+        return train(
+            drawn_workspace, experiment_of(tiny_model, name, resources=resources, stages=stages), **heard
+        )
+
+    one, three = (with_cpus(f"cpus-{cpus}", cpus, STAGES) for cpus in (1, 3))
+    assert model_digest(fetch(one.model)) == model_digest(fetch(three.model))
+
+    def kill(event: Event) -> None:
+        if event["event"] == "step" and event["step"] == 3:
+            trainer = psutil.Process(facts_heard[-1]["workers"][0]["pid"])
+            server, *_ = (child for child in trainer.children() if "forkserver" in str(child.cmdline()))
+            server.children()[0].kill()
+        if event["event"] == "facts":
+            facts_heard.append(event)
+
+    facts_heard: list[Event] = []
+    with pytest.raises(FinedeficsError, match=r"after step \d+: a process that collates was lost; look for"):
+        with_cpus("lost", 3, [{**STAGES[1], "steps": 2000}], listen=kill)
 
 
 def test_a_listener_that_raises_ends_it_and_it_starts_again(

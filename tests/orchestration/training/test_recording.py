@@ -12,7 +12,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.tracking.tracker import Tracker, server_run_id
-from finedefics_platform.training.recording import Recorder
+from finedefics_platform.training.recording import Recorder, cost
 
 LONG_AGO = 1_600_000_000.0
 
@@ -81,3 +81,9 @@ def test_a_run_is_recorded_as_it_ended_and_with_the_times_at_which_it_happened(
     assert (child.info.start_time, child.info.end_time) == (LONG_AGO * 1000, (LONG_AGO + 180) * 1000)
     curve = client.get_metric_history(child.info.run_id, "loss")
     assert [(m.step, m.timestamp) for m in curve] == [(n, (LONG_AGO + 60 * n) * 1000) for n in (1, 2)]
+
+
+def test_a_person_sees_what_a_step_costs() -> None:
+    found = {"samples_per_second": 12.345, "memory_mib": 2048.0, "data_wait_share": 0.031, "loss": 1.0}
+    assert cost(found) == "12.3 samples/s · 2.0 GiB · 3 % waiting for data"
+    assert cost(found | {"mfu": 0.412}) == "12.3 samples/s · MFU 41 % · 2.0 GiB · 3 % waiting for data"

@@ -51,6 +51,7 @@ class Watcher:
     def __init__(self, on_event: Any = None) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.bars: dict[str, int] = {}
+        self.notes: list[tuple[str, str]] = []
         self.on_event = on_event
 
     def event(self, name: str, **fields: Any) -> None:
@@ -60,6 +61,9 @@ class Watcher:
 
     def say(self, text: str) -> None:
         pass
+
+    def note(self, label: str, text: str) -> None:
+        self.notes.append((label, text))
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Any]:

@@ -8,13 +8,14 @@ pictures are decoded where the batch is collated.
 `index` says where rows are, `order` and `plan` which of them form a batch, `fetch` reads them.
 """
 
-from finedefics_platform.training.stream.ahead import ahead, in_parallel
+from finedefics_platform.training.stream.ahead import Ahead, ahead, close, in_parallel
 from finedefics_platform.training.stream.engines import Engine, in_threads, with_ray_data
 from finedefics_platform.training.stream.fetch import FeedRows, TrainingStream
 from finedefics_platform.training.stream.index import FeedIndex, SampleIndex
 from finedefics_platform.training.stream.plan import StagePlan, check_divides, plan_stage
 
 __all__ = [
+    "Ahead",
     "Engine",
     "FeedIndex",
     "FeedRows",
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingStream",
     "ahead",
     "check_divides",
+    "close",
     "in_parallel",
     "in_threads",
     "plan_stage",
