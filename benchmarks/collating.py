@@ -13,7 +13,7 @@ from benchmarks.samples import NEGATIVES, SIZES, make_data
 from benchmarks.stage_one import STAGE_ONE
 from benchmarks.stream import photograph
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics_platform.training.collating import collated, prepare
 
 BATCH, STEPS, REPEATS = 32, 40, 5

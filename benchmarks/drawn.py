@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from finedefics.backbones import load_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.conversation import Templates
 from finedefics.data.birds import describe
 from finedefics.data.generated import Species, World, picture

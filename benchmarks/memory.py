@@ -55,7 +55,7 @@ def _step(size: int, micro_tokens: int) -> float:
     from benchmarks.samples import SIZES as MODEL
     from benchmarks.stage_one import STAGE_ONE
     from finedefics.base_model import untrained_backbone
-    from finedefics.batch import Collator
+    from finedefics.collation import Collator
     from finedefics.objective import Objective
 
     torch.set_num_threads(1)

@@ -16,7 +16,8 @@ from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import NEGATIVES, SIZES, Data, make_data
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics.readout import Readout
 from finedefics.records import Sample

@@ -16,7 +16,8 @@ from benchmarks.samples import SIZES
 from benchmarks.stage_one import STAGE_ONE
 from benchmarks.stored import stored
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics.records import Sample
 from finedefics_platform.base.cluster_session import ensure_ray

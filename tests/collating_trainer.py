@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.data.generated import make_world, picture
 from finedefics.records import Category, Sample
 from finedefics.terms import TERM_FEEDS, ObjectiveSettings, TermSettings

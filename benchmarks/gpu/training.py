@@ -19,7 +19,8 @@ from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import NEGATIVES, Data, make_data
 from benchmarks.stage_one import STAGE_ONE
 from finedefics.backbones import Backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 
 WARM = 2  # steps before those that are timed: allocator, autotuning, compilation

@@ -27,7 +27,7 @@ from finedefics import distributed
 from finedefics.adapters import AdapterSettings, Kind, apply
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.data.birds import describe
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError

@@ -25,7 +25,7 @@ from finedefics.adapters import (
 )
 from finedefics.backbones import PARTS, Backbone, load_backbone
 from finedefics.base_model import Sizes, untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective

@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from finedefics.backbones import PARTS, Backbone, load_backbone
 from finedefics.backbones.attention import KERNELS, block_mask, dense_mask, first_seen, sequence_ends
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 from finedefics.packing import Packed, pack

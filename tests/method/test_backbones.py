@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from finedefics.backbones import FAMILIES, PARTS, Backbone, load_backbone, load_processor
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.conversation import Renderer
 from finedefics.data.generated import random_birds
 from finedefics.errors import FinedeficsError

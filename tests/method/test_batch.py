@@ -9,7 +9,8 @@ import torch
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import ABSENT, Collator
+from finedefics.batch import ABSENT
+from finedefics.collation import Collator
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective, ObjectiveOutput

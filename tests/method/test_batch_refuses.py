@@ -8,7 +8,7 @@ import torch
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.contrast import Rows
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError

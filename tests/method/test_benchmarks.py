@@ -14,7 +14,7 @@ from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import FAMILY, NEGATIVES, SIZES, make_data
 from benchmarks.stage_one import STAGE_ONE, Timed, optimizer_of, our_loss, take_step
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 
 NAMES = {

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import ABSENT, Collator
+from finedefics.batch import ABSENT
+from finedefics.collation import Collator
 from finedefics.contrast import Rows, contrastive_terms, coverage
 from finedefics.data.generated import make_world, picture
 from finedefics.errors import FinedeficsError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finedefics.backbones import Backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.conversation import Renderer, Templates, letters, option_order
 from finedefics.errors import FinedeficsError
 from finedefics.records import Category, Sample

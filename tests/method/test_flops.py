@@ -8,7 +8,8 @@ from benchmarks.gpu_step import TINY, build, model_flops
 from benchmarks.samples import NEGATIVES, make_data
 from benchmarks.stage_one import STAGE_ONE
 from finedefics.backbones import Backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.flops import StepFlops, peak_tflops
 from finedefics.objective import Objective
 

@@ -14,7 +14,7 @@ from benchmarks.gpu.shapes import SHAPES, TINY, prepared, untrained
 from benchmarks.gpu.training import NotMeasured, gradient_check, timed
 from benchmarks.gpu_step import peak_tflops, run
 from benchmarks.samples import make_data
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics.terms import ObjectiveSettings, TermSettings
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from finedefics.backbones import Backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.conversation import Templates
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective

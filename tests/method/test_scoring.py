@@ -12,7 +12,7 @@ from tokenizers import normalizers
 
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.conversation import Renderer, Templates, option_order
 from finedefics.data.generated import make_world
 from finedefics.errors import FinedeficsError

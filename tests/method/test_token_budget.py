@@ -9,7 +9,7 @@ from benchmarks.samples import make_data
 from benchmarks.stage_one import STAGE_ONE
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError
 from finedefics.objective import Objective
 

@@ -21,7 +21,8 @@ from multiprocessing import forkserver
 
 import torch
 
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.flat import Flat
 from finedefics_platform.config.experiment import Resources
 from finedefics_platform.training.lost import LostProcess

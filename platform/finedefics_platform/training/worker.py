@@ -21,7 +21,8 @@ from torch import Tensor
 
 from finedefics.adapters import adapted, apply, merge
 from finedefics.backbones import Backbone
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError
 from finedefics.flops import StepFlops, peak_of
 from finedefics.objective import Objective, ObjectiveOutput

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 from finedefics_platform.config.stage import Stage

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.config.experiment import parse_experiment

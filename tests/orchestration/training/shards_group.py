@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_iter
 from finedefics.adapters import apply, merge
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.base_model import Sizes, untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.objective import Objective
 from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Experiment, parse_experiment

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from finedefics.base_model import Sizes, untrained_backbone
-from finedefics.batch import Collator
+from finedefics.collation import Collator
 from finedefics.data.generated import make_world
 from finedefics.objective import Objective
 from finedefics.records import Category

@@ -16,7 +16,8 @@ import pytest
 import torch
 from collating_trainer import CATEGORIES, rows_of, small_collator
 
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError
 from finedefics.flat import Flat
 from finedefics_platform.config.experiment import Resources
