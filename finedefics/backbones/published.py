@@ -95,7 +95,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def published_config(name: str) -> Any | None:
-    """The configuration of a checkpoint by its hub name, made of the facts above; None where there are none."""
+    """The configuration of a checkpoint by its hub name, made of these facts; None where there are none."""
     from transformers import AutoConfig
 
     if name not in PUBLISHED:

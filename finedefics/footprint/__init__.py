@@ -1,4 +1,4 @@
-"""What a step takes before it is taken: parameters, tokens and bytes, by arithmetic and on tensors of no size.
+"""What a step will take: parameters, tokens and bytes, by arithmetic and on tensors that hold nothing.
 
 Nothing here loads weights: a model is its configuration, built on the meta device or of fake tensors.
 """

@@ -232,7 +232,7 @@ def _pictures(backbone: Backbone, step: Step, pieces: list[_Share]) -> int:
     layers = getattr(vision, "num_hidden_layers", None) or vision.depth
     # at its widest a layer holds its input, the normed input and its inner states, or queries, keys, values
     working = max(2 * width + (3 if gated else 2) * inner, 7 * width)
-    tower = [p for p in backbone.part("vision").parameters()]
+    tower = list(backbone.part("vision").parameters())
     inside = {id(p) for p in backbone.part("connector").parameters()}
     kept = 8 * width + (3 if gated else 2) * inner  # of a layer, for its backward pass
     trained = any(p.requires_grad for p in tower if id(p) not in inside)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finedefics_platform.base.digest import digest_of
+from finedefics_platform.config.compute import Compute
 from finedefics_platform.config.data import Data
 from finedefics_platform.config.documents import fill, override_by_text, read_yaml
 from finedefics_platform.config.model import Adapters, Model
@@ -96,6 +97,7 @@ class Experiment(Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     resources: Resources = Resources()
     deepspeed: DeepSpeed = DeepSpeed()
+    compute: Compute = Compute()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 
@@ -140,10 +142,10 @@ class Experiment(Section):
         """Twelve hex digits that change with any setting that can change the trained weights.
 
         The data and the model count by content, which a setting does not tell: `training.identity` adds it.
-        Where and on how much a run is done (resources, DeepSpeed) is no part of what it is.
+        Where, how and on how much a run is done (resources, DeepSpeed, compute) is no part of what it is.
         """
         left_out: dict[str, Any] = dict.fromkeys(
-            ("name", "resources", "deepspeed", "evaluation", "tracking"), True
+            ("name", "resources", "deepspeed", "compute", "evaluation", "tracking"), True
         )
         left_out |= {"data": {"dataset"}, "model": {"path", "revision"}}
         if self.adapters.kind == "full":
