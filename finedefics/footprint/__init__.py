@@ -3,7 +3,7 @@
 Nothing here loads weights: a model is its configuration, built on the meta device or of fake tensors.
 """
 
-from finedefics.footprint.activations import Activations, activations
+from finedefics.footprint.activations import Activations, Probe
 from finedefics.footprint.model import PartSize, empty_backbone, part_sizes
 from finedefics.footprint.step import Assumed, Picture, Step, assumed_step, picture_of, step_of
 
@@ -12,8 +12,8 @@ __all__ = [
     "Assumed",
     "PartSize",
     "Picture",
+    "Probe",
     "Step",
-    "activations",
     "assumed_step",
     "empty_backbone",
     "part_sizes",

@@ -50,34 +50,40 @@ class Activations:
         return self.pictures + self.layers + self.logits
 
 
-def activations(
-    build: Build, step: Step, *, layers: int, micro_tokens: int | None, checkpointing: bool
-) -> Activations:
-    """What one rank's share of a step holds at its peak, beside weights and gradients.
+class Probe:
+    """A model of which one and two layers of its language model stand as tensors that hold nothing.
 
     Args:
-        build: gives the model with one layer and with two.
+        build: gives the model with so many layers, on the meta device.
         layers: that the language model has.
-        micro_tokens: most tokens of a piece; None: the step is one piece.
         checkpointing: layers keep their inputs alone.
     """
-    pieces = _pieces(step, micro_tokens)
-    one, two = (_Fake(build(count), checkpointing) for count in (1, 2))
 
-    def peak(share: "_Share", answers: int) -> int:
-        least, more = one.peak(share, answers), two.peak(share, answers)
-        return least + (layers - 1) * (more - least)
+    def __init__(self, build: Build, layers: int, *, checkpointing: bool = False) -> None:
+        self._one, self._two = (_Fake(build(count), checkpointing) for count in (1, 2))
+        self._layers = layers
 
-    found = [(peak(piece, 0), peak(piece, piece.answers), piece) for piece in pieces]
-    _, whole, largest = max(found, key=lambda each: each[1])
-    without = min(peak(largest, 0), whole)
-    return Activations(
-        pictures=_pictures(one.backbone, step, pieces),
-        layers=without,
-        logits=whole - without,
-        pieces=len(pieces) if micro_tokens is None else _count(step, micro_tokens),
-        held=max(piece.tokens for piece in pieces),
-    )
+    def activations(self, step: Step, micro_tokens: int | None = None) -> Activations:
+        """What one rank's share of a step holds at its peak, beside weights and gradients.
+
+        Args:
+            micro_tokens: most tokens of a piece; None: the step is one piece.
+        """
+        pieces = _pieces(step, micro_tokens)
+        found = [(self._peak(piece, piece.answers), piece) for piece in pieces]
+        whole, largest = max(found, key=lambda each: each[0])
+        without = min(self._peak(largest, 0), whole)
+        return Activations(
+            pictures=_pictures(self._one.backbone, step, pieces),
+            layers=without,
+            logits=whole - without,
+            pieces=1 if micro_tokens is None else _count(step, micro_tokens),
+            held=max(piece.tokens for piece in pieces),
+        )
+
+    def _peak(self, share: "_Share", answers: int) -> int:
+        least, more = self._one.peak(share, answers), self._two.peak(share, answers)
+        return least + (self._layers - 1) * (more - least)
 
 
 @dataclass(frozen=True)

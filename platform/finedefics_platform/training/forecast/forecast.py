@@ -6,11 +6,10 @@ from typing import Any
 
 from finedefics.backbones import Backbone
 from finedefics.footprint import (
-    Activations,
     Assumed,
     PartSize,
+    Probe,
     Step,
-    activations,
     assumed_step,
     empty_backbone,
     part_sizes,
@@ -110,22 +109,21 @@ def forecast_of(source: Source, experiment: Experiment, dataset: Dataset | None)
         if real and dataset is not None
         else f"assumed: {ASSUMED.told()}"
     )
-    backbone = _built(source, experiment)(None)
-    parts = part_sizes(backbone, four_bits=experiment.adapters.kind == "qlora")
+    build, text = _built(source, experiment), source.config.get_text_config()
+    parts = part_sizes(build(None), four_bits=experiment.adapters.kind == "qlora")
+    probe = Probe(build, text.num_hidden_layers, checkpointing=experiment.compute.checkpointing)
     stages = []
     for stage in experiment.stages:
         steps = _collated(source, experiment, stage, dataset) if real and dataset is not None else None
-        step = _joined(steps) if steps else assumed(source, experiment, stage)
-        stages.append(_stage(source, experiment, stage, step, parts))
+        step = _joined(steps) if steps else _assumed(source, experiment, stage)
+        held = probe.activations(step, experiment.compute.micro_tokens)
+        memory = rank_memory(experiment, parts, step, held, text.hidden_size)
+        stages.append(_stage(experiment, stage, step, memory))
     return Forecast(source.told, reckoned, parts, stages)
 
 
-def _stage(
-    source: Source, experiment: Experiment, stage: Stage, step: Step, parts: Sequence[PartSize]
-) -> StageForecast:
-    held = step_activations(source, experiment, step)
+def _stage(experiment: Experiment, stage: Stage, step: Step, memory: list[Portion]) -> StageForecast:
     ranks = experiment.resources.processes
-    hidden = source.config.get_text_config().hidden_size
     tokens = {
         "image": step.image,
         "text": step.text,
@@ -137,22 +135,11 @@ def _stage(
         steps=stage.steps,
         pictures=stage.steps * step.pictures * ranks,
         tokens={kind: count * ranks for kind, count in tokens.items()},
-        memory=rank_memory(experiment, parts, step, held, hidden),
+        memory=memory,
     )
 
 
-def step_activations(source: Source, experiment: Experiment, step: Step) -> Activations:
-    """What one rank's share of a step holds at its peak."""
-    return activations(
-        _built(source, experiment),
-        step,
-        layers=source.config.get_text_config().num_hidden_layers,
-        micro_tokens=experiment.compute.micro_tokens,
-        checkpointing=experiment.compute.checkpointing,
-    )
-
-
-def assumed(source: Source, experiment: Experiment, stage: Stage) -> Step:
+def _assumed(source: Source, experiment: Experiment, stage: Stage) -> Step:
     """A rank's share of a step by arithmetic."""
     ranks = experiment.resources.processes
     picture = picture_of(source.config, source.settings, ASSUMED.width, ASSUMED.height)

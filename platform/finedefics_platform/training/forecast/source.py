@@ -17,6 +17,8 @@ from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.training.identity import base_folder, model_place
 from finedefics_platform.training.worker import objective_settings
 
+_READ = 512  # pictures at least, as rows of a source may come category by category
+
 
 @dataclass(frozen=True)
 class Source:
@@ -102,7 +104,7 @@ def batches(
 
 
 def _rows(stage: Stage, dataset: Dataset, most: int) -> dict[str, Iterator[Any]]:
-    samples = dataset.samples("train", 4 * most)
+    samples = dataset.samples("train", max(_READ, 4 * most))
     categories = dataset.categories()
     kinds: dict[str, Sequence[Sample] | Sequence[Category]] = {
         "labelled": [s for s in samples if s.category_id],
