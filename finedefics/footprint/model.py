@@ -50,6 +50,7 @@ def empty_backbone(
         text_layers: so many of the language model's layers; default: all.
     """
     from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
 
     config = copy.deepcopy(config)
     text = config.get_text_config()
@@ -57,7 +58,7 @@ def empty_backbone(
         text.num_hidden_layers = text_layers
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:text_layers]
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = AutoModelForImageTextToText.from_config(config, dtype=torch_dtype(dtype))
         backbone = Backbone(model, None, train)
         if adapters is not None and adapters.kind != "full":

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from finedefics.backbones.published import PUBLISHED, published_config
 from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.errors import FinedeficsError
-from finedefics.footprint import empty_backbone, part_sizes, picture_of
+from finedefics.footprint import Activations, PartSize, Step, empty_backbone, part_sizes, picture_of
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import app
 from finedefics_platform.config.documents import parse_yaml
@@ -28,6 +28,7 @@ from finedefics_platform.training.forecast import (
     refuse_what_fits_nowhere,
 )
 from finedefics_platform.training.forecast.measured import measured
+from finedefics_platform.training.forecast.memory import rank_memory
 
 ROOT = Path(__file__).parents[3]
 IDEFICS, QWEN = "HuggingFaceM4/idefics2-8b", "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -107,8 +108,6 @@ def test_what_does_not_fit_is_told_what_to_change(drawn_workspace: Workspace) ->
     assert changes[0].setting == "model.processor.do_image_splitting=false"
     assert {"compute.micro_tokens=16384", "compute.checkpointing=true"} <= {c.setting for c in changes}
     assert [c.bytes for c in changes] == sorted((c.bytes for c in changes), reverse=True)
-    changed = spec("one-gpu", "compute={}", *(change.setting for change in changes))
-    assert forecast(drawn_workspace, changed).largest.total == changes[-1].bytes
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_its_arithmetic(
@@ -126,15 +125,20 @@ def test_a_model_that_fits_nowhere_is_refused_with_its_arithmetic(
     assert "--set adapters.kind=lora" in str(error.value)
 
 
-def test_sharding_divides_what_it_shards(drawn_workspace: Workspace) -> None:
-    found = {
-        zero: portions(forecast(drawn_workspace, spec("eight-gpu", f"deepspeed.zero_stage={zero}")))
-        for zero in (1, 2, 3)
-    }
-    assert found[1]["optimizer"] == pytest.approx(found[3]["optimizer"])
-    assert found[2]["gradients"] == pytest.approx(found[1]["gradients"] / 8)
-    assert found[3]["weights"] == pytest.approx(found[2]["weights"] / 8)
-    assert "ZeRO-3 working set" not in found[2]
+def test_sharding_divides_what_it_shards() -> None:
+    parts = [PartSize("text", 1000, 600, 2000)]
+    step = Step(0, None, (1, 8), (0, 0), 2, 0, 8, 0, 4)
+    held = Activations(0, 100, 10, 1, 8)
+
+    def found(zero: int) -> dict[str, int]:
+        asked = spec("eight-gpu", f"deepspeed.zero_stage={zero}")
+        return {portion.part: portion.bytes for portion in rank_memory(asked, parts, step, held, 16)}
+
+    assert [found(zero)["weights"] for zero in (1, 2, 3)] == [2000, 2000, 250]
+    assert [found(zero)["gradients"] for zero in (1, 2, 3)] == [1200, 150, 150]
+    assert [found(zero)["optimizer"] for zero in (1, 2, 3)] == [900, 900, 900]
+    assert found(3)["ZeRO-3 working set"] == 2000
+    assert "ZeRO-3 working set" not in found(2)
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GiB", 80 * GIB), ("80 GB", 80 * 10**9), ("0.5gib", GIB // 2)])
@@ -188,13 +192,12 @@ def test_the_command_tells_it_to_people_and_machines(
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.root))
     file = str(ROOT / "jobs/specs/released-8gpu-qlora.yaml")
-    asked = ["train", file, "--dry-run", "--gpu-memory", "16GiB"]
+    asked = ["train", file, "--dry-run", "--gpu-memory", "80GiB"]
     shown = CliRunner().invoke(app, asked, catch_exceptions=False).output
-    for expected in ("the hub is not reachable", "does not fit", "optimizer", "tokens a step: image 8,192"):
+    for expected in ("the hub is not reachable", "fits: ", "optimizer", "tokens a step: image 8,192"):
         assert expected in shown
     lines = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False).stdout.splitlines()
     (done,) = (json.loads(line) for line in lines)
-    assert (done["event"], done["fits"], done["card"]) == ("done", False, 16 * GIB)
+    assert (done["event"], done["fits"], done["card"]) == ("done", True, 80 * GIB)
     assert done["parameters"] == sum(part["parameters"] for part in done["parts"])
     assert done["stages"][0]["tokens"]["image"] == 8192
-    assert done["changes"]

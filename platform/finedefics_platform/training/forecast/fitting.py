@@ -43,9 +43,12 @@ def changes_that_fit(
         if changed is None:
             continue
         source = _asked(workspace, source, changed, key)
-        found = forecast_of(source, changed, dataset).largest.total
+        # only these change what the model is made of
+        parts = None if key in ("model.dtype", "adapters.kind") else told.parts
+        told_then = forecast_of(source, changed, dataset, parts)
+        found = told_then.largest.total
         if found < total:
-            experiment, total = changed, found
+            experiment, told, total = changed, told_then, found
             changes = [change for change in changes if not change.setting.startswith(f"{key}=")]
             changes.append(Change(f"{key}={str(value).lower()}", costs, found))
     return changes, total <= card

@@ -97,11 +97,17 @@ def forecast(workspace: Workspace, experiment: Experiment) -> Forecast:
     return forecast_of(source, experiment, dataset_of(workspace, experiment))
 
 
-def forecast_of(source: Source, experiment: Experiment, dataset: Dataset | None) -> Forecast:
+def forecast_of(
+    source: Source,
+    experiment: Experiment,
+    dataset: Dataset | None,
+    parts: list[PartSize] | None = None,
+) -> Forecast:
     """As `forecast`, of a model whose source is known.
 
     Args:
         dataset: None where there is none: texts and pictures are assumed then.
+        parts: of the model, where they are known.
     """
     real = dataset is not None and source.processor is not None
     reckoned = (
@@ -110,7 +116,7 @@ def forecast_of(source: Source, experiment: Experiment, dataset: Dataset | None)
         else f"assumed: {ASSUMED.told()}"
     )
     build, text = _built(source, experiment), source.config.get_text_config()
-    parts = part_sizes(build(None), four_bits=experiment.adapters.kind == "qlora")
+    parts = parts or part_sizes(build(None), four_bits=experiment.adapters.kind == "qlora")
     probe = Probe(build, text.num_hidden_layers, checkpointing=experiment.compute.checkpointing)
     stages = []
     for stage in experiment.stages:
