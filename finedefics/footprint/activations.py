@@ -77,7 +77,7 @@ class Probe:
             pictures=_pictures(self._one.backbone, step, pieces),
             layers=without,
             logits=whole - without,
-            pieces=1 if micro_tokens is None else _count(step, micro_tokens),
+            pieces=_count(step, micro_tokens),
             held=max(piece.tokens for piece in pieces),
         )
 
@@ -106,7 +106,7 @@ def _pieces(step: Step, micro_tokens: int | None) -> list[_Share]:
     """The largest piece of each kind; the whole step where it is not divided."""
     patches, views = (step.picture.patches, step.picture.views) if step.picture else (0, 1)
     nothing = (0, 0)
-    if micro_tokens is None:
+    if _count(step, micro_tokens) == 1 or micro_tokens is None:
         return [_Share(step.pictures, patches, views, step.sequences, step.embedded, step.answers)]
     found = []
     for kind, (rows, width) in (("sequences", step.sequences), ("embedded", step.embedded)):
@@ -122,7 +122,10 @@ def _pieces(step: Step, micro_tokens: int | None) -> list[_Share]:
     return found
 
 
-def _count(step: Step, micro_tokens: int) -> int:
+def _count(step: Step, micro_tokens: int | None) -> int:
+    """How many pieces there are; a step that the budget holds is not divided."""
+    if micro_tokens is None or step.forwarded <= micro_tokens:
+        return 1
     return sum(
         -(-rows // max(1, micro_tokens // width)) for rows, width in (step.sequences, step.embedded) if rows
     )

@@ -36,9 +36,11 @@ def card_memory(gpus_per_worker: float) -> int | None:
         total = _total()
     elif ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= gpus_per_worker:
         ask: Any = ray.remote(num_cpus=0, num_gpus=gpus_per_worker)(_total)
+        asked = ask.remote()
         try:
-            total = ray.get(ask.remote(), timeout=60)
+            total = ray.get(asked, timeout=60)
         except ray.exceptions.RayError:  # all cards are busy, or the node is ill: nothing is known
+            ray.cancel(asked, force=True)
             return None
     return None if total is None else round(total * min(1, gpus_per_worker))
 

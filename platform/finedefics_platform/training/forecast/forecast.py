@@ -22,6 +22,7 @@ from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.training.forecast.memory import Portion, rank_memory
 from finedefics_platform.training.forecast.source import Source, batches, dataset_of, source_of
+from finedefics_platform.training.stream import check_divides
 from finedefics_platform.training.worker import objective_settings
 
 BATCHES = 2  # collated for real, of which the larger counts
@@ -91,7 +92,8 @@ def forecast(workspace: Workspace, experiment: Experiment) -> Forecast:
     family's arithmetic and what is assumed of texts and pictures (`finedefics.footprint.Assumed`).
 
     Raises:
-        FinedeficsError: no configuration of the model can be had, or nothing can be told of its pictures.
+        FinedeficsError: no configuration of the model can be had, nothing can be told of its pictures, or a
+            feed cannot be shared equally.
     """
     source = source_of(workspace, experiment)
     return forecast_of(source, experiment, dataset_of(workspace, experiment))
@@ -120,6 +122,7 @@ def forecast_of(
     probe = Probe(build, text.num_hidden_layers, checkpointing=experiment.compute.checkpointing)
     stages = []
     for stage in experiment.stages:
+        check_divides(stage, experiment.resources.processes)
         steps = _collated(source, experiment, stage, dataset) if real and dataset is not None else None
         step = _joined(steps) if steps else _assumed(source, experiment, stage)
         held = probe.activations(step, experiment.compute.micro_tokens)
