@@ -57,6 +57,10 @@ def rank_memory(
         Portion("gradients", shared(trained * number, 2), f"{_billions(trained)} x {number} bytes{over(2)}"),
         Portion("optimizer", shared(trained * each, 1), f"{_billions(trained)} x {each}: {what}{over(1)}"),
     ]
+    if held.pieces > 1:
+        # a weight that several passes use gets its gradient when the last of them is through: till then
+        # autograd holds the sum, whole on every rank (of an undivided step it is among the activations)
+        found.append(Portion("gradients that wait", trained * number, "of all pieces but the last, whole"))
     if zero == 3 and ranks > 1:
         whole = round(min(_LIVE, everything) * number)
         found.append(Portion("ZeRO-3 working set", whole, "parameters that are whole at a time"))
