@@ -8,6 +8,7 @@ from rich.markup import escape
 from finedefics.errors import wrong_use
 
 from .console import reporter
+from .dry_run import dry_run
 
 if TYPE_CHECKING:
     from finedefics_platform.data.store import Dataset
@@ -24,6 +25,12 @@ def train(
     ] = None,
     set_: Set = None,
     force: Force = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Tell parameters, tokens and memory, and train nothing.")
+    ] = False,
+    gpu_memory: Annotated[
+        str | None, typer.Option("--gpu-memory", help="Of a card, for --dry-run: 80GiB.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train an experiment's stages with Ray Train and DeepSpeed; an interrupted run goes on.
@@ -31,6 +38,8 @@ def train(
     Example: `finedefics train experiment.yaml --set data.dataset=birds --set model.path=MODEL`
 
     Go on elsewhere: `finedefics train --resume joint-1a2b3c4d5e6f --set resources.cpus_per_worker=4`
+
+    Will it fit: `finedefics train experiment.yaml --dry-run --gpu-memory 80GiB`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import load_experiment
@@ -43,12 +52,19 @@ def train(
         raise wrong_use(
             "one experiment file or one run", place="finedefics train", cure="give a file, or --resume RUN"
         )
+    if gpu_memory is not None and not dry:
+        raise wrong_use(
+            "only a dry run asks for it", place="--gpu-memory", cure="add --dry-run, or leave it out"
+        )
     out = reporter(json)
     workspace = open_workspace()
     if resume is not None:
         loaded = training.resumed_experiment(workspace, resume, set_ or [])
     else:
         loaded = load_experiment(experiment or "", set_ or [])
+    if dry:
+        dry_run(workspace, loaded, gpu_memory, out)
+        return
     tracker = Tracker(workspace, loaded.tracking.experiment)
     run = training.train(
         workspace,

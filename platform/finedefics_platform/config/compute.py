@@ -1,4 +1,4 @@
-"""How a step is computed: what it costs, never what is learned."""
+"""How a step is computed: what changes its memory and its time, and nothing of what is learned."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from finedefics_platform.config.section import Section
 
 
 class Compute(Section):
-    """Memory against time; no part of what a run is."""
+    """How a step is computed; no part of what a run is."""
 
     micro_tokens: int | None = Field(
         None,

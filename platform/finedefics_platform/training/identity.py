@@ -46,7 +46,7 @@ def base_of(workspace: Workspace, model: Model) -> Base:
         FinedeficsError: no model is there, or the hub does not know it (or does not answer, and no copy of it
             is on this machine).
     """
-    place = _folder(workspace, model.path)
+    place = model_place(workspace, model.path)
     if place is None:
         commit = _commit(model.path, model.revision)
         return Base(model.path, commit, f"{model.path}@{commit}")
@@ -63,7 +63,7 @@ def base_folder(workspace: Workspace, model: Model) -> Path:
     Raises:
         FinedeficsError: it cannot be had on this node.
     """
-    place = _folder(workspace, model.path)
+    place = model_place(workspace, model.path)
     if place is not None:
         return model_folder(place)
     from huggingface_hub import snapshot_download
@@ -110,7 +110,7 @@ def _settled(workspace: Workspace, experiment: Experiment, dataset: Dataset) -> 
     return experiment.model_copy(update={"stages": stages, "data": data})
 
 
-def _folder(workspace: Workspace, path: str) -> Location | None:
+def model_place(workspace: Workspace, path: str) -> Location | None:
     """The place of a model folder; None where the text is a hub name."""
     if path.startswith(INSIDE) or "://" in path:
         return workspace.place_of(path)

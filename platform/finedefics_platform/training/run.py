@@ -153,6 +153,10 @@ class _Work:
         started = time.time()
         ensure_ray(progress=progress)
         check_resources(self.experiment)
+        if self.experiment.resources.gpus_per_worker:  # what it takes to know it is not imported otherwise
+            from finedefics_platform.training.forecast import refuse_what_fits_nowhere
+
+            refuse_what_fits_nowhere(self.workspace, self.experiment)
         saved = saved_position(self.training)
         check_layout(self.experiment, saved, self.place)
         (self.place / EXPERIMENT).write_json(self.experiment.model_dump(mode="json"))
