@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import benchmarks.answering
 import benchmarks.answers
 import benchmarks.collating
 import benchmarks.false_conflicts

@@ -92,6 +92,7 @@ class AskedModel:
         ensemble: weight of the ensemble answer; the index's where one is given.
         calibration: of the index; the index's own where one is given.
         seed: of the order in which a multiple choice shows its options.
+        micro_tokens: most tokens that go through the language model together (see `Language`).
 
     Raises:
         FinedeficsError: there is no category, one has no name, or two have one id or name; or the index is of
@@ -109,6 +110,7 @@ class AskedModel:
         ensemble: EnsembleWeight | None = None,
         calibration: Calibration | None = None,
         seed: int = 0,
+        micro_tokens: int | None = None,
     ) -> None:
         if not categories:
             raise FinedeficsError(
@@ -121,7 +123,7 @@ class AskedModel:
         self.categories = tuple(categories)
         self.seed = seed
         self.render = Renderer(backbone.processor, templates or (index.templates if index else None))
-        self.language = Language(backbone, self.render)
+        self.language = Language(backbone, self.render, micro_tokens)
         self.encoder = ImageEncoder(backbone.processor)
         self.index = index or CategoryIndex.build(self.language, self.categories, object_readout)
         if ensemble is not None:
@@ -175,7 +177,7 @@ class AskedModel:
         self,
         prefixes: Sequence[Sequence[int]],
         names: Sequence[Sequence[int]],
-        image_tokens: list[Tensor] | None = None,
+        image_tokens: ImageTokens | None = None,
     ) -> Tensor:
         """Log-likelihood [prefixes, categories] of each name after each prefix of token ids.
 

@@ -4,7 +4,7 @@ None of them depends on what else is in the batch: padding is masked and does no
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finedefics.backbones import Backbone
+from finedefics.backbones import Backbone, ImageTokens
 from finedefics.conversation import Renderer, pad_right
 from finedefics.errors import FinedeficsError
 
 # what to do about a model that gives no numbers
 UNUSABLE = "use weights from before training diverged, in bfloat16 or float32 rather than float16"
-ROWS_AT_ONCE = 256  # completions that are scored together: each holds a copy of its prefix's cache
+# Tokens whose keys and values are held at a time: in bfloat16 about 8 GiB for Idefics2-8B (32 layers of 8
+# heads of 128 make 128 KiB a token) and 3.5 GiB for Qwen2.5-VL-7B, on a card beside 16 GB of weights; and, at
+# a hundred tokens a picture, some six hundred names in one pass.
+MICRO_TOKENS = 65_536
 
 
 class NotANumber(ArithmeticError):
@@ -30,10 +33,16 @@ class NotANumber(ArithmeticError):
 
 
 class Language:
-    """A backbone's language model with the tokenizer it speaks through."""
+    """A backbone's language model with the tokenizer it speaks through.
 
-    def __init__(self, backbone: Backbone, render: Renderer) -> None:
+    Args:
+        micro_tokens: most tokens that go through the model together, padding and what they continue included;
+            default: `MICRO_TOKENS`. One sequence that has more goes alone. It decides memory and speed only.
+    """
+
+    def __init__(self, backbone: Backbone, render: Renderer, micro_tokens: int | None = None) -> None:
         self.backbone, self.render = backbone, render
+        self.micro_tokens = micro_tokens or MICRO_TOKENS
         config = getattr(backbone.model, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
         # chat models end their turn with a token of their own, beside the end of sequence
@@ -43,8 +52,12 @@ class Language:
             *(ends if isinstance(ends, list) else [ends] if ends is not None else []),
         }
 
-    def embed(self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None = None) -> Tensor:
+    def embed(self, sequences: Sequence[Sequence[int]], image_tokens: ImageTokens | None = None) -> Tensor:
         """Normalised final hidden state at the last token of each sequence, [sequences, dim]."""
+        parts = self._together([len(sequence) for sequence in sequences])
+        return torch.cat([self._embed(sequences[part], _of(image_tokens, part)) for part in parts])
+
+    def _embed(self, sequences: Sequence[Sequence[int]], image_tokens: ImageTokens | None) -> Tensor:
         device = self.backbone.device
         ids = torch.tensor(pad_right(sequences, self.render.pad), device=device)
         mask = torch.tensor(pad_right([[1] * len(s) for s in sequences], 0), device=device)
@@ -62,7 +75,7 @@ class Language:
         self,
         prefixes: Sequence[Sequence[int]],
         completions: Sequence[Sequence[int]],
-        image_tokens: list[Tensor] | None = None,
+        image_tokens: ImageTokens | None = None,
         names: Sequence[str] | None = None,
     ) -> Tensor:
         """Log-likelihood [prefixes, completions] of each completion after each prefix.
@@ -71,20 +84,32 @@ class Language:
 
         Args:
             prefixes, completions: token ids.
-            image_tokens: the pictures in the prefixes.
+            image_tokens: the pictures in the prefixes, one each.
             names: what an error calls each completion; its number by default.
 
         Raises:
             FinedeficsError: a completion after a prefix is longer than the model's context.
         """
         self._check_length(prefixes, completions, names)
+        longest = max(map(len, completions))
+        parts = self._together([len(prefix) + longest for prefix in prefixes])
+        scores = [self._scores(prefixes[part], completions, _of(image_tokens, part)) for part in parts]
+        return torch.cat(scores)
+
+    def _scores(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        image_tokens: ImageTokens | None,
+    ) -> Tensor:
         embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
         out = self._run(embeddings, mask, positions)
         first = self.backbone.logits(out.last_hidden_state[:, -1:])
         if max(map(len, completions)) == 1:  # nothing follows the first token: one pass is enough
             wanted = torch.tensor([tokens[0] for tokens in completions], device=mask.device)
             return first[:, 0].float().log_softmax(-1)[:, wanted]
-        step = max(1, ROWS_AT_ONCE // len(prefixes))
+        # each completion's row holds a copy of its prefix's cache
+        step = max(1, self.micro_tokens // (mask.numel() + len(prefixes) * max(map(len, completions))))
         parts = []
         for start in range(0, len(completions), step):
             last = start + step >= len(completions)
@@ -124,7 +149,7 @@ class Language:
     def write(
         self,
         prefixes: Sequence[Sequence[int]],
-        image_tokens: list[Tensor] | None = None,
+        image_tokens: ImageTokens | None = None,
         *,
         limit: int,
         sources: Sequence[np.random.Generator] | None = None,
@@ -135,7 +160,7 @@ class Language:
 
         Args:
             prefixes: token ids.
-            image_tokens: the pictures in the prefixes.
+            image_tokens: the pictures in the prefixes, one each.
             limit: tokens of a text.
             sources: of chance, one a prefix, to draw tokens as likely as the model thinks them; without, the
                 likeliest one is taken.
@@ -145,6 +170,25 @@ class Language:
             NotANumber: the logits after a prefix are NaN.
         """
         rooms = self._rooms(prefixes, limit)
+        texts: list[str] = []
+        generated = 0
+        for part in self._together([len(p) + room for p, room in zip(prefixes, rooms, strict=True)]):
+            drawn = None if sources is None else sources[part]
+            try:
+                found, count = self._write(prefixes[part], _of(image_tokens, part), rooms[part], drawn)
+            except NotANumber as error:
+                raise NotANumber(part.start + error.row) from error
+            texts += found
+            generated += count
+        return texts, generated
+
+    def _write(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        image_tokens: ImageTokens | None,
+        rooms: Sequence[int],
+        sources: Sequence[np.random.Generator] | None,
+    ) -> tuple[list[str], int]:
         embeddings, mask, positions = self._left_padded(prefixes, image_tokens)
         written: list[list[int]] = [[] for _ in prefixes]
         alive = [True] * len(prefixes)
@@ -171,6 +215,17 @@ class Language:
             positions = _next(positions) - 1 + torch.tensor(alive, device=mask.device)[:, None].long()
         decode = self.render.tokenizer.decode
         return [decode(tokens, skip_special_tokens=True) for tokens in written], generated
+
+    def _together(self, lengths: Sequence[int]) -> Iterator[slice]:
+        """Runs of sequences, as long as they are padded to the longest and within `micro_tokens`."""
+        start = widest = 0
+        for end, length in enumerate(lengths):
+            widest = max(widest, length)
+            if end > start and widest * (end + 1 - start) > self.micro_tokens:
+                yield slice(start, end)
+                start, widest = end, length
+        if lengths:
+            yield slice(start, len(lengths))
 
     def _check_length(
         self,
@@ -213,7 +268,7 @@ class Language:
             )
 
     def _left_padded(
-        self, sequences: Sequence[Sequence[int]], image_tokens: list[Tensor] | None
+        self, sequences: Sequence[Sequence[int]], image_tokens: ImageTokens | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Input embeddings, mask and positions with padding in front, as continuing a sequence needs it."""
         width, device = max(map(len, sequences)), self.backbone.device
@@ -230,6 +285,11 @@ def _drawn(logits: Tensor, sources: Sequence[np.random.Generator]) -> Tensor:
     below = logits.double().softmax(-1).cumsum(-1)
     chance = torch.tensor([[source.random()] for source in sources], device=logits.device)
     return torch.searchsorted(below, chance * below[:, -1:], right=True)[:, 0].clamp(max=below.shape[1] - 1)
+
+
+def _of(image_tokens: ImageTokens | None, part: slice) -> ImageTokens | None:
+    """The pictures of a run of sequences."""
+    return image_tokens and image_tokens.chosen(range(part.start, part.stop))
 
 
 def _next(positions: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ class Recogniser(AskedModel):
             FinedeficsError: an id or a name is known already (exit code 2).
         """
         index = self.index.add(self.language, categories)
-        return Recogniser(self.backbone, index.categories, index=index, seed=self.seed)
+        budget = self.language.micro_tokens
+        return Recogniser(self.backbone, index.categories, index=index, seed=self.seed, micro_tokens=budget)
 
     def recognise(
         self, images: Sequence[bytes | Image.Image], answer: str = "alignment", top: int = 5

@@ -149,3 +149,34 @@ def test_inputs_and_weights_are_of_one_dtype(lettered: Backbone, birds: list[byt
     found = model.answers(birds[:2], ["names", "alignment", "describe"])
     assert given == {torch.bfloat16}
     assert {answered.scores.dtype for answered in found.values()} == {torch.float32}
+
+
+def test_a_token_budget_bounds_what_is_held_and_changes_no_answer(
+    model: Recogniser, birds: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"options": OPTIONS, "sample_ids": IDS}
+    whole = model.answers(birds[:5], ANSWERS, **asked)
+    longest = max(len(p) for p in model.prompted(model.show(birds[:5]), model.render.templates.request))
+    small = Recogniser(model.backbone, CATEGORIES, index=model.index, ensemble=model.index.ensemble)
+    budget = small.language.micro_tokens = 2 * (longest + 80)
+    held: list[int] = []
+    run, embed = small.language._run, small.language._embed
+
+    def noted(embeddings: Any, mask: Any, *more: Any) -> Any:
+        held.append(mask.numel())
+        return run(embeddings, mask, *more)
+
+    def embedded(sequences: Any, *more: Any) -> Any:
+        held.append(len(sequences) * max(map(len, sequences)))
+        return embed(sequences, *more)
+
+    monkeypatch.setattr(small.language, "_run", noted)
+    monkeypatch.setattr(small.language, "_embed", embedded)
+    found = small.answers(birds[:5], ANSWERS, **asked)
+    assert budget / 3 < max(held) <= budget
+    for answer in ANSWERS:
+        torch.testing.assert_close(found[answer].scores, whole[answer].scores, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found[answer].scores.argmax(1), whole[answer].scores.argmax(1)), answer
+        assert found[answer].texts == whole[answer].texts
+        assert found[answer].generated_tokens == whole[answer].generated_tokens
+    assert Recogniser(model.backbone, CATEGORIES, micro_tokens=7).language.micro_tokens == 7

@@ -35,6 +35,7 @@ NAMES = {
     "alignment_vs_describe_language",
     "alignment_vs_describe_long",
     "alignment_calibrated_cost",
+    "evaluate_decode_once",
     "stream_vs_dataloader",
     "stream_amplification",
     "stream_rank_memory",

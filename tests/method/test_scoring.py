@@ -149,7 +149,7 @@ def test_left_padding_and_chunks_change_no_likelihood(
     expected = torch.tensor([[plain_likelihood(model, p, name) for name in names] for p in prefixes])
     with torch.no_grad():
         together = model.language.completion_scores(prefixes, names)
-        monkeypatch.setattr("finedefics.scoring.language.ROWS_AT_ONCE", 7)
+        monkeypatch.setattr(model.language, "micro_tokens", 40)
         in_chunks = model.language.completion_scores(prefixes, names)
     torch.testing.assert_close(together, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(in_chunks, together, atol=1e-5, rtol=0)

@@ -1,9 +1,9 @@
 """`finedefics predict`: names of what is in pictures."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,13 +42,14 @@ def predict(
 ) -> None:
     """Name what is in pictures, categories added with `finedefics categories add` among them.
 
-    A folder may be of any size: a batch of pictures is in memory at a time.
+    A folder may be of any size: a batch of pictures is in memory at a time. One that cannot be read is told
+    on stderr and has a row with its error; the others are named, and the exit code is 1.
 
     Example: `finedefics predict bird.jpg --model birds@champion --top 3`
 
     Example: `finedefics predict photos/ --model birds@champion --table names.parquet`
     """
-    files = _pictures(pictures)
+    files = list(dict.fromkeys(_pictures(pictures)))
     if table is not None and table.suffix not in (".parquet", ".csv"):
         raise wrong_use("neither Parquet nor CSV", place=str(table), cure="end it in .parquet or .csv")
     if table is not None and not table.absolute().parent.is_dir():
@@ -59,28 +60,38 @@ def predict(
 
     ANSWERS[answer]
     out = reporter(json)
-    batches = _batches(files)
-    first = next(batches)  # what cannot be read is found before the model is
     recogniser = open_recogniser(open_workspace(), model, dtype)
     rows: list[list[str]] = []
+    damaged = 0
     with out.progress("naming", len(files)) as advance, _written(table) as write:
-        for some, images in chain([first], batches):
+        for some in _batches(files):
+            images = [image for image in some.values() if not isinstance(image, FinedeficsError)]
+            named = iter(recogniser.recognise(images, answer, top) if images else [])
             said: list[Mapping[str, object]] = []
-            for file, ranked in zip(some, recogniser.recognise(images, answer, top), strict=True):
-                ranking = as_mapping(ranked)
-                out.event("prediction", picture=str(file), answer=answer, candidates=ranking)
-                # a picture that was answered with no category has a row too
+            for file, image in some.items():
+                error = str(image) if isinstance(image, FinedeficsError) else None
+                ranking = [] if error else as_mapping(next(named))
+                about = {"picture": str(file), "error": error}
+                out.event("prediction", **about, answer=answer, candidates=ranking)
+                # a picture that was answered with no category, or not at all, has a row too
                 ranks = [{"rank": i + 1, **candidate} for i, candidate in enumerate(ranking)]
-                said += [{"picture": str(file), **one} for one in ranks or [{}]]
-                if len(rows) < SHOWN:
+                said += [{**about, **one} for one in ranks or [{}]]
+                if error:
+                    damaged += 1
+                    print(f"error: {error}", file=sys.stderr)
+                elif len(rows) < SHOWN:
                     rows.append([str(file), *(f"{c['name']} ({c['score']:.3f})" for c in ranking)])
             write(said)
             advance(len(some))
     shown = min(top, len(recogniser.categories))
     out.table(f"{model}, by {answer}", ["picture", *(f"{i + 1}." for i in range(shown))], rows)
-    if len(files) > SHOWN:
+    if len(files) - damaged > SHOWN:
         out.say(f"the first {SHOWN} of {len(files)} pictures" + ("" if table else "; --table keeps all"))
-    out.done(pictures=len(files), model=model, table=str(table) if table else None)
+    kept = str(table) if table else None
+    if damaged:
+        out.event("failed", pictures=len(files), damaged=damaged, model=model, table=kept)
+        raise typer.Exit(1)
+    out.done(pictures=len(files), model=model, table=kept)
 
 
 def _pictures(given: list[str]) -> list[Path]:
@@ -100,14 +111,21 @@ def _pictures(given: list[str]) -> list[Path]:
     return found
 
 
-def _batches(files: Sequence[Path]) -> "Iterator[tuple[Sequence[Path], list[Image]]]":
-    """Files with their pictures, as many as go through the model together."""
-    from finedefics.pictures import decode_image
+def _batches(files: Sequence[Path]) -> "Iterator[dict[Path, Image | FinedeficsError]]":
+    """Files with their pictures, or with why there is none; as many as go through the model together."""
     from finedefics.scoring.recogniser import BATCH
 
     for start in range(0, len(files), BATCH):
-        some = files[start : start + BATCH]
-        yield some, [decode_image(_read(file), str(file)) for file in some]
+        yield {file: _decoded(file) for file in files[start : start + BATCH]}
+
+
+def _decoded(file: Path) -> "Image | FinedeficsError":
+    from finedefics.pictures import decode_image
+
+    try:
+        return decode_image(_read(file), str(file))
+    except FinedeficsError as error:
+        return error
 
 
 def _read(file: Path) -> bytes:
@@ -132,6 +150,7 @@ def _written(table: Path | None) -> "Iterator[Callable[[Sequence[Mapping[str, ob
     schema = pa.schema(
         [
             ("picture", pa.string()),
+            ("error", pa.string()),
             ("rank", pa.int32()),
             ("category_id", pa.string()),
             ("name", pa.string()),

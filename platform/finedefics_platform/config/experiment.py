@@ -66,6 +66,12 @@ class Evaluation(Section):
         exclude_if=lambda dtype: dtype is None,
         description="Of the model when it is judged at its end; default: what it was trained in.",
     )
+    micro_tokens: int | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda tokens: tokens is None,
+        description="Most tokens that answering holds at a time (memory and speed only); default: 65,536.",
+    )
 
     @field_validator("calibration", mode="before")
     @classmethod

@@ -151,7 +151,8 @@ def _check_learns(answers: Sequence[str], dataset: Dataset) -> None:
 
 def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> dict[str, Any]:
     """What the figures are measured on and how; with the name left out, what determines them."""
-    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "calibration", "dtype"})
+    others = {"split", "limit", "every", "calibration", "dtype", "micro_tokens"}
+    protocol = settings.model_dump(mode="json", exclude=others)
     return {
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,

@@ -133,16 +133,20 @@ def open_recogniser(question: Question) -> "Recogniser":
     if device == "cpu":
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
     folder, seed = model_folder(question.model), question.settings.seed
-    backbone = _backbone(question, device)
+    backbone, budget = _backbone(question, device), question.settings.micro_tokens
     categories = open_version(question.dataset).categories()
     if committed(question.index) is None:
         built = Recogniser(
-            backbone, categories, templates=Templates.load(folder), object_readout=load_readout(folder)
+            backbone,
+            categories,
+            templates=Templates.load(folder),
+            object_readout=load_readout(folder),
+            micro_tokens=budget,
         )
         with commit(question.index) as draft:
             built.index.save(draft)
     index = CategoryIndex.load(fetch(question.index))
-    return Recogniser(backbone, categories, index=index, seed=seed)
+    return Recogniser(backbone, categories, index=index, seed=seed, micro_tokens=budget)
 
 
 def _backbone(question: Question, device: str) -> "Backbone":

@@ -124,7 +124,7 @@ def _about(question: Question, dataset: Dataset, file: Published | None) -> dict
     Random options need no word of their own here: data, options and seed determine them.
     """
     settings = question.settings
-    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "dtype"})
+    protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "dtype", "micro_tokens"})
     return {
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,

@@ -159,7 +159,7 @@ class _Planner:
         settings = self.study.evaluation
         model = self._model(place, arm, seed)
         task = Evaluate(place.data, model, settings)
-        said = settings.model_dump(mode="json", exclude={"every"})
+        said = settings.model_dump(mode="json", exclude={"every", "micro_tokens"})
         return self._add(f"evaluate {self._told(place, arm, seed)}", (place.data, model), task, said)
 
     def _model(self, place: "_Place", arm: str, seed: int, asked: tuple[str, ...] = ()) -> str:

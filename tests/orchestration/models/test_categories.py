@@ -93,10 +93,20 @@ def test_a_folder_is_named_a_batch_at_a_time_into_a_table(
     ]
     assert {row["category_id"] for row in rows} == {"tern", "auk"}
     (tmp_path / "birds" / "3.png").write_bytes(b"no picture")
-    (tmp_path / name).unlink()
-    assert main([*asked, "--table", str(tmp_path / name)]) == 1
-    assert "3.png" in capfd.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["birds"], "nothing half-written is left"
+    whole = {row["picture"]: row["category_id"] for row in rows if row["rank"] == 1}
+    assert main([*asked, "--table", str(tmp_path / name), "--json"]) == 1
+    told, errors = capfd.readouterr()
+    assert errors.count("3.png") == 1
+    (failed,) = [line for line in map(json.loads, told.splitlines()) if line["event"] == "failed"]
+    assert failed["damaged"] == 1
+    again = read(tmp_path / name).to_pylist()
+    assert [row.keys() for row in again] == [rows[0].keys()] * 9
+    (damaged,) = [row for row in again if row["error"]]
+    assert damaged["picture"].endswith("3.png")
+    assert damaged["rank"] is None
+    named = {row["picture"]: row["category_id"] for row in again if row["rank"] == 1}
+    assert named == {picture: category for picture, category in whole.items() if "3.png" not in picture}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["birds", name], "nothing half-written is left"
     assert main([*asked, "--table", str(tmp_path / "names.txt")]) == 2
 
 
