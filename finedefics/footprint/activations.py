@@ -169,7 +169,7 @@ class _Fake:
                 results.append(self._read(share.embedded))
             learned = [result.float().sum() for result in results if result.requires_grad]
             if learned:
-                torch.stack(learned).sum().backward()  # type: ignore[no-untyped-call]
+                torch.stack(learned).sum().backward()
         return held.most
 
     def _own(self) -> list[Tensor]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_step import TINY, build, model_flops
+from benchmarks.gpu import flops
+from benchmarks.gpu.shapes import TINY, prepared, untrained
 from benchmarks.samples import NEGATIVES, make_data
 from benchmarks.stage_one import STAGE_ONE
 from finedefics.backbones import Backbone
@@ -13,11 +14,22 @@ from finedefics.collation import Collator
 from finedefics.flops import StepFlops, peak_tflops
 from finedefics.objective import Objective
 
+SHAPE = TINY["idefics2"]
+
+
+def made() -> Backbone:
+    torch.manual_seed(0)
+    return untrained("idefics2", SHAPE, 64, "cpu", torch.float32, "sdpa")
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, int]:
+    return flops.weights(made())
+
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    torch.manual_seed(0)
-    return build(TINY, "cpu", torch.float32)
+    return prepared(made(), "lora")
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +46,22 @@ def counted(backbone: Backbone, batch: Batch) -> float:
 
 
 def test_adapters_on_frozen_weights_are_counted_as_the_script_for_one_card_does(
-    backbone: Backbone, batch: Batch
+    backbone: Backbone, weights: dict[str, int], batch: Batch
 ) -> None:
     found = StepFlops(backbone).of(batch)
-    assert 1 < found / model_flops(TINY, backbone, batch) < 1.2  # which leaves the adapters themselves out
+    # which leaves the adapters themselves out, and counts the vision tower's attention
+    assert 0.8 < found / flops.step_flops(SHAPE, backbone, weights, batch, "lora") < 1.2
     # nothing below the lowest adapters asks for a gradient, which shows in a model of four layers
     assert 0.6 < found / counted(backbone, batch) < 1.1
 
 
 def test_trained_weights_cost_their_gradients(batch: Batch) -> None:
-    torch.manual_seed(0)
-    whole = Backbone(build(TINY, "cpu", torch.float32).model, None, train=("text", "connector", "vision"))
-    for name, parameter in whole.named_parameters():
-        parameter.requires_grad_("lora_" not in name)
+    whole = Backbone(made().model, None, train=("text", "connector", "vision"))
     everything = StepFlops(whole).of(batch)
-    # torch counts whole squares of attention, padding, the vision tower's own attention and the adapters
+    # torch counts whole squares of attention, padding, and the vision tower's own attention
     assert 0.8 < everything / counted(whole, batch) < 1.1
     whole.requires_grad_(False)
-    assert StepFlops(whole).of(batch) == pytest.approx(everything / 3, rel=0.06)  # adapters apart
+    assert StepFlops(whole).of(batch) == pytest.approx(everything / 3, rel=0.06)
 
 
 def test_peaks_are_known_by_the_name_of_the_card() -> None:

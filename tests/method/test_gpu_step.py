@@ -12,9 +12,10 @@ from benchmarks.gpu import flops
 from benchmarks.gpu.cells import ANSWERS, ATTENTION, EDGES, MODELS, Cell, chosen, table, taken
 from benchmarks.gpu.shapes import SHAPES, TINY, prepared, untrained
 from benchmarks.gpu.training import NotMeasured, gradient_check, timed
-from benchmarks.gpu_step import peak_tflops, run
+from benchmarks.gpu_step import run
 from benchmarks.samples import make_data
 from finedefics.collation import Collator
+from finedefics.flops import peak_tflops
 from finedefics.objective import Objective
 from finedefics.terms import ObjectiveSettings, TermSettings
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from finedefics.backbones import load_processor
 from finedefics.backbones.published import PUBLISHED, published_config
-from finedefics.batch import Batch, Collator
+from finedefics.batch import Batch
+from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError, reason_of
 from finedefics.records import Category, Sample
 from finedefics_platform.base.workspace import Workspace
@@ -98,7 +99,9 @@ def batches(
     rows = _rows(stage, dataset, count * max(stage.feeds.values()))
     made = []
     for step in range(count):
-        taken = {feed: list(islice(rows[feed], many // ranks)) for feed, many in stage.feeds.items()}
+        taken: dict[str, list[Any]] = {
+            feed: list(islice(rows[feed], many // ranks)) for feed, many in stage.feeds.items()
+        }
         made.append(collate(taken, step=step))
     return made
 
