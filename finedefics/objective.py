@@ -42,6 +42,16 @@ class ObjectiveOutput:
     coverage: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class _Division:
+    """In how many pieces each pass over a step is made, and whether all activations are kept meanwhile."""
+
+    pictures: int
+    sequences: int
+    embedded: int
+    kept: bool
+
+
 class Objective(nn.Module):
     """Weighted sum of generation and contrastive terms (Finedefics, ICLR 2025, equations of both stages).
 
@@ -74,8 +84,7 @@ class Objective(nn.Module):
         self.backbone = backbone
         self.settings = settings
         self.micro_tokens = micro_tokens
-        if checkpointing:
-            backbone.checkpoint_layers()
+        backbone.checkpoint_layers(checkpointing)
         # learned in log space, so that a step is relative to the temperature's own size
         start = torch.tensor(
             [settings.object_attribute_temperature, settings.attribute_category_temperature]
@@ -103,17 +112,17 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Compute every term of the stage on one rank's share of a step."""
-        seen, learned, embedded = self._pieces(batch)
-        images = self._encode_images(batch.images, seen)
+        division = self._division(batch)
+        images = self._encode_images(batch.images, division)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         left_out: dict[str, Tensor] = {}
         covered: dict[str, Tensor] = {}
         read: list[Tensor] = []
         if len(batch.embedded):
-            read.append(self._embed(batch.embedded, images, embedded))
+            read.append(self._embed(batch.embedded, images, division))
         if len(batch.sequences):
-            share, shown, objects = self._generation(batch, images, learned)
+            share, shown, objects = self._generation(batch, images, division)
             terms |= shown
             losses += [self._weight(name) * value for name, value in share.items()]
             read.append(objects)
@@ -136,31 +145,36 @@ class Objective(nn.Module):
     def _weight(self, term: str) -> float:
         return self.settings.terms[term].weight
 
-    def _pieces(self, batch: Batch) -> list[int]:
-        """How many pieces the pictures, the learned sequences and the embedded ones make, on every rank.
+    def _division(self, batch: Batch) -> _Division:
+        """How a step is divided, equally on every rank.
 
         ZeRO 3 gathers weights in each call, so ranks make as many calls as the one with most pieces.
         """
         if self.micro_tokens is None:
-            return [1, 1, 1]
+            return _Division(1, 1, 1, kept=True)
         pictures = 1
         if batch.images:
             together = max(1, self.micro_tokens // self.backbone.patches(batch.images))
             pictures = math.ceil(len(next(iter(batch.images.values()))) / together)
-        passes = (batch.sequences.pieces(self.micro_tokens), batch.embedded.pieces(self.micro_tokens))
-        return largest([pictures, *passes], batch.sequences.ids.device)
+        passes = (batch.sequences, batch.embedded)
+        pieces = [pictures, *(each.pieces(self.micro_tokens) for each in passes)]
+        # passes that fit one by one, but not together, keep no activations for each other's sake
+        beyond = sum(each.ids.numel() for each in passes) > self.micro_tokens
+        *pieces, beyond = largest([*pieces, int(beyond)], batch.sequences.ids.device)
+        return _Division(*pieces, kept=not beyond and max(pieces) == 1)
 
-    def _piecewise(self, function: Callable[..., T], *inputs: Any, pieces: int) -> T:
-        """Call a function, keeping its activations only where the batch is not divided."""
-        if pieces == 1 or not torch.is_grad_enabled():
+    def _piecewise(self, function: Callable[..., T], *inputs: Any, kept: bool) -> T:
+        """Call a function on a piece; activations that are not kept are computed again where needed."""
+        if kept or not torch.is_grad_enabled():
             return function(*inputs)
         # Unchecked: ZeRO 3 empties frozen weights after the forward pass, and torch would compare the shapes
         # before DeepSpeed gathers them again.
         return checkpoint(function, *inputs, use_reentrant=False, determinism_check="none")
 
-    def _encode_images(self, images: dict[str, Tensor], pieces: int) -> ImageTokens:
+    def _encode_images(self, images: dict[str, Tensor], division: _Division) -> ImageTokens:
         if not images:
             return ImageTokens([])
+        pieces = division.pictures
         count = len(next(iter(images.values())))
         tokens: list[Tensor] = []
         unread: list[Tensor] = []
@@ -179,7 +193,7 @@ class Objective(nn.Module):
                 lengths[:] = map(len, found)
                 return torch.cat(found)
 
-            found = self._piecewise(encode, pieces=pieces)
+            found = self._piecewise(encode, kept=division.kept)
             if first < last:
                 tokens += found.split(lengths)
             else:
@@ -195,7 +209,7 @@ class Objective(nn.Module):
         return self.backbone.packed_states(embeddings, piece.segments, positions)
 
     def _generation(
-        self, batch: Batch, images: ImageTokens, pieces: int
+        self, batch: Batch, images: ImageTokens, division: _Division
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Next-token loss of each generation term: this rank's share, the global mean to show, and the
         hidden states that were to be read on the way, [reads, dim]."""
@@ -209,13 +223,13 @@ class Objective(nn.Module):
             sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
             return sums, hidden[piece.reads[:, 0], piece.reads[:, 1]].float()
 
-        parts, reads = [], []
+        parts, reads, pieces = [], [], division.sequences
         bounds = batch.sequences.bounds(pieces)
         for (first, last), piece in zip(bounds, batch.sequences.split(pieces), strict=True):
             targets, terms = batch.targets[first:last], batch.target_terms[first:last]
             if first == last:  # a row that only keeps this rank in step with the others
                 targets, terms = torch.full_like(piece.ids, -100), torch.zeros_like(piece.ids)
-            sums, read = self._piecewise(run, piece, targets, terms, pieces=pieces)
+            sums, read = self._piecewise(run, piece, targets, terms, kept=division.kept)
             parts.append(sums)
             reads.append(read)
         own = torch.stack(parts).sum(0)
@@ -231,14 +245,15 @@ class Objective(nn.Module):
         shown = {GENERATION_TERMS[i]: everywhere[0, i] / count[i] for i in asked}
         return share, shown, torch.cat(reads)[batch.sequences.in_given_order(pieces)]
 
-    def _embed(self, embedded: Packed, images: ImageTokens, pieces: int) -> Tensor:
+    def _embed(self, embedded: Packed, images: ImageTokens, division: _Division) -> Tensor:
         """Hidden state at the end of every unique text and object, [embedded, dim]."""
 
         def ends(piece: Packed) -> Tensor:
             return self._hidden(piece, images)[piece.reads[:, 0], piece.reads[:, 1]].float()
 
-        found = [self._piecewise(ends, piece, pieces=pieces) for piece in embedded.split(pieces)]
-        return torch.cat(found)[embedded.in_given_order(pieces)]
+        pieces = embedded.split(division.embedded)
+        found = [self._piecewise(ends, piece, kept=division.kept) for piece in pieces]
+        return torch.cat(found)[embedded.in_given_order(division.embedded)]
 
     def _contrast(self, rows: Rows, step: int) -> dict[str, TermLoss]:
         free = self._exact().exp()

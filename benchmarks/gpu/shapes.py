@@ -60,7 +60,7 @@ def untrained(
     Args:
         model: key of `SHAPES`.
         edge: of the pictures, in pixels.
-        attention: of the language model, as transformers calls its implementations.
+        attention: the kernel by which the language model's packed rows attend.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -70,9 +70,7 @@ def untrained(
     config, processor = made(shape, edge, processor)
     with torch.device(device):  # made where it stays: its weights need not pass through this machine's memory
         built = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    backbone = Backbone(built, processor, train=())
-    backbone.part("text").set_attn_implementation(attention)
-    return backbone
+    return Backbone(built, processor, train=(), attention=attention)
 
 
 def prepared(backbone: Backbone, tuning: str) -> Backbone:

@@ -71,19 +71,17 @@ def measure_step(
     backbone = untrained(cell.model, shape, cell.edge, device, dtype, cell.attention)
     counted, parameters = weights(backbone), sum(p.numel() for p in backbone.parameters())
     prepared(backbone, cell.tuning).train()
-    if cell.checkpointing:
-        backbone.part("text").gradient_checkpointing_enable({"use_reentrant": False})
     trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-    # flash attention takes no dense mask: there every sequence has a row of its own
-    packed = cell.attention != "flash_attention_2"
     samples = data.random_batch(rows)
-    batch = collated(backbone, data, samples, dtype, packed=packed)
+    batch = collated(backbone, data, samples, dtype)
     flops = step_flops(shape, backbone, counted, batch, cell.tuning)
     useful = batch.sequences.useful + batch.embedded.useful
     if cell.schedule == "packed":
-        objective = Objective(backbone, STAGE_ONE, micro_tokens=micro).to(device)
+        checkpointing = cell.checkpointing
+        objective = Objective(backbone, STAGE_ONE, micro_tokens=micro, checkpointing=checkpointing).to(device)
         module, loss = objective, _ours(batch)
     else:
+        backbone.checkpoint_layers(cell.checkpointing)
         released = ReleasedSchedule(backbone, data.categories, NEGATIVES)
         separate = in_dtype(released.collate(samples), dtype)
         module, loss = released, _theirs(separate)
@@ -102,11 +100,9 @@ def measure_step(
     }
 
 
-def collated(
-    backbone: Backbone, data: Data, samples: Sequence[Any], dtype: torch.dtype, *, packed: bool = True
-) -> Batch:
+def collated(backbone: Backbone, data: Data, samples: Sequence[Any], dtype: torch.dtype) -> Batch:
     """Our batch of the samples on the model's device, pictures in its dtype."""
-    collate = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES, packed=packed)
+    collate = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES)
     batch = collate({"labelled": samples}, step=0).to(backbone.device)
     in_dtype({"images": batch.images}, dtype)
     return batch

@@ -144,18 +144,21 @@ class Backbone(nn.Module):
         """Patches that the vision tower sees of each picture, padding included."""
         return self.family.patches(self.model, images)
 
-    def checkpoint_layers(self) -> None:
-        """Keep only the inputs of each layer of the parts that are trained through, in training.
+    def checkpoint_layers(self, on: bool) -> None:
+        """In training, keep only the inputs of each layer of the parts that are trained through; or keep all.
 
         The language model always, as gradients pass it to whatever is trained before it; the vision tower
         where some of its own weights are. Evaluation is not touched: layers look at their training mode.
         """
         # unchecked: ZeRO 3 empties frozen weights after the forward pass, and torch would compare the shapes
         kwargs = {"use_reentrant": False, "determinism_check": "none"}
-        self.part("text").activation_checkpointing_enable(kwargs)
-        tower = self.part("vision")
-        if any(parameter.requires_grad for parameter in tower.parameters()):
-            tower.activation_checkpointing_enable(kwargs)
+        for name in ("text", "vision"):
+            part = self.part(name)
+            if on and (name == "text" or any(parameter.requires_grad for parameter in part.parameters())):
+                part.activation_checkpointing_enable(kwargs)
+                part.disable_input_require_grads()  # hooks that only reentrant checkpoints need
+            elif part.is_gradient_checkpointing:
+                part.activation_checkpointing_disable()
 
     def embed_tokens(self, input_ids: Tensor, image_tokens: Sequence[Tensor] | None = None) -> Tensor:
         """Input embeddings [batch, length, hidden]; picture tokens fill the image places, in order.

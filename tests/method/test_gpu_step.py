@@ -57,7 +57,7 @@ def test_flops_are_those_torch_counts(model: str, checkpointing: bool) -> None:
         prepared(backbone, tuning).train()
         objective = Objective(backbone, ANSWER)
         if checkpointing:
-            backbone.part("text").gradient_checkpointing_enable({"use_reentrant": False})
+            backbone.checkpoint_layers(True)
         with FlopCounterMode(display=False) as counter:
             objective(batch).loss.backward()
         found = flops.step_flops(shape, backbone, counted, batch, tuning) + 3 * unseen
