@@ -1,17 +1,21 @@
-"""Peak memory of a contrastive batch: 256 rows against 32 at one token budget, a process each (Linux)."""
+"""Peak memory of a step, a process each (Linux): 256 rows against 32 at one budget, checkpointed layers."""
 
 import json
 import os
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.registry import Result, benchmark
+from benchmarks.samples import NEGATIVES, make_data
+from benchmarks.samples import SIZES as MODEL
 
 SIZES = (32, 256)
 MICRO_TOKENS = 2048  # less than the smaller batch has, so that both are divided
 REPEATS = 3
+LAYERS = 16  # each layer's own activations are a small part then
 PROCESS = Path("/proc/self")
 # else glibc keeps freed megabytes as chance has it: 256 rows by 32 then read 404 to 689 MiB from run to run
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -36,9 +40,32 @@ def contrastive_memory() -> dict[str, Result]:
     return {"contrastive_memory": Result(statistics.median(ratios), "times", "lower", 1.3, spread, how)}
 
 
-def _measured(size: int, micro_tokens: int | None) -> float:
+@benchmark("step_memory_checkpointed")
+def step_memory_checkpointed() -> dict[str, Result]:
+    """Ratio of the memory that a step takes above the process before it, layers checkpointed over kept."""
+    if not (PROCESS / "clear_refs").exists():
+        print("step_memory_checkpointed: left out, there is no /proc to read peaks from", file=sys.stderr)
+        return {}
+    runs = [
+        [_measured(SIZES[0], None, layers=LAYERS, checkpointing=on) for on in (True, False)]
+        for _ in range(REPEATS)
+    ]
+    ratios = [checkpointed / kept for checkpointed, kept in runs]
+    checkpointed, kept = (statistics.median(column) for column in zip(*runs, strict=True))
+    how = (
+        f"peak resident memory of an undivided step of {SIZES[0]} rows above the process before it, a "
+        f"language model of {LAYERS} layers: {checkpointed:.0f} MiB checkpointed, {kept:.0f} MiB with all kept"
+    )
+    spread = (min(ratios), max(ratios))
+    return {"step_memory_checkpointed": Result(statistics.median(ratios), "times", "lower", 0.5, spread, how)}
+
+
+def _measured(
+    size: int, micro_tokens: int | None, *, layers: int = MODEL.text_layers, checkpointing: bool = False
+) -> float:
+    asked = (size, micro_tokens or 0, layers, int(checkpointing))
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", str(size), str(micro_tokens or 0)],
+        [sys.executable, "-m", "benchmarks.memory", *map(str, asked)],
         capture_output=True,
         text=True,
         check=True,
@@ -47,12 +74,10 @@ def _measured(size: int, micro_tokens: int | None) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _step(size: int, micro_tokens: int) -> float:
+def _step(size: int, micro_tokens: int, layers: int, checkpointing: int) -> float:
     """MiB that a forward and backward of ``size`` rows adds to this process's peak."""
     import torch
 
-    from benchmarks.samples import NEGATIVES, make_data
-    from benchmarks.samples import SIZES as MODEL
     from benchmarks.stage_one import STAGE_ONE
     from finedefics.base_model import untrained_backbone
     from finedefics.collation import Collator
@@ -61,8 +86,11 @@ def _step(size: int, micro_tokens: int) -> float:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = make_data()
-    backbone = untrained_backbone(MODEL)
-    objective = Objective(backbone, STAGE_ONE, micro_tokens=micro_tokens or None)
+    backbone = untrained_backbone(replace(MODEL, text_layers=layers))
+    objective = Objective(
+        backbone, STAGE_ONE, micro_tokens=micro_tokens or None, checkpointing=bool(checkpointing)
+    )
+    objective.train()  # layers are checkpointed in training alone
     collate = Collator(
         backbone.processor, data.categories, STAGE_ONE, negatives=NEGATIVES, micro_tokens=micro_tokens or None
     )
@@ -83,4 +111,4 @@ def _resident(key: str) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_step(int(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(_step(*map(int, sys.argv[1:]))))

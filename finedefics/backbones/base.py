@@ -157,7 +157,7 @@ class Backbone(nn.Module):
             if on and (name == "text" or any(parameter.requires_grad for parameter in part.parameters())):
                 part.activation_checkpointing_enable(kwargs)
                 part.disable_input_require_grads()  # hooks that only reentrant checkpoints need
-            elif part.is_gradient_checkpointing:
+            elif part.is_activation_checkpointing:
                 part.activation_checkpointing_disable()
 
     def embed_tokens(self, input_ids: Tensor, image_tokens: Sequence[Tensor] | None = None) -> Tensor:

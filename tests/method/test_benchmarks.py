@@ -28,6 +28,7 @@ NAMES = {
     "packing_vs_sorting",
     "text_padding",
     "contrastive_memory",
+    "step_memory_checkpointed",
     "false_conflicts",
     "mining_vs_bare_torch",
     "missed_conflicts",
