@@ -54,7 +54,7 @@ def step_memory_checkpointed() -> dict[str, Result]:
     checkpointed, kept = (statistics.median(column) for column in zip(*runs, strict=True))
     how = (
         f"peak resident memory of an undivided step of {SIZES[0]} rows above the process before it, a "
-        f"language model of {LAYERS} layers: {checkpointed:.0f} MiB checkpointed, {kept:.0f} MiB with all kept"
+        f"language model of {LAYERS} layers: {checkpointed:.0f} MiB checkpointed, {kept:.0f} MiB kept"
     )
     spread = (min(ratios), max(ratios))
     return {"step_memory_checkpointed": Result(statistics.median(ratios), "times", "lower", 0.5, spread, how)}
