@@ -57,7 +57,8 @@ def _restored(trainable: Any, attempt: Location) -> tune.Tuner | None:
         attempt.path,
         trainable,
         resume_unfinished=True,
-        restart_errored=True,
+        # not restarted: that gives a trial another id, by which Optuna's search does not know it
+        resume_errored=True,
         storage_filesystem=attempt.filesystem,
     )
 

@@ -1,15 +1,20 @@
 """A real search: Ray Tune's trials are ordinary runs that open, are recorded, and leave nothing running."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finedefics.errors import FinedeficsError
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.data.store import Dataset
 from finedefics_platform.search.run import run_search
+from finedefics_platform.search.space import trial_experiment
 from finedefics_platform.tracking.runs import children, get_run
-from finedefics_platform.training.run import open_run
+from finedefics_platform.training.run import open_run, pin, run_key
 
-from .conftest import STEPS, Found, search_of
+from .conftest import STEPS, Found, document_of, search_of
 
 GOOD, WORSE, UNJUDGED = 2, 3, 1  # pictures looked at
 
@@ -75,6 +80,22 @@ def test_no_worker_and_no_reservation_survives_a_search(found: Found, ray_cluste
             break
         time.sleep(0.5)
     assert left == []
+
+
+def test_a_search_whose_trials_failed_goes_on_once_the_cause_is_gone(
+    ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
+) -> None:
+    document = document_of(tiny_model, resources={"workers": 0})
+    search = search_of(name="mended", trials=1, space={"evaluation.limit": {"choice": [GOOD]}})
+    experiment = trial_experiment(document, {"evaluation.limit": GOOD}, "mended")
+    experiment = pin(drawn_workspace, experiment, drawn_dataset)
+    place = drawn_workspace.runs / run_key(drawn_workspace, experiment, drawn_dataset)
+    place.write_text("in the way")
+    with pytest.raises(FinedeficsError, match="no trial finished"):
+        run_search(drawn_workspace, search, document)
+    place.delete()
+    (trial,) = run_search(drawn_workspace, search, document).trials
+    assert (trial["status"], trial["step"], trial["metric"]) == ("finished", sum(STEPS), 1.0)
 
 
 def test_a_finished_search_is_returned_at_once(found: Found) -> None:
