@@ -97,8 +97,7 @@ def logits(backbone: Backbone) -> Tensor:
     images = backbone.encode_images(batch.images)
     rows = batch.sequences
     embeddings = backbone.embed_tokens(rows.ids, [images[i] for i in rows.images.tolist()])
-    mask = rows.attention(embeddings.dtype)
-    return backbone.logits(backbone.hidden_states(embeddings, mask, position_ids=rows.positions))
+    return backbone.logits(backbone.packed_states(embeddings, rows.segments, rows.positions))
 
 
 def state(backbone: Backbone) -> dict[str, Tensor]:

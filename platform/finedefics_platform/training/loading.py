@@ -34,7 +34,18 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device, world
             processor=model.processor,
             attention=model.attention,
         )
+    _forget_unused_names(backbone)
     return backbone.to(device)
+
+
+def _forget_unused_names(backbone: Backbone) -> None:
+    """Let the model be saved under the names that its checkpoint has.
+
+    Transformers saves by the renamings that it read by, and in shards keeps those as well that no weight had.
+    """
+    kept = getattr(backbone.model, "_weight_conversions", None)
+    if kept is not None:
+        backbone.model._weight_conversions = [each for each in kept if each.was_used()]
 
 
 def keep_adapters(backbone: Backbone, place: Location, rank: int) -> None:

@@ -215,7 +215,7 @@ def run(
         share = rows["labelled"][4 * dist.get_rank() : 4 * dist.get_rank() + 4]
         output = engine(collate({"labelled": share}, step=step))
         norm = backward_and_step(engine, output.loss)
-        found.append({name: float(value) for name, value in output.terms.items()} | {"norm": norm})
+        found.append({name: float(value) for name, value in output.terms.items()} | {"norm": float(norm)})
         if save is not None and step + 1 == SAVED:
             save_shards(engine, save)
             dist.barrier()

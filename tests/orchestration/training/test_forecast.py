@@ -75,30 +75,31 @@ def test_tokens_of_a_picture_follow_the_family_and_its_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "at_most"),
+    ("experiment", "at_least", "at_most"),
     [
-        (readme_experiment, 40),
-        (lambda: spec("one-gpu"), 40),
-        (lambda: spec("one-gpu", f"model.path={QWEN}", "model.processor={max_pixels: 401408}"), 60),
-        (lambda: spec("eight-gpu"), 50),
-        (lambda: spec("sixty-four-gpu"), 60),
-        (lambda: spec("released-8gpu-qlora"), 22),
+        (readme_experiment, 15, 40),
+        (lambda: spec("one-gpu"), 15, 40),
+        (lambda: spec("one-gpu", f"model.path={QWEN}", "model.processor={max_pixels: 401408}"), 15, 60),
+        (lambda: spec("eight-gpu"), 15, 50),
+        (lambda: spec("sixty-four-gpu"), 15, 60),
+        (lambda: spec("released-8gpu-qlora"), 4, 22),
     ],
     ids=["README", "one-gpu", "one-gpu Qwen", "eight-gpu", "sixty-four-gpu", "released-8gpu-qlora"],
 )
 def test_the_experiments_that_are_printed_fit_their_cards(
-    experiment: Any, at_most: float, drawn_workspace: Workspace
+    experiment: Any, at_least: float, at_most: float, drawn_workspace: Workspace
 ) -> None:
     asked = experiment()
     told = forecast(drawn_workspace, asked)
     assert "the hub is not reachable" in told.source
     assert told.reckoned.startswith("assumed")
     assert [stage.steps for stage in told.stages] == [stage.steps for stage in asked.stages]
-    assert 15 < told.largest.total / GIB + 11 * (asked.adapters.kind == "qlora") < at_most
+    assert at_least < told.largest.total / GIB < at_most
     rows = sum(rows for feed, rows in asked.stages[0].feeds.items() if feed != "text")
     assert told.stages[0].pictures == rows * asked.stages[0].steps
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_what_to_change(drawn_workspace: Workspace) -> None:
     careless = spec("one-gpu", "compute={}", "model.processor={}")
     told = forecast(drawn_workspace, careless)
@@ -110,6 +111,7 @@ def test_what_does_not_fit_is_told_what_to_change(drawn_workspace: Workspace) ->
     assert [c.bytes for c in changes] == sorted((c.bytes for c in changes), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_model_that_fits_nowhere_is_refused_with_its_arithmetic(
     drawn_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def toy_experiment(model: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc to read peaks from")
 @pytest.mark.parametrize("adapters", [{}, {"kind": "lora"}], ids=["whole weights", "adapters"])
 def test_the_peak_that_is_foretold_is_the_one_measured(
@@ -187,6 +190,7 @@ def test_the_peak_that_is_foretold_is_the_one_measured(
     assert ran.bytes == pytest.approx(ran.foretold, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_command_tells_it_to_people_and_machines(
     tmp_path: Path, drawn_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

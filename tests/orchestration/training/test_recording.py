@@ -26,6 +26,7 @@ def told() -> list[dict[str, Any]]:
         *(
             {
                 "event": "step",
+                "stage": "name",
                 "time": LONG_AGO + 60 * n,
                 "step": n,
                 "total_step": n,

@@ -38,7 +38,7 @@ OF_THE_OBJECTIVE = {
     "objective._hidden": 2,  # pictures of a pass
     "objective.run": 3,  # answer tokens
     "packing.rows": 6,
-    "packing.attention": 2,  # whether a mask is needed
+    "attention.packed_attention": 2,  # whether a mask is needed
     "base.embed_tokens": 2,  # image places
     "family.encode": 5,
     "backward of a choice by mask": 1,
