@@ -160,8 +160,8 @@ class Objective(nn.Module):
         pieces = [pictures, *(each.pieces(self.micro_tokens) for each in passes)]
         # passes that fit one by one, but not together, keep no activations for each other's sake
         beyond = sum(each.ids.numel() for each in passes) > self.micro_tokens
-        *pieces, beyond = largest([*pieces, int(beyond)], batch.sequences.ids.device)
-        return _Division(*pieces, kept=not beyond and max(pieces) == 1)
+        seen, learned, embedded, more = largest([*pieces, int(beyond)], batch.sequences.ids.device)
+        return _Division(seen, learned, embedded, kept=not more and seen == learned == embedded == 1)
 
     def _piecewise(self, function: Callable[..., T], *inputs: Any, kept: bool) -> T:
         """Call a function on a piece; activations that are not kept are computed again where needed."""
