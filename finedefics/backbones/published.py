@@ -1,8 +1,9 @@
 """Public facts of checkpoints that the experiments here name, for arithmetic where the hub is out of reach.
 
-Sizes as they stand in ``config.json`` and ``preprocessor_config.json`` of the repositories of these names on
-the Hugging Face hub; nothing is loaded or trained by them, and a checkpoint that is at hand is always asked
-itself. The parameter counts that follow from them are those that the model cards give: 8.4e9 and 8.3e9.
+Sizes of the ``config.json`` and ``preprocessor_config.json`` of the repositories of these names on the
+Hugging Face hub, written down by hand and checked by the parameter counts that follow, which are those that
+the model cards give: 8.4e9 and 8.3e9. Nothing is loaded or trained by them, and a checkpoint that is at hand
+is always asked itself.
 """
 
 from collections.abc import Mapping
