@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finedefics import distributed
 from finedefics.adapters import AdapterSettings, Kind, apply
 from finedefics.backbones import Backbone
-from finedefics.base_model import untrained_backbone
+from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.collation import Collator
 from finedefics.data.birds import describe
 from finedefics.data.generated import make_world, picture
@@ -36,6 +36,7 @@ from finedefics.records import Category, Sample
 from finedefics.terms import ObjectiveSettings, TermSettings
 
 Rows = dict[str, list[Any]]
+SIZES = Sizes(vision_layers=1, text_layers=2)
 CONTRAST = {
     "object_attribute": TermSettings(0.5, ("labelled", "captioned")),
     "attribute_category": TermSettings(0.5, ("labelled", "text")),
@@ -131,7 +132,7 @@ def drawn_rows() -> tuple[list[Category], Rows]:
 def drawn_backbone(adapters: Kind) -> Backbone:
     """The same weights, and the same adapters beside them, in every process."""
     torch.manual_seed(0)
-    backbone = apply(untrained_backbone(), AdapterSettings(adapters, rank=4, alpha=4), seed=1)
+    backbone = apply(untrained_backbone(SIZES), AdapterSettings(adapters, rank=4, alpha=4), seed=1)
     for name, parameter in backbone.model.named_parameters():
         if "lora_B" in name:  # zero at first, and half of the gradients with it
             nn.init.normal_(parameter, std=0.02)
@@ -210,6 +211,7 @@ def member(rank: int, world_size: int, port: int, out: Path) -> None:
 
 def main() -> None:
     out = Path(sys.argv[1])
+    drawn_backbone("lora")  # loads what is imported only when it is used, here and not in every process
     fork = multiprocessing.get_context("fork")
     for world_size in map(int, sys.argv[2:]):
         with socket.socket() as free:
