@@ -14,8 +14,9 @@ help: ## Show this list
 demo: $(RUNTIME) ## Run the whole journey on generated images, on this machine
 	$(BIN)/finedefics demo
 
+# Two files at a time, each in one process with a Ray cluster of its own; tests/conftest.py says which come first.
 test: $(DEV) ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV) ## Run the tests that take minutes or need a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"

@@ -32,8 +32,16 @@ for variable in ("FINEDEFICS_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` where there is no CUDA device."""
+# Files are begun in this order where several processes share them, so that no long one is left for the end:
+# the journey takes minutes, and what has no Ray takes little.
+FIRST = ("end_to_end/test_journey", "orchestration/search", "orchestration/training", "orchestration")
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first where pytest-xdist runs them; skip tests marked ``gpu`` where CUDA is missing."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return
@@ -42,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _turn(item: pytest.Item) -> int:
+    place = item.path.relative_to(TESTS).as_posix()
+    return next((turn for turn, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
 
 
 @pytest.fixture

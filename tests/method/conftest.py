@@ -1,7 +1,9 @@
 """A tiny model of random weights whose tokenizer knows the letters, and a few drawn birds."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -10,6 +12,7 @@ import torch
 from finedefics.backbones import Backbone
 from finedefics.base_model import untrained_backbone
 from finedefics.data.generated import random_birds
+from finedefics.scoring import ANSWERS
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +27,13 @@ def lettered() -> Backbone:
     with torch.no_grad():
         weight[pieces] = 0
     return backbone.eval()
+
+
+@pytest.fixture
+def short_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight are drawn of every picture, and such a model ends none of them before their limit."""
+    drawn: Any = ANSWERS["describe_sampled"]
+    monkeypatch.setitem(ANSWERS._entries, "describe_sampled", replace(drawn, limit=24))
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,7 @@ def plain_words(model: Recogniser, prefix, image, limit: int) -> str:  # type: i
     return model.render.tokenizer.decode(written, skip_special_tokens=True)
 
 
+@pytest.mark.usefixtures("short_descriptions")
 @pytest.mark.parametrize("answer", list(ANSWERS))
 def test_an_answer_does_not_depend_on_the_batch(model: Recogniser, birds: list[bytes], answer: str) -> None:
     whole = model.answer(birds, answer, options=OPTIONS, sample_ids=IDS)
@@ -97,6 +98,7 @@ def test_an_answer_does_not_depend_on_the_batch(model: Recogniser, birds: list[b
     assert whole.scores.shape == (7, len(CATEGORIES))
 
 
+@pytest.mark.usefixtures("short_descriptions")
 def test_descriptions_are_drawn_as_likely_as_the_model_thinks_them(
     model: Recogniser, birds: list[bytes]
 ) -> None:

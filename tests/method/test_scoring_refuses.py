@@ -202,6 +202,7 @@ def test_options_are_positions_of_categories(
         assert refused.value.exit_code == 2
 
 
+@pytest.mark.usefixtures("short_descriptions")
 @pytest.mark.parametrize("answer", [a for a in ANSWERS if a != "names_corrected"])
 def test_forwarded_tokens_are_those_the_language_model_computed(
     model: Recogniser, birds: list[bytes], monkeypatch: pytest.MonkeyPatch, answer: str

@@ -19,11 +19,12 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.validation import validate_alignment
 
+TEST = runpy.run_path(str(Path(__file__).with_name("test_validation.py")))
+
 
 def member(rank: int, ports: dict[int, int], dataset: str, model: str, out: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    test = runpy.run_path(str(Path(__file__).with_name("test_validation.py")))
     opened, backbone = open_version(Location.of(dataset)), load_backbone(model).eval()
     for world, port in ports.items():
         if rank >= world:
@@ -32,8 +33,8 @@ def member(rank: int, ports: dict[int, int], dataset: str, model: str, out: str)
         dist.init_process_group(
             "gloo", init_method=address, rank=rank, world_size=world, timeout=timedelta(seconds=120)
         )
-        for limit in test["LIMITS"]:
-            figures = validate_alignment(backbone, opened, test["experiment"](model, limit), rank, world)
+        for limit in TEST["LIMITS"]:
+            figures = validate_alignment(backbone, opened, TEST["experiment"](model, limit), rank, world)
             Path(out, f"{world}-{limit}-{rank}.json").write_text(json.dumps(figures))
         dist.destroy_process_group()
 
@@ -46,8 +47,9 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     ports = {3: free_port(), 2: free_port()}
-    start = multiprocessing.get_context("spawn")
-    processes = [start.Process(target=member, args=(rank, ports, *sys.argv[1:])) for rank in range(3)]
+    load_backbone(sys.argv[2])  # loads what is imported only when it is used, here and not in every process
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=member, args=(rank, ports, *sys.argv[1:])) for rank in range(3)]
     for process in processes:
         process.start()
     for process in processes:

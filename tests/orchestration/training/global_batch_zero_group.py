@@ -120,6 +120,9 @@ def member(rank: int, world_size: int, port: int, out: Path, cases: list[str]) -
 def main() -> None:
     out, world_size, cases = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     prepare_deepspeed()
+    PLAIN["drawn_backbone"](
+        "lora"
+    )  # loads what is imported only when it is used, here and not in every process
     sharding.deepspeed_settings = sharded_settings
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

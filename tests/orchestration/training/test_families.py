@@ -20,10 +20,12 @@ TERMS = {"answer": 1, "caption": 1, "text": 1, "object_attribute": 1, "attribute
 
 
 @pytest.mark.parametrize(
-    ("family", "zero_stage"),
+    ("family", "workers", "zero_stage"),
     [
-        ("qwen2_5_vl", 3),  # the farthest from Idefics2: pictures of any shape, positions on three axes
-        *(pytest.param(name, 2, marks=pytest.mark.slow) for name in tiny_models.FAMILIES),
+        # the farthest from Idefics2: pictures of any shape, positions on three axes
+        ("qwen2_5_vl", 0, 0),
+        pytest.param("qwen2_5_vl", 2, 3, marks=pytest.mark.slow),
+        *(pytest.param(name, 2, 2, marks=pytest.mark.slow) for name in tiny_models.FAMILIES),
     ],
 )
 def test_a_family_is_trained_to_a_model_that_answers(
@@ -32,13 +34,15 @@ def test_a_family_is_trained_to_a_model_that_answers(
     drawn_dataset: Dataset,
     tmp_path: Path,
     family: str,
+    workers: int,
     zero_stage: int,
 ) -> None:
     base = tiny_models.save_tiny(family, tmp_path / "base")
     document = {
-        "name": f"{family}-{zero_stage}",
+        "name": f"{family}-{workers}-{zero_stage}",
         "data": {"dataset": "drawn", "negatives": 2},
         "model": {"path": str(base)},
+        "resources": {"workers": workers},
         "deepspeed": {"zero_stage": zero_stage},
         "compute": {"micro_tokens": 256, "checkpointing": True},
         "stages": [

@@ -1,7 +1,7 @@
 """Every ZeRO stage and every number of workers trains the same model; only what each rank keeps differs."""
 
 import json
-import socket
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from finedefics_platform.config.stage import Stage
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.training.sharding import deepspeed_settings, parameter_groups, rate_share
 
-MEMBER = Path(__file__).with_name("group_member.py")
+GROUP = Path(__file__).with_name("sharding_group.py")
 
 
 def experiment_of(**changes: Any) -> Experiment:
@@ -80,26 +80,21 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """What each rank of a group of one and of a group of two saw."""
-    folder, root, found = tmp_path_factory.mktemp("groups"), drawn_workspace.root, {}
-    for world_size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        outs = [folder / f"{world_size}-{rank}.json" for rank in range(world_size)]
-        members = [
-            subprocess.Popen(
-                [sys.executable, *map(str, (MEMBER, rank, world_size, port, root, tiny_model, out))],
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-            )
-            for rank, out in enumerate(outs)
+    folder = tmp_path_factory.mktemp("groups")
+    done = subprocess.run(
+        [sys.executable, *map(str, (GROUP, drawn_workspace.root, tiny_model, folder))],
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        str(world_size): [
+            json.loads((folder / f"{world_size}-{rank}.json").read_text()) for rank in range(world_size)
         ]
-        for member in members:
-            _, errors = member.communicate(timeout=300)
-            assert member.returncode == 0, errors[-3000:]
-        found[str(world_size)] = [json.loads(out.read_text()) for out in outs]
-    return found
+        for world_size in (1, 2)
+    }
 
 
 def assert_same(left: list[dict[str, float]], right: list[dict[str, float]], tolerance: float) -> None:

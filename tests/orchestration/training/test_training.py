@@ -230,8 +230,9 @@ def test_a_loss_that_is_not_finite_is_one_line_that_names_it(
     run: TrainedRun, drawn_workspace: Workspace, tiny_model: Path
 ) -> None:
     stages = [{**STAGES[1], "learning_rate": 1e30, "warmup_steps": 0, "steps": 50, "gradient_clip": 1e30}]
+    one = {"workers": 1}  # of Ray Train: each takes seconds to start
     with pytest.raises(FinedeficsError) as caught:
-        train(drawn_workspace, experiment_of(tiny_model, "diverges", stages=stages))
+        train(drawn_workspace, experiment_of(tiny_model, "diverges", stages=stages, resources=one))
     assert str(caught.value).startswith("stage name: term answer is nan at step")
     assert "\n" not in str(caught.value)
     (failed,) = [place for place in drawn_workspace.runs.children() if place.name.startswith("diverges-")]

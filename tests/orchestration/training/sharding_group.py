@@ -1,10 +1,14 @@
-"""One process of a group that trains a stage under DeepSpeed without Ray; run by test_sharding.
+"""Groups of one and of two processes that train a stage under DeepSpeed without Ray; run by test_sharding.
 
-Usage: group_member.py RANK WORLD_SIZE PORT WORKSPACE MODEL OUT
+Usage: sharding_group.py WORKSPACE MODEL OUT
+
+Every rank writes OUT/<world size>-<rank>.json. The processes are forked, so that the libraries load once.
 """
 
 import json
+import multiprocessing
 import os
+import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +26,7 @@ from finedefics_platform.training.sharding import (
     backward_and_step,
     consolidated_state,
     optimizer_elements,
+    prepare_deepspeed,
     start_engine,
 )
 from finedefics_platform.training.stream import TrainingStream, in_threads
@@ -30,9 +35,7 @@ from finedefics_platform.training.worker import objective_settings
 STEPS = 3
 
 
-def main() -> None:
-    rank, world_size, port = map(int, sys.argv[1:4])
-    workspace, model, out = (Path(argument) for argument in sys.argv[4:7])
+def member(rank: int, world_size: int, port: int, workspace: Path, model: Path, out: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world_size))
     dist.init_process_group(
@@ -65,7 +68,7 @@ def main() -> None:
             "weights": weights,
         }
         engine.destroy()
-    out.write_text(json.dumps(found))
+    (out / f"{world_size}-{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
@@ -87,6 +90,28 @@ def document(model: str, zero_stage: int) -> dict:
             }
         ],
     }
+
+
+def main() -> None:
+    workspace, model, out = (Path(argument) for argument in sys.argv[1:4])
+    prepare_deepspeed()
+    # loads what is imported only when it is used, here and not in every process
+    load_model(parse_experiment(document(str(model), 0), place="test"), model, torch.device("cpu"), 1)
+    fork = multiprocessing.get_context("fork")
+    for world_size in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        members = [
+            fork.Process(target=member, args=(rank, world_size, port, workspace, model, out))
+            for rank in range(world_size)
+        ]
+        for each in members:
+            each.start()
+        for each in members:
+            each.join()
+        if any(each.exitcode for each in members):
+            sys.exit(f"a process of the group of {world_size} failed")
 
 
 if __name__ == "__main__":
