@@ -12,7 +12,7 @@ from finedefics_platform.base.together import Stop, together
 
 def test_results_come_in_the_order_of_the_works_and_no_more_run_than_may() -> None:
     running, most, lock = 0, 0, threading.Lock()
-    pair = threading.Barrier(2, timeout=20)  # passes only if two run at once
+    pair = threading.Barrier(2, timeout=60)  # passes only if two run at once
 
     def work(number: int, stop: Stop) -> int:
         nonlocal running, most

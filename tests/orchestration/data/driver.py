@@ -1,4 +1,4 @@
-"""A driver process of its own: ingests a folder and, unless it is to be stopped, describes and mines it.
+"""A driver process of its own: ingests a folder and, unless it was to wait, describes and mines it.
 
     python driver.py HOME FOLDER hold|go
 
@@ -46,8 +46,9 @@ def main() -> None:
     home, folder, way = sys.argv[1:]
     workspace, told = open_workspace(home), Printed(way == "hold")
     made = [ingest(workspace, "birds", folder, row_group_rows=4, progress=told)]
-    made.append(describe(workspace, "birds", progress=told))
-    made.append(mine(workspace, "birds", progress=told))
+    if way == "go":
+        made.append(describe(workspace, "birds", progress=told))
+        made.append(mine(workspace, "birds", progress=told))
     told.event("done", digests=[dataset.digest for dataset in made])
 
 

@@ -113,7 +113,7 @@ def test_a_store_that_nobody_answers_for_costs_seconds(monkeypatch: pytest.Monke
         monkeypatch.setattr(doctor, "STORE_SECONDS", 2.0)
         began = time.monotonic()
         found = doctor.check_workspace(open_workspace("s3://bucket/w"))
-        assert time.monotonic() - began < 17, "two, and as long as Python takes to start on a busy machine"
+        assert time.monotonic() - began < 60, "two, and as long as Python takes to start on a busy machine"
     assert (found.status, found.found) == ("fail", "s3://bucket/w: no answer within 2 s")
     assert "AWS_ENDPOINT_URL" in found.cure
 

@@ -28,7 +28,7 @@ def test_it_answers_on_loopback_and_leaves_nothing_running(tmp_path: Path) -> No
         assert process.stdout is not None
         ready = next(event for event in map(json.loads, process.stdout) if event["event"] == "ready")
         assert ready["url"].startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(ready["url"], timeout=30) as answer:
+        with urllib.request.urlopen(ready["url"], timeout=120) as answer:
             assert b"MLflow" in answer.read()
         assert (tmp_path / "mlflow" / "mlflow.db").is_file()
         process.send_signal(signal.SIGTERM)

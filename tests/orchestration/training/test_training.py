@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -202,9 +201,8 @@ def test_a_finished_run_is_not_run_again(
     run: TrainedRun, drawn_workspace: Workspace, tiny_model: Path
 ) -> None:
     again = Watcher()
-    started = time.monotonic()
     assert train(drawn_workspace, experiment_of(tiny_model, "real"), progress=again) == run
-    assert time.monotonic() - started < 5
+    assert len(run.attempts()) == 1
     assert again.events == [("skipped", {"run": run.key, "reason": "finished before"})]
 
 
