@@ -17,6 +17,8 @@ from finedefics_platform.training.run import open_run, pin, run_key
 from .conftest import STEPS, Found, document_of, search_of
 
 GOOD, WORSE, UNJUDGED = 2, 3, 1  # pictures looked at
+# Ray Train is started in every trial before the first assertion; a busy machine takes its time
+pytestmark = pytest.mark.timeout(1500)
 
 
 def test_a_trial_of_full_length_finishes_and_the_winner_opens(found: Found) -> None:
