@@ -77,14 +77,19 @@ def test_tokens_of_a_picture_follow_the_family_and_its_settings() -> None:
 @pytest.mark.parametrize(
     ("experiment", "at_least", "at_most"),
     [
-        (readme_experiment, 15, 40),
-        (lambda: spec("one-gpu"), 15, 40),
-        (lambda: spec("one-gpu", f"model.path={QWEN}", "model.processor={max_pixels: 401408}"), 15, 60),
-        (lambda: spec("eight-gpu"), 15, 50),
-        (lambda: spec("sixty-four-gpu"), 15, 60),
-        (lambda: spec("released-8gpu-qlora"), 4, 22),
+        pytest.param(readme_experiment, 15, 40, id="README"),
+        pytest.param(
+            lambda: spec("one-gpu", f"model.path={QWEN}", "model.processor={max_pixels: 401408}"),
+            15,
+            60,
+            id="one-gpu Qwen",
+        ),
+        pytest.param(lambda: spec("released-8gpu-qlora"), 4, 22, id="released-8gpu-qlora"),
+        # the same reckoning of other numbers, many seconds each
+        pytest.param(lambda: spec("one-gpu"), 15, 40, id="one-gpu", marks=pytest.mark.slow),
+        pytest.param(lambda: spec("eight-gpu"), 15, 50, id="eight-gpu", marks=pytest.mark.slow),
+        pytest.param(lambda: spec("sixty-four-gpu"), 15, 60, id="sixty-four-gpu", marks=pytest.mark.slow),
     ],
-    ids=["README", "one-gpu", "one-gpu Qwen", "eight-gpu", "sixty-four-gpu", "released-8gpu-qlora"],
 )
 def test_the_experiments_that_are_printed_fit_their_cards(
     experiment: Any, at_least: float, at_most: float, drawn_workspace: Workspace
