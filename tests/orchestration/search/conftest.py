@@ -55,6 +55,7 @@ def search_of(**changes: Any) -> Search:
 @dataclass(frozen=True)
 class Found:
     workspace: Workspace
+    search: Search
     result: SearchResult
     document: dict[str, Any]
 
@@ -63,10 +64,21 @@ class Found:
         return next(t for t in self.result.trials if t["config"]["evaluation.limit"] == limit)
 
 
-@pytest.fixture(scope="session")
-def found(ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path) -> Found:
+@pytest.fixture(
+    scope="session",
+    # by Ray Train as well, which in every trial takes longer to start than the trial takes
+    params=[0, pytest.param(1, marks=pytest.mark.slow)],
+    ids=["alone", "Ray Train"],
+)
+def found(
+    request: pytest.FixtureRequest,
+    ray_cluster: Any,
+    drawn_workspace: Workspace,
+    drawn_dataset: Dataset,
+    tiny_model: Path,
+) -> Found:
     tracker = Tracker(drawn_workspace, "searches")
-    document = document_of(tiny_model)
-    return Found(
-        drawn_workspace, run_search(drawn_workspace, search_of(), document, tracker=tracker), document
-    )
+    document = document_of(tiny_model, resources={"workers": request.param})
+    search = search_of(name=f"small-{request.param}")
+    result = run_search(drawn_workspace, search, document, tracker=tracker)
+    return Found(drawn_workspace, search, result, document)
