@@ -114,9 +114,10 @@ def test_the_winner_is_evaluated_and_registered_by_its_key(
 
     monkeypatch.setenv("FINEDEFICS_HOME", str(found.workspace.root))
     run = found.result.best["run"]
+    name = f"winners-{found.search.name}"
     asked = ["--data", "drawn", "--answers", "alignment", "--split", "val", "--limit", "4"]
-    code = main(["evaluate", run, *asked, "--register", "winners", "--json"])
+    code = main(["evaluate", run, *asked, "--register", name, "--json"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     done = json.loads(printed.out.splitlines()[-1])
-    assert done["version"] == "winners/1"
+    assert done["version"] == f"{name}/1"
