@@ -71,7 +71,7 @@ def test_trials_stand_under_their_search_with_true_times(found: Found) -> None:
 def test_a_search_whose_trials_failed_goes_on_once_the_cause_is_gone(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
 ) -> None:
-    document = document_of(tiny_model)
+    document = document_of(tiny_model, resources={"workers": 0})
     search = search_of(name="mended", trials=1, space={"evaluation.limit": {"choice": [GOOD]}})
     experiment = trial_experiment(document, {"evaluation.limit": GOOD}, "mended")
     experiment = pin(drawn_workspace, experiment, drawn_dataset)
@@ -85,7 +85,6 @@ def test_a_search_whose_trials_failed_goes_on_once_the_cause_is_gone(
 
 
 def test_no_worker_and_no_reservation_survives_a_search(found: Found, ray_cluster: Any) -> None:
-    """Nor the one above, whose trial ran by Ray Train."""
     from ray._private.state import actors
 
     ours = ("Trial", "TrainController", "RayTrainWorker", "PlacementGroupCleaner", "_Mailbox")
