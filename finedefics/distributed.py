@@ -24,7 +24,8 @@ class _Way:
         """Start to fill the result with every rank's rows."""
         whole = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
         own = tensor.contiguous()
-        self._work, self._held = dist.all_gather_into_tensor(whole, own, async_op=True), (own, whole)
+        parts = list(whole.unflatten(0, (world_size(), len(tensor))).unbind())
+        self._work, self._held = dist.all_gather(parts, own, async_op=True), (own, *parts)
         return whole
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -237,11 +237,11 @@ class Objective(nn.Module):
 
         def run(piece: Packed, targets: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
             hidden = self._hidden(piece, images)
-            learned = targets != -100
             # the output head runs only where an answer token stands: it is the model's widest layer
-            logits = self.backbone.logits(hidden[learned]).float()
-            losses = F.cross_entropy(logits, targets[learned], reduction="none")
-            sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
+            learned = (targets.flatten() != -100).nonzero()[:, 0]  # one wait for the device, not one a choice
+            logits = self.backbone.logits(hidden.flatten(0, 1)[learned]).float()
+            losses = F.cross_entropy(logits, targets.flatten()[learned], reduction="none")
+            sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms.flatten()[learned], losses)
             return sums, hidden[piece.reads[:, 0], piece.reads[:, 1]].float()
 
         parts, reads, pieces = [], [], division.sequences
@@ -255,7 +255,8 @@ class Objective(nn.Module):
             reads.append(read)
         own = torch.stack(parts).sum(0)
         learned = batch.targets != -100
-        counts = torch.bincount(batch.target_terms[learned], minlength=len(GENERATION_TERMS)).to(own.dtype)
+        of_term = [(batch.target_terms == i) & learned for i in range(len(GENERATION_TERMS))]
+        counts = torch.stack([each.sum() for each in of_term]).to(own.dtype)
         everywhere = total(torch.stack([own.detach(), counts]))
         count = everywhere[1]
         asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]
