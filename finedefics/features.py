@@ -15,15 +15,14 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from finedefics.backbones import Backbone
 from finedefics.backbones.family import Grid, ImageTokens
@@ -31,7 +30,6 @@ from finedefics.errors import FinedeficsError, reason_of, wrong_use
 from finedefics.flat import sent
 from finedefics.pictures import ImageEncoder
 
-Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
 FILE_BYTES = 64 << 20  # of features that wait in memory before a file of them is written
 FILE_SECONDS = 30.0  # or so long: other processes find what is in files
 _ENDING = ".safetensors"
@@ -81,7 +79,8 @@ class Recalled:
         tokens = dict(zip(self.found, self.tokens.split(self.lengths), strict=True))
         grids = dict(zip(self.found, self.grids, strict=True))
         missing = (place for place in range(self.count) if place not in tokens)
-        fresh = zip(missing, made, made.grids or [None] * len(made), strict=True)
+        own: Sequence[Grid | None] = made.grids or [None] * len(made)
+        fresh = zip(missing, made, own, strict=True)
         for place, each, grid in list(fresh):
             tokens[place], grids[place] = each, grid
         places = [grid for _, grid in sorted(grids.items()) if grid is not None]
@@ -202,7 +201,7 @@ class FeatureStore:
         new = [file for file in self.folder.glob(f"*{_ENDING}") if file.name not in self._listed]
         for file in sorted(new, key=lambda file: (file.stat().st_mtime_ns, file.name)):
             try:
-                opened = safe_open(str(file), framework="pt")  # type: ignore[no-untyped-call]
+                opened = safe_open(str(file), framework="pt")
                 places = {key: json.loads(told) for key, told in (opened.metadata() or {}).items()}
             except Exception:  # damaged: what was in it is encoded again
                 with contextlib.suppress(OSError):
@@ -232,15 +231,14 @@ def check_frozen(backbone: Backbone) -> None:
             )
 
 
-def maker_digest(backbone: Backbone, gather: Gather | None = None) -> str:
+def maker_digest(backbone: Backbone) -> str:
     """32 hex digits of all that decides what is made of a picture, but for the picture itself.
 
     Weights of tower and connector, the model's configuration without its language model's, the dtype, the
     processor's settings and the token ids it writes for a picture, and transformers' version.
 
     Args:
-        backbone: with tower and connector frozen.
-        gather: makes the given parameters whole inside, where they are sharded.
+        backbone: with whole weights, not in shards.
     """
     import transformers
 
@@ -252,23 +250,18 @@ def maker_digest(backbone: Backbone, gather: Gather | None = None) -> str:
     _, (block,) = ImageEncoder(backbone.processor)([Image.new("RGB", (64, 64))])
     told = [transformers.__version__, type(images).__name__, str(backbone.dtype), block, config]
     sha.update(json.dumps([*told, images.to_dict()], sort_keys=True, default=str).encode())
-    # by module, so that a model in shards is never whole
-    modules = [
-        (part, *each) for part in ("vision", "connector") for each in backbone.part(part).named_modules()
+    weights = [
+        (f"{part}.{name}", parameter)
+        for part in ("vision", "connector")
+        for name, parameter in backbone.part(part).named_parameters()
     ]
-    for part, name, module in modules:
-        own = dict(module.named_parameters(recurse=False))
-        with gather(list(own.values())) if gather else nullcontext():
-            for key, parameter in own.items():
-                sha.update(f"{part}.{name}.{key}".encode())
-                sha.update(_bytes(parameter))
-                if (state := getattr(parameter, "quant_state", None)) is not None:
-                    for value in state.as_dict(packed=True).values():
-                        sha.update(_bytes(value))
-    for name in backbone.family.beside_connector:
-        parameter = backbone.model.get_parameter(name)
-        with gather([parameter]) if gather else nullcontext():
-            sha.update(_bytes(parameter))
+    weights += [(name, backbone.model.get_parameter(name)) for name in backbone.family.beside_connector]
+    for name, parameter in weights:
+        sha.update(name.encode())
+        sha.update(_bytes(parameter))
+        if (state := getattr(parameter, "quant_state", None)) is not None:  # the scales of four-bit weights
+            for value in state.as_dict(packed=True).values():
+                sha.update(_bytes(value))
     return sha.hexdigest()[:32]
 
 

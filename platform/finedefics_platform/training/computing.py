@@ -13,7 +13,6 @@ from finedefics.objective import Objective
 from finedefics.terms import ObjectiveSettings
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.compute import Compute
-from finedefics_platform.training.sharding import whole
 
 
 def stage_objective(
@@ -32,7 +31,7 @@ def stage_objective(
         compile_blocks(backbone)
     features = None
     if compute.cache_vision:
-        features = FeatureStore(workspace.features / maker_digest(backbone, whole))
+        features = FeatureStore(workspace.features / maker_digest(backbone))
     return Objective(
         backbone,
         settings,

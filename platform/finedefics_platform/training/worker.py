@@ -215,8 +215,7 @@ def _run_stage(
         micro_tokens=compute.micro_tokens,
         features=objective.features,
     )
-    processes = processes_of(experiment.resources, loop.device)
-    made = collated(rows, collate, processes, loop.device)
+    made = collated(rows, collate, processes_of(experiment.resources, loop.device), loop.device)
     with kept(objective.features) as figures, closing(made) as batches:
         _steps(loop, engine, number, first, batches)
     loop.say("stage_done", **loop.at(number, stage.steps), **figures)
