@@ -65,7 +65,8 @@ def assert_compiled_alike(backend: str, kernel: str | None, checkpointing: bool,
 
 
 @pytest.mark.parametrize(
-    ("kernel", "checkpointing", "kind"), [("sdpa", False, "full"), ("eager", True, "lora")]
+    ("kernel", "checkpointing", "kind"),
+    [("sdpa", False, "full"), pytest.param("eager", True, "lora", marks=pytest.mark.slow)],
 )
 def test_traced_blocks_take_the_same_steps(kernel: str, checkpointing: bool, kind: str) -> None:
     assert_compiled_alike("eager", kernel, checkpointing, kind)
