@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from finedefics.features import Recalled
 from finedefics.flat import sent
 from finedefics.packing import Packed
 
@@ -17,7 +18,7 @@ class Batch:
 
     Attributes:
         step: position in the stage.
-        images: the processor's tensors, one picture a row.
+        images: the processor's tensors, one picture a row; without those that are ``recalled``.
         sequences: token sequences of which some tokens are learned.
         targets: [rows, width] of ``sequences``: the token to predict there, -100 where nothing is learned.
         target_terms: [rows, width] index into `GENERATION_TERMS`.
@@ -33,6 +34,7 @@ class Batch:
         negative_text_ids: [rows, hard negatives] those of the hard negatives' descriptions.
         feeds: [rows] index into `FEEDS`.
         size: samples and texts in the batch.
+        recalled: pictures whose features were kept, where there is a store of them.
     """
 
     step: int
@@ -54,6 +56,7 @@ class Batch:
     negative_text_ids: Tensor
     feeds: Tensor
     size: int
+    recalled: Recalled | None = None
 
     @property
     def forwarded_tokens(self) -> int:

@@ -9,6 +9,7 @@ each other.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from finedefics.batch import ABSENT, Batch
 from finedefics.conversation import OPTIONS, Renderer, Templates
 from finedefics.distributed import world_size
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.features import FeatureStore, Recalled, recalled
 from finedefics.mining.attributes import nearest_categories
 from finedefics.packing import Packed, pack
 from finedefics.pictures import ImageEncoder, decode_image
@@ -47,6 +49,7 @@ class Collator:
         attributes: names that samples' attributes have beside the table's; equal on every rank.
         micro_tokens: tokens that a sequence may have, and a packed row where its sequences allow it: what a
             worker holds at a time.
+        features: where pictures were kept as the model encodes them; those found there are not decoded.
         similar: for each category its most similar others, the hard negatives of its text, most similar
             first; a category that is missing has none. By default those that share most attributes.
 
@@ -67,11 +70,12 @@ class Collator:
         attributes: Iterable[str] = (),
         similar: Mapping[str, Sequence[str]] | None = None,
         micro_tokens: int | None = None,
+        features: FeatureStore | None = None,
     ) -> None:
         check_distinct(categories)
         self.packed, self.seed, self.micro_tokens = packed, seed, micro_tokens
         self.alone = world_size() == 1  # asked here: a process that only collates is in no group
-        self.encode_images = ImageEncoder(processor)
+        self.encode_images, self.features = ImageEncoder(processor), features
         self.render = Renderer(processor, templates)
         self.categories = {category.category_id: category for category in categories}
         self.position = {category_id: i for i, category_id in enumerate(self.categories)}
@@ -103,18 +107,33 @@ class Collator:
             )
         draft = _Draft(self, step)
         samples = [(feed, row) for feed in FEEDS for row in rows.get(feed, ()) if isinstance(row, Sample)]
-        images: dict[str, Tensor] = {}
-        blocks: list[tuple[int, ...]] = []
-        if samples:
-            pictures = [decode_image(s.image, s.sample_id) for _, s in samples]
-            images, blocks = self.encode_images(pictures, [f"sample {s.sample_id}" for _, s in samples])
+        images, blocks, found = self._pictures([sample for _, sample in samples])
         for image, (feed, sample) in enumerate(samples):
             draft.add_sample(feed, sample, image, blocks[image])
         for category in rows.get("text", ()):
             assert isinstance(category, Category)
             draft.add_text(category)
         draft.keep_in_step({feed for feed in FEEDS if rows.get(feed)})
-        return draft.batch(images)
+        return replace(draft.batch(images), recalled=found)
+
+    def _pictures(
+        self, samples: Sequence[Sample]
+    ) -> tuple[dict[str, Tensor], list[tuple[int, ...]], Recalled | None]:
+        """Tensors of the pictures that have to be encoded, every picture's token ids, and the other ones."""
+        if not samples:
+            return {}, [], None
+        if self.features is None:
+            return *self._decoded(samples), None
+        found, there = recalled(self.features, [sample.image for sample in samples])
+        fresh = [sample for sample, known in zip(samples, there, strict=True) if known is None]
+        images, blocks = self._decoded(fresh) if fresh else ({}, [])
+        own = iter(blocks)
+        every = [next(own) if known is None else known.block for known in there]
+        return images, every, replace(found, blocks=tuple(blocks))
+
+    def _decoded(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], list[tuple[int, ...]]]:
+        pictures = [decode_image(sample.image, sample.sample_id) for sample in samples]
+        return self.encode_images(pictures, [f"sample {sample.sample_id}" for sample in samples])
 
     def category(self, category_id: str, place: str) -> Category:
         """A row of the category table; FinedeficsError names who asked for a missing one."""

@@ -1,12 +1,13 @@
 """The contrastive batch: rows of every rank, who may repel whom, and the terms over them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from finedefics.batch import ABSENT, Batch
-from finedefics.distributed import gather
+from finedefics.distributed import gathering
 from finedefics.errors import FinedeficsError
 from finedefics.flat import sent
 from finedefics.losses import (
@@ -46,16 +47,25 @@ class Rows:
         Raises:
             FinedeficsError: an embedding is not finite; every rank sees it and raises.
         """
-        k = batch.negative_attributes.shape[1]
+        return Rows.gathering(batch, embedded)()
+
+    @staticmethod
+    def gathering(batch: Batch, embedded: Tensor) -> "Callable[[], Rows]":
+        """Start to gather; called, the result gives what `gathered` does."""
         single = torch.stack([batch.objects, batch.attributes, batch.categories], 1)
         negative = torch.stack([batch.negative_attributes, batch.negative_categories], 2)
         places = torch.cat([single, negative.flatten(1)], 1)  # [rows, 3 + 2k]
-        vectors = gather(embedded[places.clamp(min=0)])
+        vectors = gathering(embedded[places.clamp(min=0)])
         facts = [places, batch.category_ids[:, None], batch.nearest_ids[:, None], batch.negative_category_ids]
         facts += [batch.looks, batch.text_ids[:, None], batch.negative_text_ids, batch.feeds[:, None]]
-        columns = gather(torch.cat(facts, 1)).split([f.shape[1] for f in facts], 1)
+        told, widths = gathering(torch.cat(facts, 1)), [f.shape[1] for f in facts]
+        return lambda: Rows._arrived(vectors(), told().split(widths, 1), batch.step)
+
+    @staticmethod
+    def _arrived(vectors: Tensor, columns: Sequence[Tensor], step: int) -> "Rows":
         places, category, nearest, negatives, looks, texts, negative_texts, feeds = columns
-        _check_finite(vectors, places, batch.step)
+        k = negatives.shape[1]
+        _check_finite(vectors, places, step)
         negative_vectors = vectors[:, 3:].unflatten(1, (k, 2))
         return Rows(
             vectors[:, 0],

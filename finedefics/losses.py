@@ -88,7 +88,7 @@ def info_nce(
         name: of the half.
     """
     similarity = queries @ keys.T / clamp_temperature(temperature)
-    positive = F.one_hot(positives, max(1, len(keys)))[:, : len(keys)].bool()
+    positive = positives[:, None] == torch.arange(len(keys), device=positives.device)
     negative = ~positive if allowed is None else allowed & ~positive
     contrasted = negative.any(1)
     losses = F.cross_entropy(

@@ -15,6 +15,7 @@ from finedefics.batch import Batch
 from finedefics.contrast import Rows, contrastive_terms, coverage
 from finedefics.distributed import largest, total, world_size
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.features import FeatureStore, check_frozen
 from finedefics.losses import TEMPERATURE_RANGE, TermLoss
 from finedefics.packing import Packed
 from finedefics.terms import GENERATION_TERMS, ObjectiveSettings
@@ -66,10 +67,11 @@ class Objective(nn.Module):
             et al. 2021, by way of activation checkpointing), so the gradient is that of the undivided batch.
         checkpointing: within a piece, keep only the inputs of each layer, and run it again in the backward
             pass.
+        features: keeps what a frozen tower and connector make of pictures, for batches to come.
 
     Raises:
-        FinedeficsError: prompts shall be learned, and the model cannot predict a picture's token (exit
-            code 2).
+        FinedeficsError: features shall be kept of a tower or connector that is trained, or prompts shall be
+            learned, and the model cannot predict a picture's token (exit code 2).
     """
 
     def __init__(
@@ -79,11 +81,15 @@ class Objective(nn.Module):
         *,
         micro_tokens: int | None = None,
         checkpointing: bool = False,
+        features: FeatureStore | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
         self.micro_tokens = micro_tokens
+        self.features = features
+        if features is not None:
+            check_frozen(backbone)
         backbone.checkpoint_layers(checkpointing)
         # learned in log space, so that a step is relative to the temperature's own size
         start = torch.tensor(
@@ -113,7 +119,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Compute every term of the stage on one rank's share of a step."""
         division = self._division(batch)
-        images = self._encode_images(batch.images, division)
+        images = self._pictures(batch, division)
         terms: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         left_out: dict[str, Tensor] = {}
@@ -121,13 +127,18 @@ class Objective(nn.Module):
         read: list[Tensor] = []
         if len(batch.embedded):
             read.append(self._embed(batch.embedded, images, division))
+        arriving = None
+        if len(batch.feeds) and self.settings.object_readout == "eos":
+            # nothing is read in the pass that follows: what was embedded goes to other ranks beside it
+            arriving = Rows.gathering(batch, F.normalize(read.pop(), dim=-1))
         if len(batch.sequences):
             share, shown, objects = self._generation(batch, images, division)
             terms |= shown
             losses += [self._weight(name) * value for name, value in share.items()]
             read.append(objects)
         if len(batch.feeds):
-            rows = Rows.gathered(batch, F.normalize(torch.cat(read), dim=-1))
+            arriving = arriving or Rows.gathering(batch, F.normalize(torch.cat(read), dim=-1))
+            rows = arriving()
             contrast = self._contrast(rows, batch.step)
             terms |= {name: term.loss.detach() for name, term in contrast.items()}
             losses += [self._weight(name) * term.loss for name, term in contrast.items()]
@@ -152,14 +163,16 @@ class Objective(nn.Module):
         """
         if self.micro_tokens is None:
             return _Division(1, 1, 1, kept=True)
-        pictures = 1
+        pictures, tower = 1, 0
         if batch.images:
+            if self.backbone.trains_tower():  # else it keeps no activations
+                tower = self.backbone.patches(batch.images) * len(next(iter(batch.images.values())))
             together = max(1, self.micro_tokens // self.backbone.patches(batch.images))
             pictures = math.ceil(len(next(iter(batch.images.values()))) / together)
         passes = (batch.sequences, batch.embedded)
         pieces = [pictures, *(each.pieces(self.micro_tokens) for each in passes)]
         # passes that fit one by one, but not together, keep no activations for each other's sake
-        beyond = sum(each.ids.numel() for each in passes) > self.micro_tokens
+        beyond = tower + sum(each.ids.numel() for each in passes) > self.micro_tokens
         seen, learned, embedded, more = largest([*pieces, int(beyond)], batch.sequences.ids.device)
         return _Division(seen, learned, embedded, kept=not more and seen == learned == embedded == 1)
 
@@ -170,6 +183,14 @@ class Objective(nn.Module):
         # Unchecked: ZeRO 3 empties frozen weights after the forward pass, and torch would compare the shapes
         # before DeepSpeed gathers them again.
         return checkpoint(function, *inputs, use_reentrant=False, determinism_check="none")
+
+    def _pictures(self, batch: Batch, division: _Division) -> ImageTokens:
+        made, found = self._encode_images(batch.images, division), batch.recalled
+        if found is None:
+            return made
+        if self.features is not None:
+            self.features.add(found.keys, made, found.blocks)
+        return found.beside(made)
 
     def _encode_images(self, images: dict[str, Tensor], division: _Division) -> ImageTokens:
         if not images:
@@ -216,11 +237,11 @@ class Objective(nn.Module):
 
         def run(piece: Packed, targets: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
             hidden = self._hidden(piece, images)
-            learned = targets != -100
             # the output head runs only where an answer token stands: it is the model's widest layer
-            logits = self.backbone.logits(hidden[learned]).float()
-            losses = F.cross_entropy(logits, targets[learned], reduction="none")
-            sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms[learned], losses)
+            learned = (targets.flatten() != -100).nonzero()[:, 0]  # one wait for the device, not one a choice
+            logits = self.backbone.logits(hidden.flatten(0, 1)[learned]).float()
+            losses = F.cross_entropy(logits, targets.flatten()[learned], reduction="none")
+            sums = losses.new_zeros(len(GENERATION_TERMS)).index_add(0, terms.flatten()[learned], losses)
             return sums, hidden[piece.reads[:, 0], piece.reads[:, 1]].float()
 
         parts, reads, pieces = [], [], division.sequences
@@ -234,7 +255,8 @@ class Objective(nn.Module):
             reads.append(read)
         own = torch.stack(parts).sum(0)
         learned = batch.targets != -100
-        counts = torch.bincount(batch.target_terms[learned], minlength=len(GENERATION_TERMS)).to(own.dtype)
+        of_term = [(batch.target_terms == i) & learned for i in range(len(GENERATION_TERMS))]
+        counts = torch.stack([each.sum() for each in of_term]).to(own.dtype)
         everywhere = total(torch.stack([own.detach(), counts]))
         count = everywhere[1]
         asked = [i for i, name in enumerate(GENERATION_TERMS) if self.settings.feeds(name)]

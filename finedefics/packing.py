@@ -59,6 +59,8 @@ class Packed:
 
     def rows(self, first: int, last: int) -> "Packed":
         """Rows ``first`` to ``last`` (exclusive); reads keep their order and count rows from ``first``."""
+        if (first, last) == (0, len(self.ids)):
+            return self
         inside = (self.reads[:, 0] >= first) & (self.reads[:, 0] < last)
         shown = (self.image_rows >= first) & (self.image_rows < last)
         shift = torch.tensor([first, 0], device=self.reads.device)

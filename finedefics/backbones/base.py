@@ -5,7 +5,7 @@ between families is in `finedefics.backbones.family` and one small module a fami
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         self._text_config = config.get_text_config()
         self._own_attention = self._text_config._attn_implementation
         self._text_config._attn_implementation = attention or self._own_attention
+        self.compiled = False  # see `finedefics.backbones.compiling`
 
     def train_parts(self, parts: Iterable[str]) -> None:
         """Let gradients reach only the named parts (`PARTS`); the output head goes with the text model."""
@@ -113,7 +114,7 @@ class Backbone(nn.Module):
         that hands on all its layers' states is run again all the same, as keeping them would cost more.
         """
         tower = self.part("vision")
-        if any(parameter.requires_grad for parameter in tower.parameters()):
+        if self.trains_tower():
             yield
             return
         run, own = tower.forward, "forward" in vars(tower)
@@ -136,6 +137,10 @@ class Backbone(nn.Module):
             else:
                 del tower.forward
 
+    def trains_tower(self) -> bool:
+        """Whether some weight of the vision tower, or of a connector that stands inside it, is trained."""
+        return any(parameter.requires_grad for parameter in self.part("vision").parameters())
+
     def grids(self, images: Mapping[str, Tensor]) -> list[Grid] | None:
         """Rows and columns of each picture's tokens, None where the family counts positions on one axis."""
         return self.family.grids(self.model, images)
@@ -154,7 +159,7 @@ class Backbone(nn.Module):
         kwargs = {"use_reentrant": False, "determinism_check": "none"}
         for name in ("text", "vision"):
             part = self.part(name)
-            if on and (name == "text" or any(parameter.requires_grad for parameter in part.parameters())):
+            if on and (name == "text" or self.trains_tower()):
                 part.activation_checkpointing_enable(kwargs)
                 part.disable_input_require_grads()  # hooks that only reentrant checkpoints need
             elif part.is_activation_checkpointing:
@@ -223,12 +228,13 @@ class Backbone(nn.Module):
         """Within it the language model attends as transformers would, whatever packed rows attend by.
 
         For padded rows and caches, where kernels of packed rows gain nothing, and without gradient: a layer
-        that is run again in the backward pass would be run by the other kernel.
+        that is run again in the backward pass would be run by the other kernel. Nothing compiled runs there.
         """
         config, packed = self._text_config, self._text_config._attn_implementation
         config._attn_implementation = self._own_attention
         try:
-            yield
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                yield
         finally:
             config._attn_implementation = packed
 

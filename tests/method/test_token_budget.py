@@ -65,6 +65,38 @@ def test_every_forward_keeps_within_the_budget(
     assert len(text) >= batch.forwarded_tokens / BUDGET
 
 
+def test_a_trained_tower_holds_its_patches_within_the_budget_too(backbone: Backbone) -> None:
+    data = make_data()
+    batch = Collator(backbone.processor, data.categories, STAGE_ONE, negatives=0)(
+        {"labelled": data.random_batch(2)}, step=0
+    )
+    texts = batch.forwarded_tokens
+    budget = texts + backbone.patches(batch.images)  # the texts and one of the two pictures
+
+    def step(parts: tuple[str, ...], micro_tokens: int | None) -> tuple[int, torch.Tensor]:
+        tower = Backbone(backbone.model, backbone.processor, parts)
+        runs: list[int] = []
+        layer = tower.part("vision").encoder.layers[0]
+        watch = layer.register_forward_pre_hook(lambda *_: runs.append(1))
+        try:
+            objective = Objective(tower, STAGE_ONE, micro_tokens=micro_tokens)
+            objective.zero_grad()
+            objective(batch).loss.backward()
+        finally:
+            watch.remove()
+        return len(runs), torch.cat([p.grad.flatten() for p in tower.parameters() if p.grad is not None])
+
+    every = ("vision", "connector", "text")
+    runs, whole = step(every, None)
+    assert runs == 1
+    runs, divided = step(every, budget)
+    assert runs == 2  # forward, and again in the backward pass: nothing of it was held beside the texts
+    torch.testing.assert_close(divided, whole, rtol=1e-4, atol=1e-6)
+    assert step(every, budget + backbone.patches(batch.images))[0] == 1
+    assert step(("connector", "text"), budget)[0] == 1  # frozen it holds nothing
+    backbone.train_parts(("connector", "text"))
+
+
 def test_a_sequence_beyond_the_budget_is_refused_with_its_sample(backbone: Backbone) -> None:
     data = make_data()
     sample = data.sample(0)

@@ -66,6 +66,15 @@ class Workspace:
         return self.root / "labels"
 
     @property
+    def features(self) -> Path:
+        """What frozen vision towers made of pictures: ``features/<digest>/``, see `finedefics.features`.
+
+        On a disk inside the workspace, for one in an object store in the node's cache. May be deleted at any
+        time.
+        """
+        return (self.root.local or cache_folder()) / "features"
+
+    @property
     def sheets(self) -> Location:
         """Contact sheets: ``sheets/<dataset>.html``."""
         return self.root / "sheets"

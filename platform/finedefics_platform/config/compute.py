@@ -19,3 +19,13 @@ class Compute(Section):
         description="Keep only the inputs of each layer and compute the layer again in the backward pass: a "
         "fraction of the activations for about a third more time.",
     )
+    cache_vision: bool = Field(
+        False,
+        description="Keep on disk what a frozen vision tower and connector make of each picture: from the "
+        "second epoch, or run, on it is read instead of decoded and encoded. Refused where one trains.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the language model's blocks (torch.compile) for training: minutes at the first "
+        "steps. Needs Triton on a GPU, a C++ compiler on a CPU.",
+    )

@@ -135,6 +135,37 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _kept_features_stay_true(self) -> "Experiment":
+        if not self.compute.cache_vision:
+            return self
+        full = self.adapters.kind == "full"
+        key, trained = (
+            ("model.train", self.model.train) if full else ("adapters.targets", self.adapters.targets)
+        )
+        if others := [part for part in trained if part != "text"]:
+            raise ValueError(
+                f"compute.cache_vision keeps what a frozen tower and connector make of a picture, and {key} "
+                f"trains {', '.join(others)}; set {key} to [text], or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_called_alike(self) -> "Experiment":
+        if self.deepspeed.zero_stage != 3:
+            return self
+        if self.compute.cache_vision:
+            raise ValueError(
+                "zero_stage 3 gathers the tower's weights at every call, and compute.cache_vision lets "
+                "ranks call it unequally often; use zero_stage 2, or leave it out"
+            )
+        if self.compute.compile:
+            raise ValueError(
+                "zero_stage 3 gathers weights within a block, so compute.compile cannot compile it as one; "
+                "use zero_stage 2, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tuned_parts_have_effect(self) -> "Experiment":
         # by value: a stored experiment spells the default out
         tuned, usual = set(self.model.train), set(Model.model_fields["train"].default)

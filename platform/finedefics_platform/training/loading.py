@@ -7,6 +7,7 @@ import torch
 
 from finedefics.adapters import load_adapters, merge, quantization, save_adapters
 from finedefics.backbones import Backbone, load_backbone
+from finedefics.backbones.compiling import check_compiler
 from finedefics.backbones.precision import check_dtype
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.storage import Location, commit, fetch
@@ -21,10 +22,13 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device, world
         folder: of the model.
 
     Raises:
-        FinedeficsError: the device does not compute in the experiment's dtype, or as `load_backbone`.
+        FinedeficsError: the device does not compute in the experiment's dtype, or torch cannot compile for
+            it, or as `load_backbone`.
     """
     model = experiment.model
     check_dtype(model.dtype, str(device))
+    if experiment.compute.compile:
+        check_compiler(device.type)
     with built_sharded(experiment, world_size):
         backbone = load_backbone(
             folder,

@@ -43,6 +43,7 @@ from finedefics_platform.training.checkpoints import (
     save_model,
 )
 from finedefics_platform.training.collating import STEPS_AHEAD, collated, prepare, processes_of
+from finedefics_platform.training.computing import kept, stage_objective
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.late import LateFigures
 from finedefics_platform.training.loading import keep_adapters, load_model, merge_kept
@@ -191,9 +192,7 @@ def _run_stage(
     stage = experiment.stages[number]
     settings = objective_settings(stage, experiment.model.object_readout)
     compute = experiment.compute
-    objective = Objective(
-        backbone, settings, micro_tokens=compute.micro_tokens, checkpointing=compute.checkpointing
-    ).to(loop.device)
+    objective = stage_objective(backbone, settings, compute, loop.task.workspace, loop.device)
     engine = start_engine(objective, experiment, stage, loop.world_size)
     if resumed:
         load_shards(engine, loop.rank)
@@ -214,11 +213,12 @@ def _run_stage(
         attributes=loop.dataset.attribute_names(),
         similar=data.neighbours(),
         micro_tokens=compute.micro_tokens,
+        features=objective.features,
     )
-    processes = processes_of(experiment.resources, loop.device)
-    with closing(collated(rows, collate, processes, loop.device)) as batches:
+    made = collated(rows, collate, processes_of(experiment.resources, loop.device), loop.device)
+    with kept(objective.features) as figures, closing(made) as batches:
         _steps(loop, engine, number, first, batches)
-    loop.say("stage_done", **loop.at(number, stage.steps))
+    loop.say("stage_done", **loop.at(number, stage.steps), **figures)
     return engine
 
 

@@ -55,6 +55,11 @@ def changed(**keys: Any) -> dict[str, Any]:
             "flex_attention",
             r"on gpus only.*gpus_per_worker is 0; set it to 1",
         ),
+        (
+            "compute__cache_vision",
+            True,
+            r"frozen tower .*model\.train trains connector; set model\.train to \[text\]",
+        ),
         ("adapters", {"rank": 64}, r"adapters\.rank has no effect .*set adapters\.kind to lora, dora"),
         ("adapters", {"rank": 8}, r"adapters\.rank has no effect"),
         ("adapters", {"kind": "full", "dropout": 0.1}, r"adapters\.dropout has no effect"),
@@ -67,6 +72,21 @@ def test_a_wrong_document_is_refused_in_one_line(key: str, value: Any, message: 
     assert refused.value.exit_code == 2
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("experiment.yaml: ")
+
+
+def test_what_is_kept_or_compiled_is_so_under_every_layout_or_refused() -> None:
+    kept = {"compute": {"cache_vision": True}, "model__train": ["text"]}
+    assert parse_experiment(changed(**kept), place="test").compute.cache_vision
+    plain = parse_experiment(changed(model__train=["text"]), place="test")
+    assert parse_experiment(changed(**kept), place="test").digest() == plain.digest()
+    adapted = {"compute": {"cache_vision": True}, "adapters": {"kind": "lora"}}
+    with pytest.raises(
+        FinedeficsError, match=r"adapters\.targets trains projection, resampler; set adapters"
+    ):
+        parse_experiment(changed(**adapted), place="test")
+    for computed in (kept, {"compute": {"compile": True}}):
+        with pytest.raises(FinedeficsError, match=r"zero_stage 3 .*use zero_stage 2"):
+            parse_experiment(changed(**computed, deepspeed={"zero_stage": 3}), place="test")
 
 
 def test_parts_to_tune_are_refused_beside_adapters() -> None:

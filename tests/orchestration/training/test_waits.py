@@ -31,17 +31,14 @@ OF_THE_OBJECTIVE = {
     "contrast.where": 8,  # rows that take part in a term, known after the gather; again for its coverage
     "contrast.extras": 5,  # hard negatives that are there
     "losses.once": 5,  # texts that are equal
-    "losses.info_nce": 14,  # a check of `one_hot` on a CPU, left out on a card
     "contrast._check_finite": 1,
     "contrast.contrastive_terms": 1,  # whether a term has a negative at all
-    "objective._generation": 3,  # which terms have an answer in the global batch
+    "objective._generation": 1,  # which terms have an answer in the global batch
     "objective._hidden": 2,  # pictures of a pass
-    "objective.run": 3,  # answer tokens
-    "packing.rows": 6,
+    "objective.run": 1,  # answer tokens
     "attention.packed_attention": 2,  # whether a mask is needed
     "base.embed_tokens": 2,  # image places
     "family.encode": 5,
-    "backward of a choice by mask": 1,
 }
 
 
