@@ -188,7 +188,12 @@ class _Work:
         attempt.end("finished")
 
     def _fit(self, attempt: int, recorder: Recorder, progress: Progress) -> None:
+        from finedefics_platform.training.gauges import RunGauges
         from finedefics_platform.training.launch import fit
+
+        def handle(event: Event) -> None:
+            gauges.handle(event)
+            recorder.handle(event)
 
         token = secrets.token_hex(8)
         (self.training / TOKEN).write_text(token)
@@ -201,7 +206,8 @@ class _Work:
             token,
             self.validate,
         )
-        fit(task, recorder.handle, progress.say)
+        with RunGauges(self.place.name) as gauges:
+            fit(task, handle, progress.say)
 
     def _result(self, recorder: Recorder, seconds: float) -> dict[str, Any]:
         learns_labels = self.experiment.has_feed("labelled")  # what was inferred makes no category labelled
