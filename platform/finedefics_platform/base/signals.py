@@ -14,6 +14,10 @@ class Terminated(BaseException):
     """The process was asked to end (SIGTERM): as `KeyboardInterrupt`, no error of the work."""
 
 
+class Dismissed(Terminated):
+    """The work is not wanted any more: it ends as one that was asked to, and saves nothing for it."""
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Inside, SIGTERM raises `Terminated` in the main thread; elsewhere than there it does nothing."""

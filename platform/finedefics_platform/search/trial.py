@@ -11,7 +11,7 @@ from ray import tune
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.events import Event
-from finedefics_platform.base.signals import Terminated
+from finedefics_platform.base.signals import Dismissed
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.search.recording import TrialTracker
@@ -104,7 +104,7 @@ class Trial(tune.Trainable):
 
     def _heard(self, event: Event) -> None:
         if self._stop.is_set():
-            raise Terminated  # ends the run as a signal would: it could be gone on with
+            raise Dismissed  # its run could be gone on with, from its last checkpoint
         if event["event"] != "validation":
             return
         if event["total_step"] < self._steps:

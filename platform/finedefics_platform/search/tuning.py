@@ -35,7 +35,7 @@ def run_trials(
     trainable = tune.with_resources(tune.with_parameters(Trial, task=task), _beside_the_driver())
     with (
         progress.progress(f"search {search.name}: trials", search.trials) as advance,
-        watching(progress, advance, search.metric),
+        watching(search, progress, advance),
     ):
         tuner = _restored(trainable, attempt) or _new(search, trainable, steps, attempt)
         results = tuner.fit()

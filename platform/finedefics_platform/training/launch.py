@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.events import Event, EventReader
+from finedefics_platform.base.signals import Dismissed, Terminated
 from finedefics_platform.config.experiment import Resources
 from finedefics_platform.training.alone import Alone
 from finedefics_platform.training.assignment import Assignment, Rank
 from finedefics_platform.training.lost import LostProcess
-from finedefics_platform.training.trained import CHECKPOINTS
+from finedefics_platform.training.stopping import request_of
+from finedefics_platform.training.trained import CHECKPOINTS, STOPPED
 
+SAVE_SECONDS = 600.0  # for interrupted workers to end their step and save it
 STOP_SECONDS = 20.0  # for workers to end; they are busy with a step or a checkpoint
 
 
@@ -44,14 +48,19 @@ class _StopWhenAsked(WorkerGroupCallback):
             raise FinedeficsError("stopped", place="training", cure="run again: it goes on")
 
 
-def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
+def fit(
+    task: Assignment, handle: Callable[[Event], None], say: Callable[[str], None] = lambda line: None
+) -> None:
     """Run the training loop on every worker until the model is written; lost workers are replaced.
+
+    An interrupt (Ctrl-C, SIGTERM) lets the workers save where they stand first; a second one does not.
 
     Checkpoints are kept with the training, and an interrupted one goes on from them; not so in a single
     process without Ray Train (``resources.workers`` 0).
 
     Args:
         handle: gets the events of this attempt in order, in the caller's thread.
+        say: is told what a person should know while an interrupted run is saved.
 
     Raises:
         FinedeficsError: the workers' own error, or that too many of them were lost.
@@ -61,18 +70,69 @@ def fit(task: Assignment, handle: Callable[[Event], None]) -> None:
         sign = Path(name) / "stop"
         # In a thread of its own, so that this one can be interrupted, and Ray leaves its signals alone.
         running = _Running(_trainer(task, sign), sign) if task.experiment.resources.workers else Alone(task)
-        reader = EventReader(task.events, task.attempt)
+        following = _Following(task, running, handle)
         try:
-            while running.wait(reader.seconds):
-                for event in _taken(reader):
-                    handle(event)
-            for event in reader.take():
-                handle(event)
+            following.to_the_end()
+        except (KeyboardInterrupt, Terminated) as stop:
+            try:
+                if following.steps and not isinstance(stop, Dismissed) and isinstance(running, _Running):
+                    following.until_saved(say)
+            finally:
+                running.stop()
+            raise
         except BaseException:
             running.stop()
             raise
     if running.error is not None:
         raise _explained(running.error, task.run.parent.name) from running.error
+
+
+class _Following:
+    """The driver's look at workers that train: their events, in order, each handed on once."""
+
+    def __init__(
+        self, task: Assignment, running: "_Running | Alone", handle: Callable[[Event], None]
+    ) -> None:
+        self._task, self._running, self._handle = task, running, handle
+        self._reader = EventReader(task.events, task.attempt)
+        self.steps = 0  # told by the workers since they stand
+        self._saved: int | None = None  # steps after which workers that were asked to end have saved
+
+    def to_the_end(self) -> None:
+        """Until the workers have ended."""
+        while self._running.wait(self._reader.seconds):
+            self._hand_on(_taken(self._reader))
+        self._hand_on(self._reader.take())
+
+    def until_saved(self, say: Callable[[str], None]) -> None:
+        """Ask the workers to save where they stand, and wait until they have, or have ended."""
+        say("stopping: it saves where it stands (again: at once, from the last checkpoint)")
+        request = request_of(self._task.run, self._task.attempt)
+        request.write_text("")
+        try:
+            deadline = time.monotonic() + SAVE_SECONDS
+            while time.monotonic() < deadline and self._running.wait(self._reader.seconds):
+                self._hand_on(_taken(self._reader))
+                if self._saved is not None and self._is_kept(self._saved):
+                    return
+        finally:
+            request.delete()
+
+    def _is_kept(self, done: int) -> bool:
+        """Whether Ray Train counts the checkpoint as saved; workers are through with theirs before."""
+        from finedefics_platform.training.checkpoints import saved_position
+
+        position = saved_position(self._task.run)
+        return position is not None and position.total_step(self._task.experiment) == done
+
+    def _hand_on(self, events: list[Event]) -> None:
+        for event in events:
+            if event["event"] == "configuration":  # a group of workers starts
+                self.steps = 0
+            self.steps += event["event"] == "step"
+            if event["event"] == STOPPED:
+                self._saved = event["total_step"]
+            self._handle(event)
 
 
 class _Running:

@@ -176,7 +176,7 @@ class _Work:
         try:
             with recorder:
                 recorder.replay(earlier)
-                self._fit(attempt.number, recorder)
+                self._fit(attempt.number, recorder, progress)
         except (KeyboardInterrupt, Terminated) as stop:
             attempt.end("interrupted")
             raise self._interrupted(stop) from stop
@@ -187,8 +187,13 @@ class _Work:
         (self.place / RESULT).write_json(self._result(recorder, time.time() - started))
         attempt.end("finished")
 
-    def _fit(self, attempt: int, recorder: Recorder) -> None:
+    def _fit(self, attempt: int, recorder: Recorder, progress: Progress) -> None:
+        from finedefics_platform.training.gauges import RunGauges
         from finedefics_platform.training.launch import fit
+
+        def handle(event: Event) -> None:
+            gauges.handle(event)
+            recorder.handle(event)
 
         token = secrets.token_hex(8)
         (self.training / TOKEN).write_text(token)
@@ -201,7 +206,8 @@ class _Work:
             token,
             self.validate,
         )
-        fit(task, recorder.handle)
+        with RunGauges(self.place.name) as gauges:
+            fit(task, handle, progress.say)
 
     def _result(self, recorder: Recorder, seconds: float) -> dict[str, Any]:
         learns_labels = self.experiment.has_feed("labelled")  # what was inferred makes no category labelled

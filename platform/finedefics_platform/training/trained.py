@@ -16,6 +16,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
 
 EXPERIMENT, RESULT, CHECKPOINTS, ADAPTERS = "experiment.json", "result.json", "checkpoints", "adapters"
+STOPPED = "stopped"  # the event of workers that were asked to end and have saved
 TOKEN = "token"  # by which a worker knows that it sees the driver's storage
 _TRAINING = "training-"
 _SHOWN = 12  # names in an error's one line

@@ -5,7 +5,6 @@ order; only rank 0 speaks.
 """
 
 import logging
-import os
 import random
 import socket
 from collections.abc import Iterable
@@ -24,11 +23,10 @@ from finedefics.backbones import Backbone
 from finedefics.batch import Batch
 from finedefics.collation import Collator
 from finedefics.errors import FinedeficsError
-from finedefics.flops import StepFlops, peak_of
+from finedefics.flops import StepFlops
 from finedefics.objective import Objective, ObjectiveOutput
 from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
-from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.events import EventWriter
 from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Experiment
@@ -50,9 +48,11 @@ from finedefics_platform.training.loading import keep_adapters, load_model, merg
 from finedefics_platform.training.memory import named_when_exhausted
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
-from finedefics_platform.training.sharding import backward_and_step, optimizer_elements, start_engine, whole
+from finedefics_platform.training.reports import report_configuration, report_layout
+from finedefics_platform.training.sharding import backward_and_step, start_engine, whole
+from finedefics_platform.training.stopping import StopWatch, request_of
 from finedefics_platform.training.stream import Ahead, FeedRows, SampleIndex, TrainingStream, ahead
-from finedefics_platform.training.trained import ADAPTERS, TOKEN
+from finedefics_platform.training.trained import ADAPTERS, STOPPED, TOKEN
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Loop:
     dataset: Dataset
     index: SampleIndex
     events: EventWriter | None  # of rank 0
+    stop: StopWatch
 
     def say(self, name: str, **fields: Any) -> None:
         """An event, from rank 0 only."""
@@ -94,7 +95,8 @@ def run_worker(task: Assignment, rank: Rank) -> None:
     check_storage(task)
     events = EventWriter(task.events, task.attempt) if rank.number == 0 else None
     try:
-        _train(_start(task, rank, events))
+        with StopWatch(request_of(task.run, task.attempt), rank.number, saves=rank.saves) as stop:
+            _train(_start(task, rank, events, stop))
     finally:
         if events is not None:
             events.close()
@@ -105,7 +107,7 @@ def _train(loop: Loop) -> None:
     stages = task.experiment.stages
     start = resume_point(loop.position(0, 0)) if loop.saves else None
     first, done = (start.stage, start.step) if start else (0, 0)
-    _report_configuration(loop, first, done)
+    report_configuration(loop, first, done)
     if start is not None:
         loop.say("resumed", **loop.at(first, done))
     prepare(processes_of(task.experiment.resources, loop.device))
@@ -153,14 +155,14 @@ def check_storage(task: Assignment) -> None:
         )
 
 
-def _start(task: Assignment, rank: Rank, events: EventWriter | None) -> Loop:
+def _start(task: Assignment, rank: Rank, events: EventWriter | None, stop: StopWatch) -> Loop:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(task.experiment.resources.threads_per_worker)
     _seed(task.experiment.seed, rank.number)
     dataset = open_version(task.dataset)
     data = task.experiment.data
     index = SampleIndex.of(dataset, data.sampler, data.inferred_probability)
-    return Loop(task, rank.number, rank.of, rank.device, rank.saves, dataset, index, events)
+    return Loop(task, rank.number, rank.of, rank.device, rank.saves, dataset, index, events, stop)
 
 
 def _rows(loop: Loop, number: int, done: int) -> Ahead[tuple[int, FeedRows]] | None:
@@ -243,14 +245,15 @@ def _steps(loop: Loop, engine: Any, number: int, first: int, batches: Iterable[t
             norm = backward_and_step(engine, output.loss)
         meter.step_done()
         if step == first:
-            _report_layout(loop, engine, loop.at(number, first))
+            report_layout(loop, engine, loop.at(number, first))
         done = step + 1
         logged = done % log_every == 0 or done == stage.steps
         metrics = _metrics(objective, output, rate, norm, meter) if logged else None
         late.add(done, output.terms, metrics)
-        if _validates(loop, stage, done) or _saves(loop, stage, done):
+        ends = loop.stop.ends_after(loop.at(number, done)["total_step"])
+        if ends or _validates(loop, stage, done) or _saves(loop, stage, done):
             late.settle()
-            _check_and_save(loop, engine, number, stage, done)
+            _check_and_save(loop, engine, number, stage, done, ends=ends)
         meter.resume()
     late.settle()
 
@@ -284,15 +287,20 @@ def _saves(loop: Loop, stage: Stage, done: int) -> bool:
     return loop.saves and (done == stage.steps or (every is not None and done % every == 0))
 
 
-def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: int) -> None:
-    """Validation and checkpoints where they are due."""
+def _check_and_save(loop: Loop, engine: Any, number: int, stage: Stage, done: int, *, ends: bool) -> None:
+    """Validation and checkpoints where they are due; ``ends``: the run was asked to end here."""
     if loop.task.validate is not None and _validates(loop, stage, done):
         loop.say("validation", **loop.at(number, done), metrics=_validated(loop, engine, loop.task.validate))
-    if _saves(loop, stage, done):
+    if ends or _saves(loop, stage, done):
         if loop.events is not None:
             loop.events.flush()  # what led to a checkpoint is as durable as it
         save_and_report(engine, loop.position(number, done), loop.rank)
         loop.say("checkpoint", **loop.at(number, done))
+    if ends:
+        loop.say(STOPPED, **loop.at(number, done))
+        if loop.events is not None:
+            loop.events.flush()
+        loop.stop.wait_for_the_end()
 
 
 def _mine(loop: Loop, engine: Any, number: int, done: int) -> None:
@@ -357,43 +365,3 @@ def _seed(seed: int, rank: int) -> None:
     random.seed(seed + rank)
     np.random.seed((seed + rank) % 2**32)
     torch.manual_seed(seed + rank)
-
-
-def _report_configuration(loop: Loop, number: int, done: int) -> None:
-    """Log the configuration as each worker has it; ranks that differ would train nonsense in silence."""
-    configuration = loop.task.experiment.model_dump(mode="json")
-    digests: list[str] = [""] * loop.world_size
-    dist.all_gather_object(digests, digest_of(configuration))
-    if len(set(digests)) > 1:
-        raise FinedeficsError(
-            f"workers have different configurations ({', '.join(digests)})",
-            place="effective configuration",
-            cure="use one version of the platform on every node",
-        )
-    # The first event of a group of workers: what earlier ones said of steps after this is superseded.
-    place = loop.at(number, done)
-    digest = loop.task.experiment.digest()
-    loop.say("configuration", **place, digest=digest, digests=digests, configuration=configuration)
-
-
-def _report_layout(loop: Loop, engine: Any, place: dict[str, Any]) -> None:
-    """Who trains, and how much optimizer state each holds: ZeRO's partition as a fact, not as a setting."""
-    import ray
-
-    own = {
-        "rank": loop.rank,
-        "pid": os.getpid(),
-        "node": ray.get_runtime_context().get_node_id(),
-        "device": str(loop.device),
-        "peak_tflops": peak_of(loop.device),
-        "optimizer_elements": optimizer_elements(engine),
-    }
-    workers: list[Any] = [None] * loop.world_size
-    dist.all_gather_object(workers, own)
-    loop.say(
-        "facts",
-        **place,
-        world_size=loop.world_size,
-        zero_stage=engine.zero_optimization_stage(),
-        workers=workers,
-    )

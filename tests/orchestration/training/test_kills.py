@@ -34,7 +34,7 @@ from finedefics_platform.training.run import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 40
+STEPS = 60
 
 
 def document(model: Path, name: str) -> dict[str, Any]:
@@ -129,17 +129,19 @@ def test_whoever_is_killed_the_run_goes_on_and_ends_the_same(
     (line,) = errors.strip().splitlines()
     key = first.told("step")[0]["run"]
     assert line.startswith(f"error: run {key}: terminated; run again, or finedefics train --resume {key}")
+    (stopped,) = first.told("stopped")  # saved where it stood, not where a checkpoint was due
     unfinished(drawn_workspace, key)
 
     # 2: gone on with by its key, under another topology; a worker is killed, then the driver itself
     others: list[Driver] = []
+    at = stopped["total_step"]
 
     def kill(driver: Driver, event: dict) -> None:
         if event["event"] == "step" and not others:
             others.append(start([str(file)], start_third))
-        if event["event"] == "step" and event["step"] == 14 and len(driver.told("facts")) == 1:
+        if event["event"] == "step" and event["step"] == at + 4 and len(driver.told("facts")) == 1:
             os.kill(driver.told("facts")[-1]["workers"][1]["pid"], signal.SIGKILL)
-        if event["event"] == "step" and event["step"] >= 24:
+        if event["event"] == "step" and event["step"] >= at + 14:
             driver.process.kill()
 
     # 3 waits for 2 and takes over; 4 waits for 3 and finds the run finished
@@ -152,14 +154,15 @@ def test_whoever_is_killed_the_run_goes_on_and_ends_the_same(
     assert code == -signal.SIGKILL, errors
     resumed = [event["step"] for event in second.told("resumed")]
     assert len(resumed) == 2, "after its own start, and after the loss of a worker"
-    assert line.endswith(f": it goes on from step {resumed[0]}")
+    assert resumed[0] == at
+    assert line.endswith(f": it goes on from step {at}")
     third = others[0]
     code, errors = third.ends()
     assert code == 0, errors
     (waited,) = third.told("waiting")
     assert waited["work"] == f"run {key}"
     assert f"process {second.process.pid}" in waited["holder"]
-    assert third.told("resumed")[0]["step"] > 14
+    assert third.told("resumed")[0]["step"] > at + 4
     fourth = others[1]
     code, errors = fourth.ends()
     assert code == 0, errors
