@@ -123,14 +123,14 @@ def test_many_pictures_are_recognised_a_batch_at_a_time(
 
 
 def test_inputs_and_weights_are_of_one_dtype(lettered: Backbone, birds: list[bytes], tmp_path: Any) -> None:
-    from finedefics.backbones import load_placed
+    from finedefics.placing import load_placed
 
     lettered.save_pretrained(tmp_path)
-    assert {p.dtype for p in load_placed(tmp_path, "cpu").parameters()} == {torch.float32}
-    half = load_placed(tmp_path, "cpu", "bfloat16")
+    assert {p.dtype for p in load_placed(tmp_path, "cpu").backbone.parameters()} == {torch.float32}
+    half = load_placed(tmp_path, "cpu", "bfloat16").backbone
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     half.save_pretrained(tmp_path / "half")
-    again = load_placed(tmp_path / "half", "cpu")
+    again = load_placed(tmp_path / "half", "cpu").backbone
     assert again.dtype == torch.bfloat16
     assert not any(p.requires_grad for p in again.parameters())
     model = Recogniser(again, CATEGORIES)
