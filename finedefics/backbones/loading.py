@@ -53,7 +53,7 @@ def load_backbone(
     if attention is not None:
         check_attention(attention, config, dtype)
     model = load_weights(path, dtype, quantization=quantization, device_map=device_map)
-    with _as_one_line(path):
+    with as_one_line(path):
         made = load_processor(path, processor)
     if quantization:
         _keep_unpacked(model)
@@ -71,7 +71,7 @@ def load_weights(
     from transformers import AutoModelForImageTextToText
 
     try:
-        with _as_one_line(path):
+        with as_one_line(path):
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 str(path),
                 output_loading_info=True,
@@ -102,14 +102,14 @@ def known_config(path: str | Path) -> Any:
     """The configuration of a model whose family is known; raises as `load_backbone`."""
     from transformers import AutoConfig
 
-    with _as_one_line(path):
+    with as_one_line(path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     _check_family(config, path)
     return config
 
 
 @contextmanager
-def _as_one_line(path: str | Path) -> Iterator[None]:
+def as_one_line(path: str | Path) -> Iterator[None]:
     """Within it, what transformers cannot load is an error that a user can act on."""
     try:
         yield
