@@ -47,10 +47,8 @@ def rank_memory(
     # without a card all is in the machine's memory anyway
     away = experiment.deepspeed.offloaded() if on_gpu else ()
     asked = experiment.deepspeed.options.get("zero_optimization", {})
-    reduced, live = asked.get("reduce_bucket_size", _BUCKET), asked.get("stage3_max_live_parameters", _LIVE)
-    reduced, live = (
-        most if isinstance(own, str) else own for own, most in ((reduced, _BUCKET), (live, _LIVE))
-    )
+    reduced = _number(asked.get("reduce_bucket_size"), _BUCKET)
+    live = _number(asked.get("stage3_max_live_parameters"), _LIVE)
     weights = sum(part.bytes for part in parts)
     trained = sum(part.trained for part in parts)
     everything = sum(part.parameters for part in parts)
@@ -90,9 +88,8 @@ def rank_memory(
         whole = round(min(live, everything) * number)
         found.append(Portion("ZeRO-3 working set", whole, "parameters that are whole at a time"))
     if zero and on_gpu:
-        found.append(
-            Portion("reduction bucket", round(reduced) * number, f"{_billions(reduced)} x {number} bytes")
-        )
+        how = f"{_billions(reduced)} x {number} bytes"
+        found.append(Portion("reduction bucket", reduced * number, how))
     found += [
         Portion(
             "pictures",
@@ -128,6 +125,11 @@ def _contrast(experiment: Experiment, step: Step, hidden: int, ranks: int) -> Po
     similarities = 8 * rows * rows * (1 + negatives) * 4  # two ways of each pair, masks and gradients
     how = f"{vectors} vectors of {rows} rows" if rows else "no contrast"
     return Portion("gathered embeddings", embeddings + similarities if rows else 0, how)
+
+
+def _number(asked: object, usual: int) -> int:
+    """A setting of DeepSpeed's that may be left out, or to it (`auto`)."""
+    return round(asked) if isinstance(asked, int | float) else usual
 
 
 def _billions(count: int) -> str:
