@@ -27,6 +27,7 @@ from finedefics_platform.training.forecast import (
     forecast,
     refuse_what_fits_nowhere,
 )
+from finedefics_platform.training.forecast.forecast import StageForecast
 from finedefics_platform.training.forecast.measured import measured
 from finedefics_platform.training.forecast.memory import rank_memory
 
@@ -163,10 +164,8 @@ def test_what_is_offloaded_is_the_machines_and_not_the_cards() -> None:
     assert host["weights"] == 250
     assert optimizer - both == 250
     assert left["ZeRO-3 working set"] == 2000  # what is whole at a time is on the card
-    options = (
-        "deepspeed.options={zero_optimization: {reduce_bucket_size: 1000, stage3_max_live_parameters: 10}}"
-    )
-    _, _, bounded = found(options)
+    sizes = "{reduce_bucket_size: 1000, stage3_max_live_parameters: 10}"
+    _, _, bounded = found(f"deepspeed.options={{zero_optimization: {sizes}}}")
     assert (bounded["reduction bucket"], bounded["ZeRO-3 working set"]) == (2000, 20)
     on_a_cpu = found("deepspeed.offload=optimizer", "resources.gpus_per_worker=0")
     assert on_a_cpu[1] == {}
