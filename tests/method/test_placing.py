@@ -143,7 +143,7 @@ def test_every_part_of_a_spread_model_answers_where_it_was_asked(
         mask, places = torch.ones_like(ids), torch.zeros_like(ids)
         positions = backbone.family.positions(places, places == 1)
         embedded = backbone.embed_tokens(ids)
-        out = backbone.language_model(embedded, None, position_ids=positions)
+        out = backbone.language_model(embedded, None, position_ids=positions, use_cache=False)
         states = backbone.hidden_states(
             hidden, mask if family == "idefics2" else None, position_ids=positions
         )
