@@ -6,7 +6,7 @@ A new family is a module here that registers a `Family` under the model's ``mode
 from finedefics.backbones import idefics, llava, paligemma, qwen
 from finedefics.backbones.base import PARTS, Backbone
 from finedefics.backbones.family import FAMILIES, Family, ImageTokens, family_of_name
-from finedefics.backbones.loading import load_backbone, load_placed, load_processor, model_type
+from finedefics.backbones.loading import load_backbone, load_processor, model_type
 from finedefics.backbones.precision import DTYPES, stored_dtype
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "idefics",
     "llava",
     "load_backbone",
-    "load_placed",
     "load_processor",
     "model_type",
     "paligemma",

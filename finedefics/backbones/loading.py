@@ -8,14 +8,15 @@ still read, so token counts are its own.
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from finedefics.backbones.attention import check_attention
 from finedefics.backbones.base import Backbone
 from finedefics.backbones.family import FAMILIES
-from finedefics.backbones.precision import check_dtype, stored_dtype, torch_dtype
+from finedefics.backbones.precision import torch_dtype
 from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 
@@ -27,6 +28,7 @@ def load_backbone(
     quantization: Any | None = None,
     processor: Mapping[str, Any] | None = None,
     attention: str | None = None,
+    device_map: Mapping[str, int | str] | None = None,
 ) -> Backbone:
     """Load a model by hub name or folder, as Transformers would, without running code from the checkpoint.
 
@@ -39,6 +41,7 @@ def load_backbone(
         processor: settings of the image processor that differ from the checkpoint's (``do_image_splitting``,
             ``max_pixels``, …); they are saved with the model.
         attention: the kernel by which packed rows attend; default: transformers' choice. Not saved.
+        device_map: the device of each module, by its dotted name; default: all of it on the CPU.
 
     Raises:
         FinedeficsError: the folder or name does not hold a loadable image-text-to-text model, lacks some of
@@ -46,21 +49,37 @@ def load_backbone(
             2), ``quantization`` needs a package that cannot be used, or the attention cannot be computed so
             (`finedefics.backbones.attention.check_attention`).
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    config = known_config(path)
+    if attention is not None:
+        check_attention(attention, config, dtype)
+    model = load_weights(path, dtype, quantization=quantization, device_map=device_map)
+    with as_one_line(path):
+        made = load_processor(path, processor)
+    if quantization:
+        _keep_unpacked(model)
+    return Backbone(model, made, () if quantization else train, attention)
+
+
+def load_weights(
+    path: str | Path,
+    dtype: str,
+    *,
+    quantization: Any | None = None,
+    device_map: Mapping[str, int | str] | None = None,
+) -> Any:
+    """A model of transformers with all its weights, of whatever family; raises as `load_backbone`."""
+    from transformers import AutoModelForImageTextToText
 
     try:
-        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        _check_family(config, path)
-        if attention is not None:
-            check_attention(attention, config, dtype)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path),
-            output_loading_info=True,
-            dtype=torch_dtype(dtype),
-            trust_remote_code=False,
-            quantization_config=quantization,
-        )
-        made = load_processor(path, processor)
+        with as_one_line(path):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                str(path),
+                output_loading_info=True,
+                dtype=torch_dtype(dtype),
+                trust_remote_code=False,
+                quantization_config=quantization,
+                device_map=None if device_map is None else dict(device_map),
+            )
     except ImportError as error:
         if quantization is None:
             raise
@@ -69,6 +88,31 @@ def load_backbone(
             place="adapters.kind",
             cure="pip install bitsandbytes, or use lora",
         ) from error
+    model, read = loaded
+    if missing := sorted(read["missing_keys"]):
+        raise FinedeficsError(
+            f"{len(missing)} of the model's weights are not in the checkpoint, {missing[0]} first",
+            place=str(path),
+            cure="give the whole checkpoint: they would be random numbers",
+        )
+    return model
+
+
+def known_config(path: str | Path) -> Any:
+    """The configuration of a model whose family is known; raises as `load_backbone`."""
+    from transformers import AutoConfig
+
+    with as_one_line(path):
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    _check_family(config, path)
+    return config
+
+
+@contextmanager
+def as_one_line(path: str | Path) -> Iterator[None]:
+    """Within it, what transformers cannot load is an error that a user can act on."""
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, FinedeficsError):
             raise
@@ -78,32 +122,6 @@ def load_backbone(
             place=str(path),
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error
-    model, read = loaded
-    if missing := sorted(read["missing_keys"]):
-        raise FinedeficsError(
-            f"{len(missing)} of the model's weights are not in the checkpoint, {missing[0]} first",
-            place=str(path),
-            cure="give the whole checkpoint: they would be random numbers",
-        )
-    if quantization:
-        _keep_unpacked(model)
-    return Backbone(model, made, () if quantization else train, attention)
-
-
-def load_placed(path: str | Path, device: str, dtype: str | None = None) -> Backbone:
-    """A model to be asked: nothing of it is trained, and it stands on a device.
-
-    Args:
-        path: a folder or a hub name.
-        device: ``cpu`` or ``cuda``.
-        dtype: of weights and activations; default: what the model was trained and is stored in.
-
-    Raises:
-        FinedeficsError: as `load_backbone`, or the device does not compute in the dtype.
-    """
-    wanted = dtype or stored_dtype(path)
-    check_dtype(wanted, device)
-    return load_backbone(path, dtype=wanted, train=()).to(device)
 
 
 def _keep_unpacked(model: Any) -> None:

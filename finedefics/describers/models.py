@@ -51,6 +51,7 @@ class LocalModel(Protocol):
     """A model whose weights are loaded where it is asked: it can be put into workers."""
 
     batch: int  # questions at a time
+    device: str  # `cuda` or `cpu`; empty: what the process sees
 
     @property
     def model_id(self) -> str: ...

@@ -34,12 +34,21 @@ class TransformersModel:
     Args:
         path: folder or hub name.
         batch: questions that are generated together.
-        dtype: of the weights; float32 on a CPU, else what the checkpoint has.
+        dtype: of weights and activations; default: what the model is stored in.
+        device: ``cuda`` or ``cpu``; default: ``cuda`` where this process sees a GPU.
         edge: longest edge of a picture that it is shown, in pixels.
     """
 
-    def __init__(self, path: str, *, batch: int = 8, dtype: str | None = None, edge: int = 1024) -> None:
-        self.path, self.batch, self.dtype, self.edge = path, batch, dtype, edge
+    def __init__(
+        self,
+        path: str,
+        *,
+        batch: int = 8,
+        dtype: str | None = None,
+        edge: int = 1024,
+        device: str = "",
+    ) -> None:
+        self.path, self.batch, self.dtype, self.edge, self.device = path, batch, dtype, edge, device
 
     @staticmethod
     def of(given: Given) -> "TransformersModel":
@@ -101,32 +110,17 @@ class TransformersModel:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         import torch
-        from transformers import AutoModelForImageTextToText
 
-        from finedefics.backbones.loading import load_processor
+        from finedefics.backbones import load_processor, stored_dtype
+        from finedefics.backbones.loading import as_one_line, load_weights
+        from finedefics.backbones.precision import check_dtype
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = self.dtype or ("float32" if device == "cpu" else "auto")
-        try:
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self.dtype or stored_dtype(self.path)
+        check_dtype(dtype, device)
+        with as_one_line(self.path):
             processor = load_processor(self.path)
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                self.path, dtype=dtype, trust_remote_code=False, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, FinedeficsError):
-                raise
-            raise FinedeficsError(
-                f"no loadable image-text-to-text model ({str(error).splitlines()[0][:160]})",
-                place=self.path,
-                cure="give a folder with config.json and safetensors, or a hub name",
-            ) from error
-        model, read = loaded
-        if missing := sorted(read["missing_keys"]):
-            raise FinedeficsError(
-                f"{len(missing)} of the model's weights are not in the checkpoint, {missing[0]} first",
-                place=self.path,
-                cure="give the whole checkpoint: they would be random numbers",
-            )
+        model = load_weights(self.path, dtype)
         processor.tokenizer.padding_side = "left"  # generating goes on from the last position
         return model.to(device).eval(), processor
 

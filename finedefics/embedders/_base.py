@@ -21,17 +21,18 @@ class Settings:
     """How an embedder runs.
 
     Attributes:
-        dtype: of its weights and activations: float32, bfloat16 or float16.
+        dtype: of its weights and activations: float32, bfloat16 or float16; default: of a multimodal model
+            what it is stored in, as an evaluation has it, of an encoder float32.
         batch_size: pictures or texts that go through it together; changes no embedding beyond rounding.
         device: where its weights lie; default: ``cuda`` where this process sees a GPU, else ``cpu``.
     """
 
-    dtype: str = "float32"
+    dtype: str | None = None
     batch_size: int = 32
     device: str = ""
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16") or self.batch_size < 1:
+        if self.dtype not in (None, "float32", "bfloat16", "float16") or self.batch_size < 1:
             raise wrong_use(
                 f"dtype {self.dtype!r} with a batch size of {self.batch_size}",
                 place="embedder",
@@ -42,6 +43,17 @@ class Settings:
             import torch
 
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def of_encoder(self) -> str:
+        """The dtype of an encoder."""
+        return self.dtype or "float32"
+
+    def of_model(self, model: str) -> str:
+        """The dtype of a multimodal model, by its folder or hub name."""
+        from finedefics.backbones import stored_dtype
+
+        return self.dtype or stored_dtype(model)
 
 
 class Embedder(Protocol):

@@ -54,7 +54,7 @@ def load_model(model: str, settings: Settings, *, may_lack: str | None = None) -
         model,
         lambda: AutoModel.from_pretrained(
             model,
-            dtype=getattr(torch, settings.dtype),
+            dtype=getattr(torch, settings.of_encoder),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -105,7 +105,7 @@ def embed_in_batches(
         part = images[start : start + settings.batch_size]
         pictures = [decode_image(image, str(start + i)) for i, image in enumerate(part)]
         inputs = {
-            key: value.to(settings.device, getattr(torch, settings.dtype))
+            key: value.to(settings.device, getattr(torch, settings.of_encoder))
             if value.is_floating_point()
             else value.to(settings.device)
             for key, value in process(pictures).items()

@@ -36,7 +36,7 @@ class ClipEmbedder:
     @cached_property
     def embedder_id(self) -> str:
         """``clip:`` with the model's content or commit, and its precision."""
-        return f"clip:{model_identity(self.model)}-{self.settings.dtype}"
+        return f"clip:{model_identity(self.model)}-{self.settings.of_encoder}"
 
     @property
     def dim(self) -> int:

@@ -74,7 +74,7 @@ class TunedEmbedder:
     @cached_property
     def embedder_id(self) -> str:
         """``tuned:`` with the model's content, and its precision."""
-        return f"tuned:{model_identity(self.model)}-{self.settings.dtype}"
+        return f"tuned:{model_identity(self.model)}-{self.settings.of_model(self.model)}"
 
     @property
     def dim(self) -> int:
@@ -91,14 +91,15 @@ class TunedEmbedder:
 
     @cached_property
     def _loaded(self) -> ObjectEmbedder:
-        from finedefics.backbones import load_backbone
         from finedefics.conversation import Templates
+        from finedefics.placing import load_placed
         from finedefics.readout import load_readout
 
-        backbone = load_backbone(self.model, dtype=self.settings.dtype, train=())
+        placed = load_placed(self.model, self.settings.device, self.settings.dtype)
         asked = AskedModel(
-            backbone.to(self.settings.device),
+            placed.backbone,
             _NOBODY,
+            micro_tokens=placed.micro_tokens,
             templates=Templates.load(self.model),
             object_readout=load_readout(self.model),
         )

@@ -36,7 +36,7 @@ class VisionEmbedder:
     @cached_property
     def embedder_id(self) -> str:
         """``vision:`` with the model's content or commit, and its precision."""
-        return f"vision:{model_identity(self.model)}-{self.settings.dtype}"
+        return f"vision:{model_identity(self.model)}-{self.settings.of_encoder}"
 
     @cached_property
     def dim(self) -> int:

@@ -17,15 +17,16 @@ def asked_model(model: str, categories: Sequence[Category], settings: "Settings"
     Raises:
         FinedeficsError: it cannot be loaded, or the categories cannot be told apart.
     """
-    from finedefics.backbones import load_backbone
     from finedefics.conversation import Templates
+    from finedefics.placing import load_placed
     from finedefics.readout import load_readout
     from finedefics.scoring import AskedModel
 
-    backbone = load_backbone(model, dtype=settings.dtype, train=())
+    placed = load_placed(model, settings.device, settings.dtype)
     return AskedModel(
-        backbone.to(settings.device),
+        placed.backbone,
         categories,
+        micro_tokens=placed.micro_tokens,
         templates=Templates.load(model),
         object_readout=load_readout(model),
     )

@@ -34,7 +34,7 @@ class Aligned:
         """``alignment:`` with the model's content, and its precision."""
         from finedefics.embedders._models import model_identity
 
-        return f"alignment:{model_identity(self.model)}-{self.settings.dtype}"
+        return f"alignment:{model_identity(self.model)}-{self.settings.of_model(self.model)}"
 
     def __call__(self, pictures: Sequence[Unnamed]) -> Inferred:
         """One pass over each picture's own tokens."""

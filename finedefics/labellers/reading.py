@@ -42,7 +42,7 @@ class Reading:
         """``reading:`` with the model's content, and its precision."""
         from finedefics.embedders._models import model_identity
 
-        return f"reading:{model_identity(self.model)}-{self.settings.dtype}"
+        return f"reading:{model_identity(self.model)}-{self.settings.of_model(self.model)}"
 
     def __call__(self, pictures: Sequence[Unnamed]) -> Inferred:
         """One pass over each distinct description, then one over all names."""

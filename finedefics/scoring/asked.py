@@ -1,7 +1,7 @@
 """The model that is asked: what every strategy takes from a model and its categories."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from finedefics.backbones import Backbone, ImageTokens
+from finedefics.backbones.family import Grid
 from finedefics.conversation import Renderer, Templates
+from finedefics.distributed import largest
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import ImageEncoder
 from finedefics.readout import DEFAULT, Readout
@@ -92,7 +94,8 @@ class AskedModel:
         ensemble: weight of the ensemble answer; the index's where one is given.
         calibration: of the index; the index's own where one is given.
         seed: of the order in which a multiple choice shows its options.
-        micro_tokens: most tokens that go through the language model together (see `Language`).
+        micro_tokens: most tokens that go through the language model together (see `Language`), and most
+            patches that go through the vision tower.
 
     Raises:
         FinedeficsError: there is no category, one has no name, or two have one id or name; or the index is of
@@ -132,14 +135,31 @@ class AskedModel:
             self.index = replace(self.index, calibration=calibration)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Pictures:
-        """Pictures through processor, vision tower and connector, in the model's dtype on its device."""
+        """Pictures through processor, vision tower and connector, in the model's dtype on its device.
+
+        Of the tower's patches as many go through together as tokens of the language model; a picture that
+        alone has more goes alone.
+        """
         tensors, blocks = self.encoder(pictures)
+        count = len(pictures)
+        together = max(1, self.language.micro_tokens // self.backbone.patches(tensors))
+        # ranks that hold shards of the model gather them in each call, so all make as many
+        (pieces,) = largest([-(-count // together)], self.backbone.device)
+        found: list[Tensor] = []
+        grids: list[Grid] = []
+        for piece in range(pieces):
+            first, last = piece * count // pieces, (piece + 1) * count // pieces
+            some = self.backbone.encode_images(self._placed(tensors, slice(first, max(last, first + 1))))
+            found += some[: last - first]
+            grids += (some.grids or [])[: last - first]
+        return Pictures(ImageTokens(found, grids or None), blocks)
+
+    def _placed(self, tensors: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
         device, dtype = self.backbone.device, self.backbone.dtype
-        ready = {
-            name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        return {
+            name: tensor[part].to(device, dtype) if tensor.is_floating_point() else tensor[part].to(device)
             for name, tensor in tensors.items()
         }
-        return Pictures(self.backbone.encode_images(ready), blocks)
 
     def embed_objects(self, pictures: Pictures, names: Sequence[str] | None = None) -> tuple[Tensor, int]:
         """Object embeddings [pictures, dim] in float32, normalised, and the tokens forwarded for them.

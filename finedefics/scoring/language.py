@@ -15,13 +15,10 @@ from torch import Tensor
 from finedefics.backbones import Backbone, ImageTokens
 from finedefics.conversation import Renderer, pad_right
 from finedefics.errors import FinedeficsError
+from finedefics.placing import MICRO_TOKENS
 
 # what to do about a model that gives no numbers
 UNUSABLE = "use weights from before training diverged, in bfloat16 or float32 rather than float16"
-# Tokens whose keys and values are held at a time: in bfloat16 about 8 GiB for Idefics2-8B (32 layers of 8
-# heads of 128 make 128 KiB a token) and 3.5 GiB for Qwen2.5-VL-7B, on a card beside 16 GB of weights; and, at
-# a hundred tokens a picture, some six hundred names in one pass.
-MICRO_TOKENS = 65_536
 
 
 class NotANumber(ArithmeticError):

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from finedefics.backbones import ImageTokens, load_placed
+from finedefics.backbones import ImageTokens
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.pictures import as_rgb, decode_image
+from finedefics.placing import load_placed
 from finedefics.records import Category
 from finedefics.scoring.answers import ANSWERS, Answered
 from finedefics.scoring.asked import AskedModel, Pictures
@@ -27,19 +29,25 @@ class Recogniser(AskedModel):
     """A model with the categories it may name, answering by the name of an answer (see `AskedModel`)."""
 
     @staticmethod
-    def load(model_folder: str | Path, index_folder: str | Path, *, dtype: str | None = None) -> "Recogniser":
-        """A recogniser from a model folder and the index stored with it, on the GPU where there is one.
+    def load(
+        model_folder: str | Path,
+        index_folder: str | Path,
+        *,
+        dtype: str | None = None,
+        micro_tokens: int | None = None,
+    ) -> "Recogniser":
+        """A recogniser from a model folder and the index stored with it, on GPUs where there are any.
 
         Args:
-            dtype: of weights and activations; default: what the model was trained and is stored in.
+            dtype, micro_tokens: as `finedefics.placing.load_placed` takes them.
 
         Raises:
-            FinedeficsError: there is no model or index, or the device does not compute in the dtype.
+            FinedeficsError: there is no index, or as `load_placed`.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         index = CategoryIndex.load(Path(index_folder))
-        backbone = load_placed(model_folder, device, dtype)
-        return Recogniser(backbone, index.categories, index=index)
+        placed = load_placed(model_folder, device, dtype, micro_tokens=micro_tokens)
+        return Recogniser(placed.backbone, index.categories, index=index, micro_tokens=placed.micro_tokens)
 
     def add(self, categories: Sequence[Category]) -> "Recogniser":
         """This model with more categories, known from their texts alone.
@@ -139,7 +147,8 @@ class Recogniser(AskedModel):
             for x, name in zip(images, called, strict=True)
         ]
         sample_ids = sample_ids or [hashlib.sha256(p.tobytes()).hexdigest() for p in pictures]
-        encoded = self.encode(pictures)
+        with _named_when_exhausted(f"encoding {len(pictures)} pictures", called, self.language.micro_tokens):
+            encoded = self.encode(pictures)
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)  # else the first answer would pay for it
         seconds = time.perf_counter() - started
@@ -174,8 +183,10 @@ class Recogniser(AskedModel):
         if strategy.asks_options and pictures.options is None:
             pictures = replace(pictures, options=[range(len(self.categories))] * len(pictures.tokens))
         reused, started = pictures.kept.reused, time.perf_counter()
+        held = f"{len(pictures.tokens)} pictures of {sum(map(len, pictures.tokens))} tokens for `{answer}`"
         try:
-            answered = pictures.once(answer, partial(strategy, self, pictures))
+            with _named_when_exhausted(held, pictures.sample_ids, self.language.micro_tokens):
+                answered = pictures.once(answer, partial(strategy, self, pictures))
         except NotANumber as error:
             raise _not_a_number(answer, error.row) from error
         alone = time.perf_counter() - started + pictures.kept.reused - reused
@@ -198,6 +209,21 @@ class Recogniser(AskedModel):
                 what = f"the position {wrong[0]} is none of {count} categories" if wrong else "no option"
                 cure = f"offer positions from 0 to {count - 1}"
                 raise wrong_use(what, place=f"picture {number}", cure=cure)
+
+
+@contextmanager
+def _named_when_exhausted(held: str, sample_ids: Sequence[str], budget: int) -> Iterator[None]:
+    """Within it, the accelerator's running out of memory is an error that a user can act on."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        ends = dict.fromkeys((*sample_ids[:1], *sample_ids[-1:]))
+        raise FinedeficsError(
+            f"out of memory with {held}, at most {budget} at a time",
+            place=f"pictures {' to '.join(ends)}",
+            cure=f"lower evaluation.micro_tokens (--micro-tokens) below {budget} and run it again: "
+            "what an evaluation has answered is kept",
+        ) from error
 
 
 def _not_a_number(answer: str, picture: int) -> FinedeficsError:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from finedefics.backbones import Backbone
+from finedefics.backbones import Backbone, load_backbone
+from finedefics.errors import FinedeficsError
 from finedefics.evaluation.items import evaluate_samples
 from finedefics.records import Category, Sample
 from finedefics.scoring import EnsembleWeight, Recogniser, recogniser
@@ -123,14 +124,14 @@ def test_many_pictures_are_recognised_a_batch_at_a_time(
 
 
 def test_inputs_and_weights_are_of_one_dtype(lettered: Backbone, birds: list[bytes], tmp_path: Any) -> None:
-    from finedefics.backbones import load_placed
+    from finedefics.placing import load_placed
 
     lettered.save_pretrained(tmp_path)
-    assert {p.dtype for p in load_placed(tmp_path, "cpu").parameters()} == {torch.float32}
-    half = load_placed(tmp_path, "cpu", "bfloat16")
+    assert {p.dtype for p in load_placed(tmp_path, "cpu").backbone.parameters()} == {torch.float32}
+    half = load_placed(tmp_path, "cpu", "bfloat16").backbone
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     half.save_pretrained(tmp_path / "half")
-    again = load_placed(tmp_path / "half", "cpu")
+    again = load_placed(tmp_path / "half", "cpu").backbone
     assert again.dtype == torch.bfloat16
     assert not any(p.requires_grad for p in again.parameters())
     model = Recogniser(again, CATEGORIES)
@@ -180,3 +181,95 @@ def test_a_token_budget_bounds_what_is_held_and_changes_no_answer(
         assert found[answer].texts == whole[answer].texts
         assert found[answer].generated_tokens == whole[answer].generated_tokens
     assert Recogniser(model.backbone, CATEGORIES, micro_tokens=7).language.micro_tokens == 7
+
+
+def test_the_tower_sees_no_more_patches_at_a_time_than_the_budget(
+    model: Recogniser, birds: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.show(birds[:5])
+    seen: list[int] = []
+    own = model.backbone.encode_images
+
+    def noted(images: Any) -> Any:
+        seen.append(len(images["pixel_values"]) * model.backbone.patches(images))
+        return own(images)
+
+    monkeypatch.setattr(model.backbone, "encode_images", noted)
+    model.show(birds[:1])
+    each = seen.pop()
+    for budget, most in ((2 * each, 2), (each - 1, 1)):  # a picture that alone has more goes alone
+        model.language.micro_tokens = budget
+        found = model.show(birds[:5])
+        assert max(seen) == most * each
+        assert sum(seen) == 5 * each
+        seen.clear()
+        for one, other in zip(found.tokens, whole.tokens, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("where", ["encode_images", "language_model"])
+def test_out_of_memory_names_the_pictures_their_tokens_and_what_to_lower(
+    where: str, model: Recogniser, birds: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96 GiB")
+
+    monkeypatch.setattr(model.backbone, where, exhausted)
+    with pytest.raises(FinedeficsError) as caught:
+        model.answer(birds[:2], "names", sample_ids=["wren", "tern"])
+    said = str(caught.value)
+    assert "pictures wren to tern: out of memory with" in said
+    assert "2 pictures" in said
+    assert f"lower evaluation.micro_tokens (--micro-tokens) below {model.language.micro_tokens}" in said
+    if where == "language_model":
+        assert "tokens for `names`" in said
+
+
+def test_whoever_asks_a_model_has_it_in_its_own_dtype_on_its_processs_device(
+    lettered: Backbone, birds: list[bytes], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card that is made up: what is placed there is noted, and stays on the CPU."""
+    from finedefics.describers.transformers import TransformersModel
+    from finedefics.embedders import Settings, make_embedder
+    from finedefics.labellers.contract import LABELLERS, Given, Unnamed
+
+    lettered.save_pretrained(tmp_path / "whole")
+    load_backbone(tmp_path / "whole", dtype="bfloat16").save_pretrained(tmp_path / "half")
+    half = str(tmp_path / "half")
+    placed: list[set[torch.dtype]] = []
+    inputs: set[torch.dtype] = set()
+    own = torch.nn.Module.to
+
+    def to(self: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        if "cuda" in given:
+            placed.append({p.dtype for p in self.parameters()})
+            return self
+        return own(self, *given, **named)
+
+    def seen(self: Backbone, images: Any, run: Any = Backbone.encode_images) -> Any:
+        inputs.update(t.dtype for t in images.values() if t.is_floating_point())
+        return run(self, images)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(Backbone, "encode_images", seen)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("finedefics.placing.memory_of", lambda device: [80 * 2**30])
+    card = Settings(device="cuda")
+    embedder = make_embedder(f"tuned:{half}", card)
+    assert embedder.embedder_id.endswith("-bfloat16")
+    embedder.embed_pictures(birds[:2])
+    pictures = [Unnamed("one", "a brown bird", birds[0]), Unnamed("two", "a red bird", birds[1])]
+    for name in ("alignment", "reading"):
+        LABELLERS[name](Given(half, CATEGORIES, card))(pictures)
+    assert placed == [{torch.bfloat16}] * 3
+    assert inputs == {torch.bfloat16}
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an old card")
+    asking = (
+        lambda: make_embedder(f"tuned:{half}", card).embed_texts(["a bird"]),
+        lambda: LABELLERS["reading"](Given(half, CATEGORIES, card))(pictures),
+        lambda: TransformersModel(half, device="cuda")._loaded,
+    )
+    for ask in asking:
+        with pytest.raises(FinedeficsError, match="an old card: the card does not compute in bfloat16"):
+            ask()

@@ -79,6 +79,11 @@ def _show_stage(told: "Forecast", stage: "StageForecast", ranks: int, out: Repor
         f"stage [bold]{escape(stage.name)}[/]: {stage.steps} steps, {stage.pictures:,} pictures; "
         f"tokens a step: {kinds} ({escape(told.reckoned)})"
     )
-    rows = [(portion.part, f"{portion.bytes / GIB:.2f}", portion.how) for portion in stage.memory]
+    here = [portion for portion in stage.memory if not portion.host]
+    rows = [(portion.part, f"{portion.bytes / GIB:.2f}", portion.how) for portion in here]
     title = f"memory a rank (of {ranks}), GiB"
     out.table(title, ("part", "GiB", "how"), [*rows, ("sum", f"{stage.total / GIB:.2f}", "")])
+    if stage.host:
+        away = ((p.part, f"{p.bytes / GIB:.2f}", p.how) for p in stage.memory if p.host)
+        rows = [*away, ("sum", f"{stage.host / GIB:.2f}", "")]
+        out.table("offloaded to the machine's memory a rank, GiB", ("part", "GiB", "how"), rows)

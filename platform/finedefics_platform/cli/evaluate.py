@@ -52,9 +52,21 @@ def evaluate(
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
     ] = None,
+    micro_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--micro-tokens",
+            min=1,
+            help="Most tokens held at a time; default: 65,536, or what fits.",
+        ),
+    ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option("--gpus-per-worker", min=0, help="Default: 1 where the cluster has a GPU."),
+        typer.Option(
+            "--gpus-per-worker",
+            min=0,
+            help="Default: 1 where the cluster has a GPU; a model larger than one is spread over several.",
+        ),
     ] = None,
     register: Annotated[
         str | None,
@@ -77,6 +89,8 @@ def evaluate(
 
         if calibration != "auto":
             raise wrong_use("an encoder is not calibrated", place="--calibration", cure="leave it out")
+        if micro_tokens is not None:
+            raise wrong_use("an encoder has no language model", place="--micro-tokens", cure="leave it out")
         return evaluate_encoder(
             model, encoder, data, answers, split, limit, options, register, json, dtype, gpus_per_worker
         )
@@ -97,6 +111,7 @@ def evaluate(
         "limit": limit,
         "calibration": calibration,
         "dtype": dtype,
+        "micro_tokens": micro_tokens,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
     check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched

@@ -26,8 +26,9 @@ def label(
         typer.Option("--precision", help="Share of accepted labels that must be right on known pictures."),
     ] = 0.9,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Of the model: float32, bfloat16 or float16.")
-    ] = "float32",
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model is stored in."),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Pictures or texts that go through it together.")
     ] = 32,

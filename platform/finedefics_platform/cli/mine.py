@@ -33,8 +33,12 @@ def mine(
     ] = None,
     keep: Annotated[int, typer.Option("--keep", min=1, help="Candidates kept for every picture.")] = 16,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Of the embedder: float32, bfloat16 or float16.")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="Of the embedder: float32, bfloat16 or float16; default: float32, of tuned: as stored.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Pictures that go through the embedder together.")
     ] = 32,

@@ -38,6 +38,14 @@ def predict(
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
     ] = None,
+    micro_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--micro-tokens",
+            min=1,
+            help="Most tokens held at a time; default: 65,536, or what fits.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Name what is in pictures, categories added with `finedefics categories add` among them.
@@ -60,7 +68,7 @@ def predict(
 
     ANSWERS[answer]
     out = reporter(json)
-    recogniser = open_recogniser(open_workspace(), model, dtype)
+    recogniser = open_recogniser(open_workspace(), model, dtype, micro_tokens)
     rows: list[list[str]] = []
     damaged = 0
     with out.progress("naming", len(files)) as advance, _written(table) as write:

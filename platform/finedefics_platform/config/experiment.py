@@ -70,7 +70,8 @@ class Evaluation(Section):
         None,
         gt=0,
         exclude_if=lambda tokens: tokens is None,
-        description="Most tokens that answering holds at a time (memory and speed only); default: 65,536.",
+        description="Most tokens that answering holds at a time, and patches of pictures in the vision tower "
+        "(memory and speed only); default: 65,536, or what a card has room for.",
     )
 
     @field_validator("calibration", mode="before")

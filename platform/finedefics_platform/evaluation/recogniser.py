@@ -16,12 +16,12 @@ from finedefics_platform.evaluation.items import ITEMS
 from finedefics_platform.evaluation.parts import DECIDING, Part, write_arrays, write_rows
 
 if TYPE_CHECKING:
-    from finedefics.backbones import Backbone
+    from finedefics.placing import Placed
     from finedefics.scoring import Recogniser
 
 # The model that this process loaded last: it is asked of many parts, and a warm process goes on with it. The
 # key holds its content, so that another model in the same folder is loaded.
-_LOADED: dict[tuple[str, str, str], "Backbone"] = {}
+_LOADED: dict[tuple[str, str, str, int | None], "Placed"] = {}
 _BYTES_ONLY = {"samples": ("sample_id", "image")}  # what a calibration may know
 
 
@@ -121,7 +121,7 @@ def open_recogniser(question: Question) -> "Recogniser":
     Where there is none yet it is built; of several processes that build it, the first one's counts.
 
     Raises:
-        FinedeficsError: the model cannot be loaded, or the device does not compute in its dtype.
+        FinedeficsError: the model cannot be loaded or does not fit, or the device lacks its dtype.
     """
     import torch
 
@@ -133,7 +133,7 @@ def open_recogniser(question: Question) -> "Recogniser":
     if device == "cpu":
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
     folder, seed = model_folder(question.model), question.settings.seed
-    backbone, budget = _backbone(question, device), question.settings.micro_tokens
+    backbone, budget = _placed(question, device)
     categories = open_version(question.dataset).categories()
     if committed(question.index) is None:
         built = Recogniser(
@@ -149,11 +149,13 @@ def open_recogniser(question: Question) -> "Recogniser":
     return Recogniser(backbone, categories, index=index, seed=seed, micro_tokens=budget)
 
 
-def _backbone(question: Question, device: str) -> "Backbone":
-    from finedefics.backbones import load_placed
+def _placed(question: Question, device: str) -> "Placed":
+    from finedefics.placing import load_placed
 
-    key = (question.model_digest, question.dtype, device)
+    budget = question.settings.micro_tokens
+    key = (question.model_digest, question.dtype, device, budget)
     if key not in _LOADED:
         _LOADED.clear()
-        _LOADED[key] = load_placed(model_folder(question.model), device, question.dtype)
+        folder = model_folder(question.model)
+        _LOADED[key] = load_placed(folder, device, question.dtype, micro_tokens=budget)
     return _LOADED[key]

@@ -44,6 +44,7 @@ def validate_alignment(
         dataset.categories(),
         templates=experiment.data.templates.as_templates(),
         object_readout=experiment.model.object_readout,
+        micro_tokens=experiment.evaluation.micro_tokens,
     )
     ranked = recogniser.recognise([sample.image for sample in share], "alignment", top=1)
     counts = torch.zeros(2, 2)

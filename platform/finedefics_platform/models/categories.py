@@ -82,18 +82,20 @@ def remove(workspace: Workspace, reference: str, name: str) -> Category:
     return found[0]
 
 
-def open_recogniser(workspace: Workspace, reference: str, dtype: str | None = None) -> "Recogniser":
+def open_recogniser(
+    workspace: Workspace, reference: str, dtype: str | None = None, micro_tokens: int | None = None
+) -> "Recogniser":
     """The model of ``reference`` with its index and the categories added to it in this workspace.
 
-    It is asked on the GPU where this process sees one.
+    It is asked on the GPUs where this process sees any, as few as hold it.
 
     Args:
-        dtype: of weights and activations; default: what the model was trained in.
+        dtype, micro_tokens: as `finedefics.placing.load_placed` takes them.
     """
     from finedefics.scoring import Recogniser
 
     opened = open_model(workspace, reference)
-    recogniser = Recogniser.load(opened.model, index_of(opened), dtype=dtype)
+    recogniser = Recogniser.load(opened.model, index_of(opened), dtype=dtype, micro_tokens=micro_tokens)
     missing = _missing(recogniser.categories, _added(workspace, opened))
     return recogniser.add(missing) if missing else recogniser
 

@@ -99,6 +99,7 @@ def mine_with_model(
         categories,
         templates=experiment.data.templates.as_templates(),
         object_readout=experiment.model.object_readout,
+        micro_tokens=experiment.evaluation.micro_tokens,
     )
     texts = asked.index.embeddings("sum").float().cpu().numpy()
     miner = EmbeddingMiner(categories, texts, str(backbone.device))

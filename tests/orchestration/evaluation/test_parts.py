@@ -195,6 +195,7 @@ def test_a_model_is_judged_in_the_dtype_it_was_trained_in(
     monkeypatch.setattr(Backbone, "encode_images", encode)
     monkeypatch.setattr(asking, "reserved_device", lambda: "cuda")
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("finedefics.placing.memory_of", lambda device: [80 * 2**30])
     found = made(workspace, half_model, drawn_dataset)
     assert (placed, inputs) == (["cuda"], {torch.bfloat16})
     assert found.summary["dtype"] == "bfloat16"

@@ -27,6 +27,7 @@ from finedefics_platform.training.forecast import (
     forecast,
     refuse_what_fits_nowhere,
 )
+from finedefics_platform.training.forecast.forecast import StageForecast
 from finedefics_platform.training.forecast.measured import measured
 from finedefics_platform.training.forecast.memory import rank_memory
 
@@ -146,6 +147,33 @@ def test_sharding_divides_what_it_shards() -> None:
     assert [found(zero)["optimizer"] for zero in (1, 2, 3)] == [900, 900, 900]
     assert found(3)["ZeRO-3 working set"] == 2000
     assert "ZeRO-3 working set" not in found(2)
+
+
+def test_what_is_offloaded_is_the_machines_and_not_the_cards() -> None:
+    parts = [PartSize("text", 1000, 600, 2000)]
+    step = Step(0, None, (1, 8), (0, 0), 2, 0, 8, 0, 4)
+
+    def found(*changes: str) -> tuple[int, dict[str, int], dict[str, int]]:
+        asked = spec("eight-gpu", "deepspeed.zero_stage=3", *changes)
+        memory = rank_memory(asked, parts, step, Activations(0, 100, 10, 1, 8), 16)
+        host, card = ({p.part: p.bytes for p in memory if p.host is on} for on in (True, False))
+        return StageForecast("align", 1, 1, {}, memory).total, host, card
+
+    whole, none, card = found()
+    assert none == {}
+    optimizer, host, left = found("deepspeed.offload=optimizer")
+    assert host == {"optimizer": 900, "gradients to step by": 600 * 4 // 8}
+    assert whole - optimizer == 900
+    assert left == {part: size for part, size in card.items() if part != "optimizer"}
+    both, host, left = found("deepspeed.offload=parameters")
+    assert host["weights"] == 250
+    assert optimizer - both == 250
+    assert left["ZeRO-3 working set"] == 2000  # what is whole at a time is on the card
+    sizes = "{reduce_bucket_size: 1000, stage3_max_live_parameters: 10}"
+    _, _, bounded = found(f"deepspeed.options={{zero_optimization: {sizes}}}")
+    assert (bounded["reduction bucket"], bounded["ZeRO-3 working set"]) == (2000, 20)
+    on_a_cpu = found("deepspeed.offload=optimizer", "resources.gpus_per_worker=0")
+    assert on_a_cpu[1] == {}
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GiB", 80 * GIB), ("80 GB", 80 * 10**9), ("0.5gib", GIB // 2)])

@@ -8,6 +8,7 @@ from typing import Any
 from finedefics.describers.models import Failure, Keep, LocalModel, Outcome
 from finedefics.describers.questions import Question
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.actors import reserved_device
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.progress import Progress
 
@@ -103,6 +104,7 @@ class Workers:
 class _Worker:
     def __init__(self, model: LocalModel) -> None:
         self.model = model
+        self.model.device = reserved_device()  # a worker that asked for no GPU may see all of them
 
     def answer(self, questions: Sequence[Question]) -> list[Outcome] | FinedeficsError:
         try:

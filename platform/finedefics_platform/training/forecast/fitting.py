@@ -79,7 +79,7 @@ def does_not_fit(workspace: Workspace, experiment: Experiment, told: Forecast, c
     """The error of a run that fits no card of so many bytes."""
     stage = told.largest
     most = sorted(stage.memory, key=lambda portion: portion.bytes, reverse=True)
-    sum_of = " + ".join(f"{p.part} {p.bytes / GIB:.1f}" for p in most if p.bytes > GIB / 20)
+    sum_of = " + ".join(f"{p.part} {p.bytes / GIB:.1f}" for p in most if p.bytes > GIB / 20 and not p.host)
     changes, fits = changes_that_fit(workspace, experiment, told, card)
     settings = " ".join(f"--set {change.setting}" for change in changes)
     cure = f"train with {settings}" if fits else "take larger cards, or more of them with ZeRO 3"
@@ -110,6 +110,8 @@ def _possible(source: Source, experiment: Experiment, tokens: int) -> Iterator[t
         yield "deepspeed.zero_stage", 2, "nothing but the order of sums"
     if many and experiment.deepspeed.zero_stage < 3 and experiment.adapters.kind != "qlora":
         yield "deepspeed.zero_stage", 3, "weights are gathered for every pass"
+    if experiment.deepspeed.offload == "none" and experiment.deepspeed.zero_stage:
+        yield "deepspeed.offload", "optimizer", "the machine's memory, and steps on the CPU"
     if not adapted:
         yield (
             "adapters.kind",

@@ -50,8 +50,13 @@ class StageForecast:
 
     @property
     def total(self) -> int:
-        """Bytes of one rank."""
-        return sum(portion.bytes for portion in self.memory)
+        """Bytes of one rank, on its card where it has one."""
+        return sum(portion.bytes for portion in self.memory if not portion.host)
+
+    @property
+    def host(self) -> int:
+        """Bytes of one rank that are offloaded to its machine's memory."""
+        return sum(portion.bytes for portion in self.memory if portion.host)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Forecast:
             "parameters": sum(part.parameters for part in self.parts),
             "trained": sum(part.trained for part in self.parts),
             "bytes": self.largest.total,
+            "host_bytes": max(stage.host for stage in self.stages),
         }
 
 
