@@ -141,13 +141,13 @@ class _Running:
     def __init__(self, trainer: TorchTrainer, sign: Path) -> None:
         self._trainer, self._sign = trainer, sign
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._fit, name="training", daemon=True)
-        self._thread.start()
+        # Not the thread is waited for: Python 3.11 takes it for ended where an interrupt breaks a join.
+        self._ended = threading.Event()
+        threading.Thread(target=self._fit, name="training", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end at most so long; whether it still runs."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
+        return not self._ended.wait(seconds)
 
     def stop(self) -> None:
         """Ask it to end, and give it the time."""
@@ -159,6 +159,8 @@ class _Running:
             self._trainer.fit()
         except BaseException as error:  # of whatever kind, it belongs to the caller's thread
             self.error = error
+        finally:
+            self._ended.set()
 
 
 def _taken(reader: EventReader) -> list[Event]:
