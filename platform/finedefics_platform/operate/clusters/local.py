@@ -304,4 +304,4 @@ def _refuse_taken(port: int) -> None:
 
 def _short_folder() -> str:
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ray-", dir=usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp")
+    return tempfile.mkdtemp(prefix="fd-", dir=usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp")
