@@ -188,11 +188,11 @@ class Cluster(Section):
     tls: bool = Field(
         False, description="Encrypt between the nodes (KubeRay asks cert-manager for certificates)."
     )
-    head: Head = Field(Head(), description="The head node.")  # type: ignore[call-arg]
+    head: Head = Field(Head(), description="The head node.")
     groups: list[Group] = Field(min_length=1, description="Worker nodes by kind.")
     autoscaler: Autoscaler | None = Field(None, description="Absent: every group has `most` nodes.")
     fault_tolerance: FaultTolerance | None = Field(None, description="Absent: a lost head ends the cluster.")
-    network: Network = Field(Network(), description="Who may reach it.")  # type: ignore[call-arg]
+    network: Network = Field(Network(), description="Who may reach it.")
     kueue: Kueue | None = Field(None, description="Queueing by Kueue.")
     gang: Gang | None = Field(None, description="Gang scheduling.")
     history: History | None = Field(None, description="KubeRay's history server.")
@@ -246,7 +246,7 @@ class Cluster(Section):
         return found
 
 
-_NO_HISTORY = History(image="none")  # type: ignore[call-arg]
+_NO_HISTORY = History(image="none")
 
 
 def load_cluster(path: str | Path, overrides: Sequence[str] = ()) -> Cluster:

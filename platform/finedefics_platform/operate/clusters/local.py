@@ -162,6 +162,7 @@ def _started(nodes: NodesWanted, home: Path, mark: str) -> Iterator[dict[str, st
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+        "RAY_raylet_start_wait_time_s": "120",  # by default 30 s, too few where all cores are taken
         "SPT_NOENV": "1",
         records.MARK_VARIABLE: mark,
     }
