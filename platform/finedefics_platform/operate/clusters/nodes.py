@@ -95,7 +95,7 @@ def _common(wanted: NodesWanted, cpus: int) -> dict[str, Any]:
 
 
 def _agent_ports() -> dict[str, int]:
-    """Free ports for a node's agents. Left to them, the raylet ends where they take long to find some."""
+    """Free ports for a node's agents, chosen before the agents run: see `_start`."""
     names = (
         "dashboard_agent_listen_port",
         "metrics_agent_port",
@@ -112,8 +112,17 @@ def _agent_ports() -> dict[str, int]:
 def _start(parameters: dict[str, Any], *, head: bool) -> Any:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
 
-    return Node(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
+    class PatientNode(Node):
+        """A raylet gives its agent 15 s to write down its port, then ends; busy cores take longer."""
+
+        def start_raylet(self, *arguments: Any, **options: Any) -> None:
+            port = self._ray_params.dashboard_agent_listen_port
+            persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+            super().start_raylet(*arguments, **options)
+
+    return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
 
 
 def _pid(node: Any, kind: str) -> int:
