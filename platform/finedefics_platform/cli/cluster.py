@@ -211,10 +211,8 @@ def _row(node: "NodeState") -> tuple[str, ...]:
 def _say_next(out: Reporter, record: "ClusterRecord") -> None:
     out.say(f"jobs and dashboard: {record.jobs_address}; drivers: {record.address}")
     out.say(f"submit a job: finedefics jobs submit jobs/specs/train.yaml --cluster {record.name}")
-    out.say(
-        f"a driver of this shell: export RAY_ADDRESS={record.address} RAY_AUTH_MODE=token "
-        f"RAY_AUTH_TOKEN_PATH={escape(shlex.quote(record.token_file))}"
-    )
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in record.variables().items())
+    out.say(f"join from this shell: export {escape(variables)}")
 
 
 def _checked(name: str) -> str:

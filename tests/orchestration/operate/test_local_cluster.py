@@ -120,8 +120,7 @@ def test_jobs_run_on_a_worker_and_a_head_killed_in_the_middle_is_told_and_cleare
         "def work(): subprocess.Popen(['sleep', '600']); return ray.get_runtime_context().get_node_id()\n"
         "print(len(set(ray.get([work.remote() for _ in range(2)]))))"
     )
-    environment = {**os.environ, "RAY_ADDRESS": made.address, "RAY_AUTH_MODE": "token"}
-    environment["RAY_AUTH_TOKEN_PATH"] = made.token_file
+    environment = {**os.environ, **made.variables()}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
     )

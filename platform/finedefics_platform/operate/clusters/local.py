@@ -165,6 +165,7 @@ def _started(nodes: NodesWanted, home: Path, mark: str) -> Iterator[dict[str, st
         "RAY_raylet_start_wait_time_s": "120",  # by default 30 s, too few where all cores are taken
         "SPT_NOENV": "1",
         records.MARK_VARIABLE: mark,
+        **records.LOOPBACK_VARIABLES,
     }
     complaints = home / "start.log"
     with complaints.open("w") as errors:
