@@ -5,6 +5,7 @@ interfaces that nobody needs, and fixes ports that a second cluster on the machi
 API, which `ray start` itself is made of, does what it is told.
 """
 
+import importlib
 import json
 import socket
 import sys
@@ -113,14 +114,16 @@ def _agent_ports() -> dict[str, int]:
 def _start(parameters: dict[str, Any], *, head: bool) -> Any:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
-    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
+
+    raylet: Any = importlib.import_module("ray._raylet")  # compiled, and half of it without types
 
     class PatientNode(Node):
         """A raylet gives its agent 15 s to write down its port, then ends; busy cores take longer."""
 
         def start_raylet(self, *arguments: Any, **options: Any) -> None:
             port = self._ray_params.dashboard_agent_listen_port
-            persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+            name = raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME
+            raylet.persist_port(self._session_dir, self._node_id, name, port)
             super().start_raylet(*arguments, **options)
 
     return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
