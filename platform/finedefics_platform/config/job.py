@@ -108,7 +108,9 @@ class Job(Section):
     @field_validator("arguments", mode="before")
     @classmethod
     def _numbers_are_arguments(cls, value: Any) -> Any:
-        return [str(v) if isinstance(v, int | float) else v for v in value] if isinstance(value, list) else value
+        return (
+            [str(v) if isinstance(v, int | float) else v for v in value] if isinstance(value, list) else value
+        )
 
     @field_validator("environment")
     @classmethod
@@ -183,7 +185,9 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
         try:
             Location.of(job.storage)
         except FinedeficsError as error:
-            raise FinedeficsError(error.thing, place=f"{path}: storage", cure=error.cure, exit_code=2) from None
+            raise FinedeficsError(
+                error.thing, place=f"{path}: storage", cure=error.cure, exit_code=2
+            ) from None
     return job
 
 

@@ -175,5 +175,7 @@ def _at(address: str) -> Cluster:
     if told is not None and told.jobs:
         # As the cluster has it: an address of any interface is that of the host which was asked.
         jobs_host, _, jobs_port = told.jobs.rpartition(":")
-        return Cluster(address, f"http://{host if jobs_host in ('0.0.0.0', '::') else jobs_host}:{jobs_port}", token)
+        return Cluster(
+            address, f"http://{host if jobs_host in ('0.0.0.0', '::') else jobs_host}:{jobs_port}", token
+        )
     return Cluster(address, f"http://{address}", token)  # perhaps it is the job API's own port

@@ -117,7 +117,11 @@ class LogReader:
             found, self._rest = self._rest, b""
         else:
             found, self._rest = whole + newline, rest
-        return found.decode(errors="replace").split("\n")[: -1 if found.endswith(b"\n") else None] if found else []
+        return (
+            found.decode(errors="replace").split("\n")[: -1 if found.endswith(b"\n") else None]
+            if found
+            else []
+        )
 
     def _after(self, way: str) -> bytes:
         file = self._place / way

@@ -96,8 +96,10 @@ class Supervisor:
             again = self._status["tries"] <= self._retries and code not in (0, WRONG_USE)
             if not again or self._stopping or self._late:
                 break
-            self._say(f"the command failed (exit code {code}): started again, {self._status['tries']} of "
-                      f"{self._retries} retries")
+            self._say(
+                f"the command failed (exit code {code}): started again, {self._status['tries']} of "
+                f"{self._retries} retries"
+            )
             self._wait(self._pause)
             if self._stopping:
                 break
