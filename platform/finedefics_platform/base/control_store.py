@@ -73,9 +73,8 @@ def ask_control_store(address: str, token: str | None) -> Answer | None:
 
     def kept(namespace: bytes, key: bytes) -> str:
         request = messages.InternalKVGetRequest(namespace=namespace, key=key)
-        return call(
-            "InternalKVGcsService", "InternalKVGet", request, messages.InternalKVGetReply
-        ).value.decode()
+        found = call("InternalKVGcsService", "InternalKVGet", request, messages.InternalKVGetReply)
+        return found.value.decode()
 
     # A proxy that is meant for the internet is asked for no address of a cluster.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:

@@ -67,7 +67,7 @@ class Workspace:
 
     @property
     def jobs(self) -> Location:
-        """What jobs on clusters said and how they ended: ``jobs/<id>/``, see `finedefics_platform.operate.jobs`."""
+        """What jobs on clusters said and how they ended: ``jobs/<id>/``, see `operate.jobs.records`."""
         return self.root / "jobs"
 
     @property

@@ -193,7 +193,7 @@ def _follow(out: Reporter, record: "JobRecord", *, attempt: int | None) -> None:
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.operate.jobs.following import follow
 
-    again = f"follow it again: finedefics jobs logs {record.id} --follow; stop it: finedefics jobs stop {record.id}"
+    again = f"follow it again: finedefics jobs logs {record.id} --follow; or finedefics jobs stop {record.id}"
     try:
         seen = follow(open_workspace(), record, lambda text: _print(out, text), attempt=attempt, progress=out)
     except (KeyboardInterrupt, Terminated) as end:

@@ -70,7 +70,8 @@ class Cluster:
 
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.ERROR)
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
         with self.speaking():
             return JobSubmissionClient(self.address, headers=headers)
@@ -175,7 +176,6 @@ def _at(address: str) -> Cluster:
     if told is not None and told.jobs:
         # As the cluster has it: an address of any interface is that of the host which was asked.
         jobs_host, _, jobs_port = told.jobs.rpartition(":")
-        return Cluster(
-            address, f"http://{host if jobs_host in ('0.0.0.0', '::') else jobs_host}:{jobs_port}", token
-        )
+        jobs_host = host if jobs_host in ("0.0.0.0", "::") else jobs_host
+        return Cluster(address, f"http://{jobs_host}:{jobs_port}", token)
     return Cluster(address, f"http://{address}", token)  # perhaps it is the job API's own port

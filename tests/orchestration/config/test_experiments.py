@@ -1,4 +1,4 @@
-"""The experiment files under jobs/experiments: valid as they stand, and shared out evenly over their workers."""
+"""The experiments under jobs/experiments: valid as they stand, shared out evenly over their workers."""
 
 from pathlib import Path
 

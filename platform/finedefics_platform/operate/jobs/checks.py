@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 240.0  # a busy head takes a minute to start a process
 _POLL_SECONDS = 0.3
+_MONITOR_SECONDS = 1.2  # Ray's job monitor writes a job that was deleted sooner down again, as failed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def check_token_for_secrets(cluster: Cluster, values: Mapping[str, str]) -> None
         raise FinedeficsError(
             f"this cluster takes jobs from anybody, and the job brings secrets ({', '.join(values)})",
             place=cluster.address,
-            cure="turn its token authentication on (RAY_AUTH_MODE=token), or set them on its nodes: `cluster`",
+            cure="turn its token authentication on (RAY_AUTH_MODE=token), or write `cluster`: set on its nodes",
         )
 
 
@@ -77,8 +78,8 @@ def check_from_the_cluster(
     """Run the probe there and refuse what it cannot reach; returns what it found.
 
     Raises:
-        FinedeficsError: the cluster lacks the platform, does not see the workspace or its files or variables, or
-            cannot reach the tracking server.
+        FinedeficsError: the cluster lacks the platform, does not see the workspace or its files or
+            variables, or cannot reach the tracking server.
     """
     asked = {
         "outside": list(package.outside),
@@ -100,7 +101,7 @@ def check_from_the_cluster(
         raise FinedeficsError(
             "the cluster sees another workspace there than this machine",
             place=place,
-            cure="use one that both see (s3://…, a shared folder), or set `storage` to its place on the cluster",
+            cure="use one that both see (s3://…, a shared folder), or set `storage` to its place there",
         )
     if found["tracking"]:
         raise FinedeficsError(
@@ -176,7 +177,9 @@ def _probe_job(ground: Ground, name: str, argument: str) -> Iterator[None]:
                 until = time.monotonic() + 10
                 while not ground.client.get_job_status(name).is_terminal() and time.monotonic() < until:
                     time.sleep(_POLL_SECONDS)
-            ground.client.delete_job(name)
+            for _ in range(2):
+                time.sleep(_MONITOR_SECONDS)
+                ground.client.delete_job(name)  # raises where it is gone for good
 
 
 def spec_place(path: str | Path, job: Job) -> str:

@@ -92,7 +92,7 @@ def stop(workspace: Workspace, record: JobRecord, *, progress: Progress = SILENT
 
 
 def _tell_ray(clusters: Clusters, attempt: dict) -> None:
-    """The cluster as well: it stops a job that has not begun, and calls it stopped. `stop.json` does the rest."""
+    """The cluster as well: it stops a job that has not begun; `stop.json` reaches one without its API."""
     cluster = clusters.of(attempt)
     if cluster is not None:
         with suppress(FinedeficsError), cluster.speaking():

@@ -1,8 +1,8 @@
 """What travels with a job: its document, the files that it and the arguments name, and what it includes.
 
 Files keep their places relative to each other and to the current folder, so that every relative path of a
-document or an argument means the same on the cluster. Folders (pictures, models) do not travel unless they are
-included: they are named by a URI or by a path that the cluster sees.
+document or an argument means the same on the cluster. Folders (pictures, models) do not travel unless they
+are included: they are named by a URI or by a path that the cluster sees.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class Package:
             f"{self.size / _MIB:.0f} MiB, and Ray takes less than {GCS_STORAGE_MAX_SIZE / _MIB:.0f}; "
             f"the largest: {named}",
             place="the job's package",
-            cure="put them into the workspace's storage and name them by URI, or leave them out by `.rayignore`",
+            cure="put them into shared storage and name them by URI, or leave them out by `.rayignore`",
         )
 
     def write(self, to: Path) -> None:
@@ -145,9 +145,10 @@ class _Gathering:
                 "nothing is there", place=f"include: {pattern}", cure="correct it or leave it out"
             )
         for path in found:
-            self._found |= (
-                {path.resolve()} if path.is_file() else set(_walk(path.resolve(), self._ignored(path)))
-            )
+            if path.is_file():
+                self._found.add(path.resolve())
+            else:
+                self._found |= set(_walk(path.resolve(), self._ignored(path)))
 
     def _ignored(self, path: Path) -> list[Any]:
         """What `.rayignore` files of the folders above say: of the spec's, and of the current one."""

@@ -1,4 +1,4 @@
-"""What is kept of a job, in the workspace: ``jobs/<id>/``, so that it outlives the job, its head, its cluster.
+"""What is kept of a job, in the workspace: ``jobs/<id>/``, so that it outlives job, head and cluster.
 
 ``job.json`` is written by whoever submits: what runs, when it was submitted, and each attempt with its
 cluster. ``status.json`` is written by the supervisor on the cluster, with a heartbeat. ``stop.json`` asks an
@@ -8,6 +8,7 @@ Clocks of two machines are never compared: ages are told by the storage's own cl
 """
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -109,7 +110,7 @@ class JobView:
 
 
 def find_job(workspace: Workspace, name: str) -> JobRecord:
-    """The job of an id, or of the beginning of one; FinedeficsError (exit code 2) where none or several are."""
+    """The job of an id, or of the beginning of one; FinedeficsError (exit code 2) for none or several."""
     exact = JobRecord(workspace.jobs / name) if _is_name(name) else None
     if exact is not None and (exact.place / "job.json").is_file():
         return exact
@@ -141,10 +142,8 @@ def clock_of(workspace: Workspace) -> datetime:
     except (FinedeficsError, FileNotFoundError):
         return datetime.now(UTC)
     finally:
-        try:
+        with suppress(FinedeficsError):
             probe.delete()
-        except FinedeficsError:
-            pass
 
 
 def now() -> str:

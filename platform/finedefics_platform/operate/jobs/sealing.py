@@ -1,8 +1,8 @@
 """Secrets on their way to a job: in its package, sealed with the cluster's own token.
 
 Variables that Ray is given (`env_vars`) stand in its logs and in every answer of its API. So what comes from
-the submitter travels in a file that only processes which have the cluster's token can open: the job's own and,
-by Ray's setup hook, each worker's.
+the submitter travels in a file that only processes which have the cluster's token can open: the job's own
+and, by Ray's setup hook, each worker's.
 """
 
 import base64

@@ -90,7 +90,8 @@ def missing(cluster: Cluster) -> str:
         wanted = waited_for(cluster.ask("/api/cluster_status"))
         if not wanted:
             return ""
-        return f"waits for {wanted}; the cluster has {told_nodes(nodes_of(cluster.ask('/api/v0/nodes?limit=10000')))}"
+        nodes = nodes_of(cluster.ask("/api/v0/nodes?limit=10000"))
+        return f"waits for {wanted}; the cluster has {told_nodes(nodes)}"
     except FinedeficsError:
         return ""
 
