@@ -111,7 +111,7 @@ def check_versions(place: str, ray_version: str, python_version: str) -> None:
         raise FinedeficsError(
             f"the cluster runs Ray {ray_version}, and here is {ray.__version__}",
             place=place,
-            cure=f"install Ray {ray_version} here (constraints.txt pins it), or make the cluster's image anew",
+            cure=f"install Ray {ray_version} here (constraints.txt pins it), or renew the cluster's image",
         )
     here = platform.python_version()
     if python_version and python_version.split(".")[:2] != here.split(".")[:2]:

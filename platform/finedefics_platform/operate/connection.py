@@ -142,7 +142,7 @@ def find_cluster(chosen: str | None = None) -> Cluster:
 
 
 def clock_difference(date: str | None, now: float) -> float:
-    """Seconds by which the clock that wrote an answer's ``Date`` is ahead of ``now``; 0 within its accuracy."""
+    """Seconds by which the clock of an answer's ``Date`` is ahead of ``now``; 0 below `CLOCK_SECONDS`."""
     try:
         difference = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
     except (TypeError, ValueError):

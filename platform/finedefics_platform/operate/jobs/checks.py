@@ -52,7 +52,7 @@ def check_token_for_secrets(cluster: Cluster, values: Mapping[str, str]) -> None
         raise FinedeficsError(
             f"this cluster takes jobs from anybody, and the job brings secrets ({', '.join(values)})",
             place=cluster.address,
-            cure="turn its token authentication on (RAY_AUTH_MODE=token), or write `cluster`: set on its nodes",
+            cure="turn its token authentication on (RAY_AUTH_MODE=token), or set them on its nodes",
         )
 
 

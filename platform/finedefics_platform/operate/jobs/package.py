@@ -119,7 +119,7 @@ class _Gathering:
                 raise wrong_use(
                     f"the folder {os.path.relpath(folder, self._here)} does not travel with the job",
                     place=named_by,
-                    cure="name it by a URI or an absolute path that the cluster sees, or list it in `include`",
+                    cure="give a URI or an absolute path that the cluster sees, or list it in `include`",
                 )
         root = Path(os.path.commonpath([self._here, *(file.parent for file in self._found)]))
         command = self._job.command
@@ -204,8 +204,9 @@ class _Gathering:
 
 def _candidates(text: str) -> Iterator[str]:
     """What of a text may be a path: all of it, or what follows `file:` or `key=`."""
-    if not text or len(text) > 400 or "\n" in text or "://" in text:
-        return
+    longest = max(map(len, text.split("/")))
+    if not text or longest > 255 or len(text) > 4000 or "\n" in text or "://" in text:
+        return  # no file is called so
     if text.startswith("/") and (any(c.isspace() for c in text) or text == "/"):
         return
     yield text
