@@ -16,7 +16,7 @@ from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.signals import kept_handlers
 
 # Read by Ray when it is imported or by processes it starts, so they are set first. A user's own value wins.
-_SETTINGS = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing phones home
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default a report waits up to 2 s for the controller
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer output prints a banner even when told to be silent
@@ -42,7 +42,7 @@ def ensure_ray(num_cpus: int | None = None, progress: Progress = SILENT) -> None
         FinedeficsError: the cluster that RAY_ADDRESS names does not answer, asks for a token that is not
             there or another one, or runs other versions; or Ray cannot start.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     loaded = sys.modules.get("ray")
     if loaded is None or not loaded.is_initialized():

@@ -35,6 +35,7 @@ COMMANDS = {
     "models": "finedefics_platform.cli.models:app",
     "jobs": "finedefics_platform.cli.jobs:app",
     "categories": "finedefics_platform.cli.categories:app",
+    "cluster": "finedefics_platform.cli.cluster:app",
     "ui": "finedefics_platform.cli.ui:ui",
 }
 
