@@ -55,8 +55,9 @@ def ask_control_store(address: str, token: str | None) -> Answer | None:
         FinedeficsError: it asks for a token, or does not take this one.
     """
     import grpc
-    from ray.core.generated import gcs_service_pb2 as messages
+    from ray.core.generated import gcs_service_pb2
 
+    messages: Any = gcs_service_pb2  # made when it is imported: nothing is known of it before
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     if os.environ.get("RAY_USE_TLS", "0") == "1":
@@ -85,7 +86,7 @@ def ask_control_store(address: str, token: str | None) -> Answer | None:
             about = json.loads(kept(b"cluster", b"CLUSTER_METADATA") or "{}")
             jobs = kept(b"dashboard", b"dashboard")
         except grpc.RpcError as error:
-            code = error.code()  # type: ignore[attr-defined]
+            code = error.code()
             if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 raise refused_token(address, token) from None
             return None

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -39,11 +40,13 @@ class Cluster:
         name: as the user named it.
         address: http:// or https:// address of the job API.
         token: sent with every request; never shown.
+        python: interpreter of its nodes: that of a cluster on this machine is known, whatever is on its PATH.
     """
 
     name: str
     address: str
     token: str | None = field(default=None, repr=False)
+    python: str = "python"
 
     def ask(self, path: str, *, seconds: float = ANSWER_SECONDS) -> Any:
         """The JSON that the API answers to GET.
@@ -151,7 +154,7 @@ def clock_difference(date: str | None, now: float) -> float:
 
 
 def _of(record: ClusterRecord) -> Cluster:
-    return Cluster(record.name, record.jobs_address.rstrip("/"), record.token())
+    return Cluster(record.name, record.jobs_address.rstrip("/"), record.token(), sys.executable)
 
 
 def _at(address: str) -> Cluster:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -125,9 +126,9 @@ def check_from_the_cluster(
 
 
 def _run_probe(cluster: Cluster, ground: Ground, asked: dict[str, Any]) -> dict[str, Any]:
-    argument = json.dumps(asked).replace("'", "'\\''")
+    argument = json.dumps(asked)
     name = f"finedefics-probe-{secrets.token_hex(4)}"
-    with cluster.speaking(), _probe_job(ground, name, argument):
+    with cluster.speaking(), _probe_job(cluster, ground, name, argument):
         status, until = "PENDING", time.monotonic() + PROBE_SECONDS
         while status in ("PENDING", "RUNNING"):
             if time.monotonic() > until:
@@ -161,10 +162,10 @@ def _no_answer(cluster: Cluster, said: str) -> FinedeficsError:
 
 
 @contextmanager
-def _probe_job(ground: Ground, name: str, argument: str) -> Iterator[None]:
+def _probe_job(cluster: Cluster, ground: Ground, name: str, argument: str) -> Iterator[None]:
     """A job that is gone afterwards, whatever happened."""
     ground.client.submit_job(
-        entrypoint=f"exec python -m finedefics_platform.operate.jobs.probe '{argument}'",
+        entrypoint=entrypoint(cluster, "finedefics_platform.operate.jobs.probe", argument),
         submission_id=name,
         runtime_env=ground.runtime_env,
     )
@@ -180,6 +181,11 @@ def _probe_job(ground: Ground, name: str, argument: str) -> Iterator[None]:
             for _ in range(2):
                 time.sleep(_MONITOR_SECONDS)
                 ground.client.delete_job(name)  # raises where it is gone for good
+
+
+def entrypoint(cluster: Cluster, module: str, *arguments: str) -> str:
+    """The shell line that Ray runs; `exec`, so that no shell stands between Ray's signals and the process."""
+    return shlex.join(["exec", cluster.python, "-m", module, *arguments])
 
 
 def spec_place(path: str | Path, job: Job) -> str:

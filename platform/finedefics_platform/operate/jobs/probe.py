@@ -63,13 +63,15 @@ def _groups() -> list[dict[str, Any]]:
     """What the cluster's autoscaler can bring; empty where there is none that says so."""
     address = os.environ.get("RAY_ADDRESS", "")
     try:
-        from ray._raylet import GcsClient
-        from ray.core.generated.autoscaler_pb2 import ClusterConfig
+        import ray._raylet
+        from ray.core.generated import autoscaler_pb2
 
-        kept = GcsClient(address=address).internal_kv_get(
+        native: Any = ray._raylet
+        messages: Any = autoscaler_pb2
+        kept = native.GcsClient(address=address).internal_kv_get(
             b"__autoscaler_cluster_config", namespace=b"__autoscaler", timeout=10
         )
-        groups = ClusterConfig.FromString(kept).node_group_configs if kept else []
+        groups = messages.ClusterConfig.FromString(kept).node_group_configs if kept else []
         return [{"resources": dict(group.resources), "most": group.max_count} for group in groups]
     except Exception:  # a version of Ray that keeps it elsewhere: nothing is known, nothing is promised
         return []

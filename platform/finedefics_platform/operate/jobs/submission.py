@@ -25,6 +25,7 @@ from finedefics_platform.operate.jobs.checks import (
     check_from_the_cluster,
     check_resources,
     check_token_for_secrets,
+    entrypoint,
     secret_values,
     spec_place,
 )
@@ -36,6 +37,7 @@ from finedefics_platform.operate.jobs.views import view
 
 _GRACE_FOR_RAY = 60  # beyond the command's own: the supervisor writes log and status
 _DIGITS = 12
+_SUPERVISOR = "finedefics_platform.operate.jobs.supervise"
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _send(
     try:
         with cluster.speaking():
             ground.client.submit_job(
-                entrypoint=f"exec python -m finedefics_platform.operate.jobs.supervise {record.id} {number}",
+                entrypoint=entrypoint(cluster, _SUPERVISOR, record.id, str(number)),
                 submission_id=ray_id,
                 runtime_env=ground.runtime_env,
                 metadata={"finedefics_job": record.id, "attempt": str(number), "kind": job.job},

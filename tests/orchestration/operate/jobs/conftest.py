@@ -1,4 +1,4 @@
-"""A Ray head with token authentication, for all tests of jobs: ports of its own, ended by its own processes."""
+"""A Ray head with token authentication for tests of jobs: ports of its own, ended by its own processes."""
 
 import os
 import secrets
