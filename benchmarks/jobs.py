@@ -40,7 +40,7 @@ def jobs() -> dict[str, Result]:
         lost, seen = _lost_with_the_head(folder, record)
         cut = _lost_over_a_reconnect(Location.of(folder / "cut"))
     how = (
-        f"lines of a job printed a second or more before every process of its cluster got SIGKILL that are not "
+        f"lines printed a second or more before all processes of the job's cluster got SIGKILL that are not "
         f"in the workspace (of {seen}), and of {SPOKEN} lines over a storage that goes away ten times"
     )
     return {
@@ -66,7 +66,7 @@ def _first_step(folder: Path, cluster: ClusterRecord) -> Result:
             raise RuntimeError("\n".join(LogReader(made.record.log).take(last=True)))
     seconds = step - started
     how = (
-        f"from `jobs submit` to the first training step of a tiny model on a warm cluster: checks and sending "
+        f"from `jobs submit` to the first step of a tiny model, head without resources: checks and sending "
         f"{sent:.1f}, until the job's process runs {max(0.0, begun - sent):.1f}, imports, Ray Train and the "
         f"step {seconds - begun:.1f}; a busy machine takes longer"
     )
@@ -189,7 +189,7 @@ def _spec(folder: Path, kind: str, **keys: Any) -> Path:
 @contextmanager
 def _cluster() -> Iterator[ClusterRecord]:
     name = f"bench-{os.getpid()}"
-    record = up(LocalCluster(name=name, workers=0, cpus_per_worker=8, port=0, jobs_port=0))
+    record = up(LocalCluster(name=name, workers=1, cpus_per_worker=8, port=0, jobs_port=0))
     try:
         yield record
     finally:

@@ -97,6 +97,11 @@ def submit(
             f"[yellow]the cluster's clock is {abs(ahead):.0f} s {side} this machine's[/]: times in logs are "
             "the cluster's, ages are told by the storage's clock"
         )
+    if workspace.root.local is None and not (job.tracking or os.environ.get("MLFLOW_TRACKING_URI")):
+        progress.say(
+            "[yellow]no tracking server is named[/]: runs are recorded on the node that the job runs on, and "
+            "are gone with it; set `tracking`"
+        )
     values = secret_values(job, os.environ)
     environment, more = _environment(workspace, job)
     check_token_for_secrets(chosen, values | more)
@@ -105,11 +110,16 @@ def submit(
         place = f"{spec_place(spec, job)}, {environment['FINEDEFICS_HOME']}"
         found = check_from_the_cluster(chosen, ground, job, package, workspace.id, place, progress)
         check_resources(chosen, bundles, found["groups"], progress)
-        with lease(record.place / "lease", f"the submission of {record.id}", progress=progress):
-            if (before := _before(workspace, record, resume)) is not None:
-                return before
-            with progress.progress("sending the job", None):
-                attempt = _send(record, job, package, bundles, chosen, ground)
+        try:
+            with lease(record.place / "lease", f"the submission of {record.id}", progress=progress):
+                if (before := _before(workspace, record, resume)) is not None:
+                    return before
+                with progress.progress("sending the job", None):
+                    attempt = _send(record, job, package, bundles, chosen, ground)
+        except BaseException:
+            if not (record.place / "job.json").exists():
+                record.place.delete()
+            raise
     return Submitted(record, attempt, True, "waiting", chosen)
 
 

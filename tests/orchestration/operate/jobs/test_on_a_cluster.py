@@ -183,6 +183,24 @@ def test_secrets_reach_the_job_and_nothing_that_is_written(
                 assert PLANTED.encode() not in path.read_bytes(), path
 
 
+def test_a_job_that_waits_says_for_what_and_can_be_stopped_before_it_begins(
+    let_in: "Head", workspace: Workspace, tmp_path: Path
+) -> None:
+    running = sent(workspace, talking(tmp_path)).record
+    until(running, "line 1")
+    waiting = sent(workspace, spec(tmp_path, name="waits", entrypoint={"cpus": 8})).record
+    deadline = time.monotonic() + 60
+    while "waits for 1 × 8 CPU; the cluster has 1 node" not in views.view(workspace, waiting).message:
+        assert time.monotonic() < deadline, views.view(workspace, waiting)
+        time.sleep(1)
+    assert views.view(workspace, waiting).state == "waiting"
+    assert stop(workspace, waiting).state == "stopped"
+    assert waiting.status()["state"] == "stopped"  # kept, though its process never began
+    assert stop(workspace, running).state == "stopped"
+    (info,) = (job for job in let_in.cluster.ask("/api/jobs/") if job["submission_id"] == running.id)
+    assert info["status"] == "STOPPED"
+
+
 def test_a_job_outlives_its_killed_head(
     let_in: "Head", workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
