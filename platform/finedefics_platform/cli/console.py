@@ -23,7 +23,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-EVENTS_FILE = "FINEDEFICS_EVENTS"  # a file that gets every event too: whoever runs this command reads it
+from finedefics_platform.base.progress import EVENTS_FILE
+
 PIPE_WIDTH = 160  # columns where the output is no terminal; rich's 80 would cut paths and digests
 ENDED_BARS = 4
 EVENT_SECONDS = 1.0  # at most one "progress" event a label in this time

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.progress import EVENTS_FILE
 from finedefics_platform.base.secrets import HIDDEN, without_secrets
 from finedefics_platform.base.signals import TERMINATED
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.operate.jobs.log import LogWriter
 from finedefics_platform.operate.jobs.records import HEARTBEAT_SECONDS, JobRecord, now
 
-EVENTS_FILE = "FINEDEFICS_EVENTS"  # where the command writes its events, see `cli.console`
 WRONG_USE = 2  # trying again would not help
 LATE = 124  # as `timeout` has it
 _POLL_SECONDS = 0.1
