@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-STEPS = 60
+STEPS = 40
 PLANTED = "planted-0123456789abcdef"
 TALKS = """
 import time
@@ -121,6 +121,7 @@ def test_submitted_followed_stopped_and_gone_on_with_as_one_run(
         "model": {"path": str(tiny_model)},
         "stages": [stage],
         "tracking": {"checkpoint_every": 2},
+        "resources": {"workers": 1},
     }
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     file = spec(
