@@ -66,7 +66,7 @@ class Supervisor:
         self._events = Path(tempfile.mkdtemp(prefix="finedefics-job-")) / "events.jsonl"
         self._read = 0
         self._stopping: str | None = None  # who asked
-        self._late = False
+        self._late, self._interrupted = False, False
         self._told, self._writing = threading.Lock(), threading.Lock()
         self._over = threading.Event()
         self._status: dict[str, Any] = {
@@ -118,10 +118,11 @@ class Supervisor:
                 self._late = True
             if asked is None and (self._stopping or self._late):
                 asked = time.monotonic()
-                why = f"asked by {self._stopping}" if self._stopping else "the deadline is reached"
-                self._say(f"stopping ({why}): the command has {self._grace:g} s to end in order")
-                self._status["state"] = "stopping"
+                self._interrupted = True
                 child.send_signal(signal.SIGTERM)
+                why = "" if self._stopping else " (the deadline is reached)"
+                self._say(f"stopping{why}: the command has {self._grace:g} s to end in order")
+                self._status["state"] = "stopping"
             if asked is not None and time.monotonic() - asked > self._grace:
                 self._say("it did not end in time and is killed")
                 _kill_tree(child.pid)
@@ -171,7 +172,7 @@ class Supervisor:
         self._keep(f"[job] {text}\n".encode())
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self._stopping = self._stopping or "the cluster"
+        self._stopping = self._stopping or "the cluster"  # until `stop.json` says who told it
 
     def _keep_beating(self) -> None:
         """Status and stop requests in a thread: a storage that is away holds up nothing else."""
@@ -183,7 +184,7 @@ class Supervisor:
             except (FinedeficsError, ValueError):
                 asked = {}
             if asked.get("attempt") == self._status["attempt"] and not self._over.is_set():
-                self._stopping = self._stopping or asked.get("who") or "somebody"
+                self._stopping = asked.get("who") or "somebody"  # who told the cluster as well
             if self._over.wait(1.0 if self._record.place.local is not None else HEARTBEAT_SECONDS):
                 return
 
@@ -230,7 +231,7 @@ class Supervisor:
         if self._late:
             state, message = "failed", f"the deadline of {self._deadline:g} s was reached"
             code = LATE
-        elif self._stopping:
+        elif self._stopping and (self._interrupted or code != 0):  # else it was done when it was asked
             state, message = "stopped", f"asked by {self._stopping}"
             code = code or TERMINATED
         elif code == 0:
