@@ -80,6 +80,12 @@ def stop(workspace: Workspace, record: JobRecord, *, progress: Progress = SILENT
     clusters = Clusters()
     with progress.progress(f"stopping {record.id}", None):
         _tell_ray(clusters, attempt)
+        if seen.state == "waiting":
+            # Ray hands a stop on to a process that has a place, not before; ours then ends as it begins.
+            message = f"asked by {user()}, before it began"
+            kept = {"attempt": seen.attempt, "state": "stopped", "message": message, "run": {}}
+            record.write_status({**kept, "exit_code": None, "heartbeat": None})
+            return view(workspace, record, clusters)
         until = time.monotonic() + seen.job["spec"]["stop_grace"] + _SPARE_SECONDS + LOST_AFTER_SECONDS
         while time.monotonic() < until:
             seen = view(workspace, record, clusters)
@@ -92,7 +98,7 @@ def stop(workspace: Workspace, record: JobRecord, *, progress: Progress = SILENT
 
 
 def _tell_ray(clusters: Clusters, attempt: dict) -> None:
-    """The cluster as well: it stops a job that has not begun; `stop.json` reaches one without its API."""
+    """The cluster as well, so that it calls the job stopped; `stop.json` reaches it without its API."""
     cluster = clusters.of(attempt)
     if cluster is not None:
         with suppress(FinedeficsError), cluster.speaking():

@@ -91,6 +91,9 @@ class Supervisor:
         beats.start()
         started = time.monotonic()
         while True:
+            if self._asked_before():
+                code = TERMINATED
+                break
             self._status["tries"] += 1
             code = self._run_once(started)
             again = self._status["tries"] <= self._retries and code not in (0, WRONG_USE)
@@ -106,6 +109,16 @@ class Supervisor:
         self._over.set()
         beats.join(_PIPE_SECONDS)
         return self._end(code)
+
+    def _asked_before(self) -> bool:
+        """Whether it was stopped while it waited for its place: Ray keeps such a job waiting all the same."""
+        try:
+            asked = self._record.stop() if self._status["tries"] == 0 else {}
+        except (FinedeficsError, ValueError):
+            asked = {}
+        if asked.get("attempt") == self._status["attempt"]:
+            self._stopping = asked.get("who") or "somebody"
+        return bool(self._stopping)
 
     def _run_once(self, started: float) -> int:
         child = self._spawn()

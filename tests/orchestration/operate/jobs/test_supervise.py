@@ -115,6 +115,13 @@ def test_stopped_in_order_with_one_signal(tmp_path: Path, way: str) -> None:
     assert (code, status["state"], status["tries"]) == (143, "stopped", 1)
 
 
+def test_a_job_stopped_while_it_waited_does_not_begin(tmp_path: Path) -> None:
+    JobRecord(Location.of(tmp_path / "jobs/a-1")).ask_to_stop(1, "somebody")
+    code, log, status = Watched(tmp_path, "print('begun')", retries=3).end()
+    assert (code, status["state"]) == (143, "stopped")
+    assert log == ["[job] stopped: asked by somebody"]
+
+
 def test_a_stop_of_another_attempt_stops_nothing(tmp_path: Path) -> None:
     JobRecord(Location.of(tmp_path / "jobs/a-1")).ask_to_stop(7, "somebody")
     code, _, status = Watched(tmp_path, "import time; time.sleep(2)").end()
