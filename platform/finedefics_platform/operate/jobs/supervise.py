@@ -66,7 +66,7 @@ class Supervisor:
         self._events = Path(tempfile.mkdtemp(prefix="finedefics-job-")) / "events.jsonl"
         self._read = 0
         self._stopping: str | None = None  # who asked
-        self._late, self._interrupted = False, False
+        self._late, self._interrupted, self._superseded = False, False, False
         self._told, self._writing = threading.Lock(), threading.Lock()
         self._over = threading.Event()
         self._status: dict[str, Any] = {
@@ -88,6 +88,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         beats = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        self._look_for_a_later_attempt()
         beats.start()
         started = time.monotonic()
         while True:
@@ -191,6 +192,7 @@ class Supervisor:
         """Status and stop requests in a thread: a storage that is away holds up nothing else."""
         while True:
             self._follow_events()
+            self._look_for_a_later_attempt()
             self._beat()
             try:
                 asked = self._record.stop()
@@ -201,7 +203,19 @@ class Supervisor:
             if self._over.wait(1.0 if self._record.place.local is not None else HEARTBEAT_SECONDS):
                 return
 
+    def _look_for_a_later_attempt(self) -> None:
+        """One that was taken for lost and is not gives way: the status is the other's, and so is the run."""
+        try:
+            newest = self._record.job()["attempts"][-1]["attempt"]
+        except (FinedeficsError, FileNotFoundError, ValueError):
+            return
+        if newest > self._status["attempt"]:
+            self._superseded = True
+            self._stopping = self._stopping or f"attempt {newest}, which took its place"
+
     def _beat(self) -> bool:
+        if self._superseded:
+            return True
         with self._writing:  # one after the other: the last word is the last one written
             self._status["beats"] += 1
             self._status["heartbeat"] = now()

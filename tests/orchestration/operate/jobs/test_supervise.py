@@ -122,6 +122,16 @@ def test_a_job_stopped_while_it_waited_does_not_begin(tmp_path: Path) -> None:
     assert log == ["[job] stopped: asked by somebody"]
 
 
+def test_an_attempt_that_was_taken_for_lost_gives_way_to_a_later_one(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, WAITS, grace=60)
+    watched.until("begun")
+    watched.record.write_job({"attempts": [{"attempt": 1}, {"attempt": 2}]})
+    watched.record.write_status({"attempt": 2, "state": "running"})
+    code, log, status = watched.end()
+    assert (code, log[-1]) == (143, "[job] stopped: asked by attempt 2, which took its place")
+    assert status == {"attempt": 2, "state": "running"}
+
+
 def test_a_stop_of_another_attempt_stops_nothing(tmp_path: Path) -> None:
     JobRecord(Location.of(tmp_path / "jobs/a-1")).ask_to_stop(7, "somebody")
     code, _, status = Watched(tmp_path, "import time; time.sleep(2)").end()
