@@ -31,7 +31,7 @@ def submit(
         typer.Option(
             "--cluster",
             help="Name of a local cluster, http://host:port of a job API, or host:port "
-            "[default: RAY_ADDRESS, else the local cluster that is up].",
+            "(default: RAY_ADDRESS, else the local cluster that is up).",
         ),
     ] = None,
     resume: Annotated[
@@ -145,7 +145,7 @@ def logs(
     id_: Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     attempt: Annotated[
-        int | None, typer.Option("--attempt", min=1, help="Begin with this attempt [default: the first].")
+        int | None, typer.Option("--attempt", min=1, help="Begin with this attempt (default: the first).")
     ] = None,
     json: Json = False,
 ) -> None:
