@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KNOCK_SECONDS = 5.0
 ANSWER_SECONDS = 20.0
+ORDER_SECONDS = 90.0  # to take a package or a job: a busy head is slow
 CLOCK_SECONDS = 5.0  # a difference worth a word; an answer's time has whole seconds
 _WRONG_ADDRESS = "correct --cluster or RAY_ADDRESS (http://host:port of the job API, usually port 8265)"
 
@@ -75,9 +76,14 @@ class Cluster:
 
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+        class Bounded(JobSubmissionClient):  # Ray's own waits for an answer for ever
+            def _do_request(self, *arguments: Any, **options: Any) -> Any:
+                return super()._do_request(*arguments, **{"timeout": ORDER_SECONDS, **options})
+
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
         with self.speaking():
-            return JobSubmissionClient(self.address, headers=headers)
+            return Bounded(self.address, headers=headers)
 
     @contextmanager
     def speaking(self) -> Iterator[None]:

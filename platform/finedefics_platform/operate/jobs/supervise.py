@@ -10,6 +10,7 @@ command stays in this process's group, which Ray kills when the job's actor is g
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,7 @@ class Supervisor:
             if self._beat():
                 break
             time.sleep(1)
+        shutil.rmtree(self._events.parent, ignore_errors=True)
         return code
 
 
