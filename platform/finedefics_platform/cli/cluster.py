@@ -2,7 +2,8 @@
 
 import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -96,6 +97,68 @@ def down(name: Name = None, json: Json = False) -> None:
     out.done(name=chosen, processes=ended)
 
 
+render = typer.Typer(help="Write a cluster down for Kubernetes or cloud machines.", no_args_is_help=True)
+app.add_typer(render, name="render")
+
+Document = Annotated[str, typer.Argument(help="The cluster's document (YAML), such as cluster/example.yaml.")]
+Output = Annotated[str | None, typer.Option("--output", help="A folder; without it: standard output.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set groups.0.most=4.")]
+
+
+@render.command()
+def kuberay(document: Document, output: Output = None, set_: Set = None, json: Json = False) -> None:
+    """Write RayCluster, RayJob and NetworkPolicy manifests for KubeRay 1.7.
+
+    Example: `finedefics cluster render kuberay cluster/example.yaml --output manifests`
+    """
+    from finedefics_platform.config.cluster import load_cluster
+    from finedefics_platform.operate.clusters.kuberay import manifests
+
+    _write(manifests(load_cluster(document, set_ or [])), output, reporter(json))
+
+
+@render.command("ray-up")
+def ray_up(
+    document: Document,
+    provider: Annotated[str, typer.Option("--provider", help="aws or gcp.")],
+    output: Output = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Write the YAML of Ray's cluster launcher, for cloud machines without Kubernetes.
+
+    Example: `finedefics cluster render ray-up cluster/example.yaml --provider aws --output manifests`
+    """
+    from finedefics_platform.config.cluster import load_cluster
+    from finedefics_platform.operate.clusters.cloud import autoscaler_yaml
+
+    made = autoscaler_yaml(load_cluster(document, set_ or []), provider, place=document)
+    _write({f"ray-up-{provider}.yaml": [made]}, output, reporter(json))
+
+
+def _write(files: dict[str, list[dict[str, Any]]], output: str | None, out: Reporter) -> None:
+    import yaml
+
+    written = []
+    for name, documents in files.items():
+        text = yaml.safe_dump_all(documents, sort_keys=False)
+        if output is None:
+            out.event("manifest", name=name, documents=documents)
+            if not out.json:
+                print(f"---\n# {name}\n{text}", end="")
+            continue
+        place = Path(output) / name
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        except OSError as error:
+            cure = "give a folder that can be written to"
+            raise wrong_use(f"cannot be written ({error.strerror})", place=str(place), cure=cure) from error
+        written.append(str(place))
+        out.say(f"written: {escape(str(place))}")
+    out.done(files=written or list(files))
+
+
 @app.command()
 def status(name: Name = None, json: Json = False) -> None:
     """Show the local clusters: nodes, resources, versions, authentication, and what to type next.
@@ -111,7 +174,8 @@ def status(name: Name = None, json: Json = False) -> None:
     for record in chosen:
         if record in dead:
             out.event("cluster", **asdict(record), alive=False)
-            out.say(f"[red]{escape(str(records.dead(record)))}[/]")
+            if record is not dead[0]:  # of the first, the error speaks
+                out.say(f"[red]{escape(str(records.dead(record)))}[/]")
             continue
         state = look(record.jobs_address, record.token())
         out.event("cluster", **asdict(record), alive=True, state=asdict(state), resources=state.resources)
@@ -147,10 +211,8 @@ def _row(node: "NodeState") -> tuple[str, ...]:
 def _say_next(out: Reporter, record: "ClusterRecord") -> None:
     out.say(f"jobs and dashboard: {record.jobs_address}; drivers: {record.address}")
     out.say(f"submit a job: finedefics jobs submit jobs/specs/train.yaml --cluster {record.name}")
-    out.say(
-        f"a driver of this shell: export RAY_ADDRESS={record.address} RAY_AUTH_MODE=token "
-        f"RAY_AUTH_TOKEN_PATH={escape(shlex.quote(record.token_file))}"
-    )
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in record.variables().items())
+    out.say(f"join from this shell: export {escape(variables)}")
 
 
 def _checked(name: str) -> str:

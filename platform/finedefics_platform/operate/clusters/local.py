@@ -162,8 +162,10 @@ def _started(nodes: NodesWanted, home: Path, mark: str) -> Iterator[dict[str, st
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+        "RAY_raylet_start_wait_time_s": "120",  # by default 30 s, too few where all cores are taken
         "SPT_NOENV": "1",
         records.MARK_VARIABLE: mark,
+        **records.LOOPBACK_VARIABLES,
     }
     complaints = home / "start.log"
     with complaints.open("w") as errors:
@@ -304,4 +306,4 @@ def _refuse_taken(port: int) -> None:
 
 def _short_folder() -> str:
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ray-", dir=usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp")
+    return tempfile.mkdtemp(prefix="fd-", dir=usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp")

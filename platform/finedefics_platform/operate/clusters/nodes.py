@@ -6,7 +6,9 @@ API, which `ray start` itself is made of, does what it is told.
 """
 
 import json
+import socket
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,17 +88,41 @@ def _common(wanted: NodesWanted, cpus: int) -> dict[str, Any]:
         "num_cpus": cpus,
         "memory": wanted.memory,
         "object_store_memory": wanted.object_store,
-        "dashboard_agent_listen_port": 0,
+        **_agent_ports(),
         "min_worker_port": 0,  # free ones: Ray's range of 10002 and on is shared by all its nodes here
         "max_worker_port": 0,
     }
 
 
+def _agent_ports() -> dict[str, int]:
+    """Free ports for a node's agents, chosen before the agents run: see `_start`."""
+    names = (
+        "dashboard_agent_listen_port",
+        "metrics_agent_port",
+        "metrics_export_port",
+        "runtime_env_agent_port",
+    )
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in names]
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+
+
 def _start(parameters: dict[str, Any], *, head: bool) -> Any:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
 
-    return Node(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
+    class PatientNode(Node):
+        """A raylet gives its agent 15 s to write down its port, then ends; busy cores take longer."""
+
+        def start_raylet(self, *arguments: Any, **options: Any) -> None:
+            port = self._ray_params.dashboard_agent_listen_port
+            persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+            super().start_raylet(*arguments, **options)
+
+    return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
 
 
 def _pid(node: Any, kind: str) -> int:

@@ -14,6 +14,9 @@ from finedefics_platform.base.storage.cache import cache_folder
 # cluster is found again and ended, whatever Ray's processes are called and whoever adopted them. (Ray's
 # processes write a title of theirs over it unless SPT_NOENV is set.)
 MARK_VARIABLE = "FINEDEFICS_CLUSTER_MARK"
+# Drivers and jobs replace 127.0.0.1 by the machine's outer address, where nothing of ours listens, unless Ray is
+# told that this is a machine of the kind that keeps to itself.
+LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 UP = "finedefics cluster up --local"
 
 
@@ -49,6 +52,15 @@ class ClusterRecord:
     def alive(self) -> bool:
         """Whether its head still lives: control store, raylet and job API."""
         return all(_lives(self.pids[role], self.mark) for role in ("gcs", "head", "dashboard"))
+
+    def variables(self) -> dict[str, str]:
+        """What a driver of this machine needs in its environment, before it imports Ray, to join."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token_file,
+            **LOOPBACK_VARIABLES,
+        }
 
     def token(self) -> str:
         """The token; FinedeficsError where its file is gone or may not be read."""

@@ -1,0 +1,2 @@
+-- Accounts live apart from runs: each has its own migrations.
+CREATE DATABASE mlflow_auth OWNER mlflow;
