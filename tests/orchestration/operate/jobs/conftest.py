@@ -35,6 +35,7 @@ class Head:
             "--disable-usage-stats",
         ]
         variables = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        variables["RAY_raylet_start_wait_time_s"] = "240"  # on busy cores; by default a minute
         variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
         with (self.folder / "start.log").open("w") as log:
             self.process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
