@@ -46,6 +46,7 @@ def main() -> None:
     """Read what is wanted from stdin; say what was started, one JSON object a line, on stdout."""
     wanted = NodesWanted(**json.loads(sys.stdin.read()))
     head = _start(_head_parameters(wanted), head=True)
+    _write_address(head.address, wanted.folder)
     _tell(
         {
             "address": head.address,
@@ -123,6 +124,13 @@ def _start(parameters: dict[str, Any], *, head: bool) -> Any:
             super().start_raylet(*arguments, **options)
 
     return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
+
+
+def _write_address(address: str, folder: str) -> None:
+    """Where Ray's jobs look for their cluster; without it, for one of several on the machine."""
+    from ray._private.utils import write_ray_address
+
+    write_ray_address(address, folder)
 
 
 def _pid(node: Any, kind: str) -> int:

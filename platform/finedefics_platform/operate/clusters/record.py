@@ -14,8 +14,8 @@ from finedefics_platform.base.storage.cache import cache_folder
 # cluster is found again and ended, whatever Ray's processes are called and whoever adopted them. (Ray's
 # processes write a title of theirs over it unless SPT_NOENV is set.)
 MARK_VARIABLE = "FINEDEFICS_CLUSTER_MARK"
-# Drivers and jobs replace 127.0.0.1 by the machine's outer address, where nothing of ours listens, unless Ray is
-# told that this is a machine of the kind that keeps to itself.
+# Drivers and jobs replace 127.0.0.1 by the machine's outer address, where nothing of ours listens, unless Ray
+# is told that this is a machine of the kind that keeps to itself.
 LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 UP = "finedefics cluster up --local"
 
