@@ -75,6 +75,11 @@ class Workspace:
         return (self.root.local or cache_folder()) / "features"
 
     @property
+    def jobs(self) -> Location:
+        """What jobs on clusters said and how they ended: ``jobs/<id>/``, see `operate.jobs.records`."""
+        return self.root / "jobs"
+
+    @property
     def sheets(self) -> Location:
         """Contact sheets: ``sheets/<dataset>.html``."""
         return self.root / "sheets"
