@@ -3,6 +3,7 @@
 import re
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from finedefics_platform.search.trial_watch import TrialWatch, watching
 from finedefics_platform.training import gauges
 from finedefics_platform.training.gauges import RunGauges
 
+DASHBOARD = Path(__file__).parents[3] / "cluster" / "grafana.json"
 METRICS = {
     "loss": 1.5,
     "loss_answer": 0.5,
@@ -20,6 +22,9 @@ METRICS = {
     "attribute_category_temperature": 0.05,
     "data_wait_share": 0.25,
     "samples_per_second": 12.0,
+    "learning_rate": 1e-4,
+    "gradient_norm": 1.0,
+    "mfu": 0.4,
 }
 
 
@@ -66,3 +71,7 @@ def test_a_run_and_a_search_are_seen_from_outside(ray_cluster: Any, monkeypatch:
             found = scraped(ray_cluster)
     assert {name: found.get(name) for name in wanted} == pytest.approx(wanted)
     assert found[age] > 0
+    names = {name.partition("{")[0] for name in found}
+    shown = set(re.findall(r"ray_(finedefics_\w+)", DASHBOARD.read_text()))
+    # families are asked for by how they begin (`finedefics_loss.*`)
+    assert not [one for one in shown if not any(name.startswith(one) for name in names)]
