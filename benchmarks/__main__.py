@@ -12,6 +12,7 @@ import benchmarks.answering
 import benchmarks.answers
 import benchmarks.collating
 import benchmarks.false_conflicts
+import benchmarks.jobs
 import benchmarks.memory
 import benchmarks.mining
 import benchmarks.packing

@@ -7,11 +7,16 @@ import sys
 from typing import Any
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.control_store import (
+    ask_control_store,
+    check_versions,
+    token_of_environment,
+)
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.signals import kept_handlers
 
 # Read by Ray when it is imported or by processes it starts, so they are set first. A user's own value wins.
-_SETTINGS = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing phones home
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default a report waits up to 2 s for the controller
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer output prints a banner even when told to be silent
@@ -34,9 +39,10 @@ def ensure_ray(num_cpus: int | None = None, progress: Progress = SILENT) -> None
         progress: is told what is waited for, as starting takes seconds.
 
     Raises:
-        FinedeficsError: the cluster that RAY_ADDRESS names does not answer, or Ray cannot start.
+        FinedeficsError: the cluster that RAY_ADDRESS names does not answer, asks for a token that is not
+            there or another one, or runs other versions; or Ray cannot start.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     loaded = sys.modules.get("ray")
     if loaded is None or not loaded.is_initialized():
@@ -60,6 +66,8 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
                 logging_level=logging.ERROR,
                 **({} if address else _local_options(num_cpus)),
             )
+    except FinedeficsError:
+        raise
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FinedeficsError(
@@ -70,10 +78,29 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
 
 
 def _knock(address: str) -> None:
-    """ConnectionError or OSError where nothing listens; Ray itself takes minutes to say so."""
+    """Before Ray is told: it takes minutes, and many lines, to say that nobody is there or that it is let in
+    nowhere.
+
+    Raises:
+        ConnectionError, OSError: nothing listens.
+        FinedeficsError: the cluster does not take the token, or runs other versions.
+    """
+    if address.startswith(("http://", "https://")):
+        raise FinedeficsError(
+            "this is the address of a job API, and here a cluster is joined",
+            place=address,
+            cure="set RAY_ADDRESS to host:port of its control store, or send a job: finedefics jobs submit",
+            exit_code=2,
+        )
     host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if separator and port.isdigit():  # "auto" has no port: Ray looks it up on this machine
+    if not separator or not port.isdigit():  # "auto" has no port: Ray looks it up on this machine
+        return
+    if address.startswith("ray://"):
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        return
+    told = ask_control_store(address, token_of_environment())
+    if told is not None:
+        check_versions(address, told.ray, told.python)
 
 
 def _local_options(num_cpus: int | None) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+EVENTS_FILE = "FINEDEFICS_EVENTS"  # names a file that gets every event of a command: whoever runs it reads it
+
 
 class Progress(Protocol):
     """What platform functions report to; the CLI's `Reporter` is one, `SILENT` is another."""

@@ -66,6 +66,11 @@ class Workspace:
         return self.root / "labels"
 
     @property
+    def jobs(self) -> Location:
+        """What jobs on clusters said and how they ended: ``jobs/<id>/``, see `operate.jobs.records`."""
+        return self.root / "jobs"
+
+    @property
     def sheets(self) -> Location:
         """Contact sheets: ``sheets/<dataset>.html``."""
         return self.root / "sheets"

@@ -2,11 +2,12 @@
 
 import json
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -21,6 +22,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 from rich.table import Table
+
+from finedefics_platform.base.progress import EVENTS_FILE
 
 PIPE_WIDTH = 160  # columns where the output is no terminal; rich's 80 would cut paths and digests
 ENDED_BARS = 4
@@ -56,10 +59,15 @@ class Reporter:
 
     def event(self, name: str, /, **fields: Any) -> None:
         """Write ``{"event": name, **fields}``; a number that is not finite becomes null, as JSON has none."""
-        if self.json:
+        listener = os.environ.get(EVENTS_FILE)
+        if self.json or listener:
             line = json.dumps(_plain({"event": name, **fields}), default=str)
             with self._lock:
-                print(line, file=_machine or sys.stdout, flush=True)
+                if self.json:
+                    print(line, file=_machine or sys.stdout, flush=True)
+                if listener:
+                    with suppress(OSError), open(listener, "a") as file:
+                        file.write(line + "\n")
 
     def say(self, text: str) -> None:
         """A line of rich markup for a person."""

@@ -47,10 +47,9 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
 
 def report(error: FinedeficsError, *, json: bool) -> int:
     """Print the one line (and the last JSON line) of a failed command; returns its exit code."""
-    if json:
-        fields = {"thing": error.thing, "place": error.place, "cure": error.cure}
-        fields = {name: without_secrets(str(text)) for name, text in fields.items()}
-        Reporter(json=True).event("failed", error=fields)
+    fields = {"thing": error.thing, "place": error.place, "cure": error.cure}
+    fields = {name: without_secrets(str(text)) for name, text in fields.items()}
+    Reporter(json=json).event("failed", error=fields)
     print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     return error.exit_code
 

@@ -33,7 +33,9 @@ COMMANDS = {
     "data": "finedefics_platform.cli.data:app",
     "runs": "finedefics_platform.cli.runs:app",
     "models": "finedefics_platform.cli.models:app",
+    "jobs": "finedefics_platform.cli.jobs:app",
     "categories": "finedefics_platform.cli.categories:app",
+    "cluster": "finedefics_platform.cli.cluster:app",
     "ui": "finedefics_platform.cli.ui:ui",
 }
 

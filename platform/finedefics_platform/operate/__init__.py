@@ -1,1 +1,1 @@
-"""Whether a machine or cluster can do the work."""
+"""Whether a machine or cluster can do the work, and the jobs that run there."""

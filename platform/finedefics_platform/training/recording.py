@@ -53,6 +53,7 @@ class Recorder:
                 params=self._experiment.model_dump(mode="json", exclude={"stages"}),
                 fresh=self._fresh,
             )
+            self._progress.event("recording", run=self._key, mlflow_run=self.parent_run_id)
         return self
 
     def __exit__(

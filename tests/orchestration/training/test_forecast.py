@@ -41,7 +41,7 @@ def _without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spec(name: str, *changes: str) -> Experiment:
-    return load_experiment(ROOT / f"jobs/specs/{name}.yaml", changes)
+    return load_experiment(ROOT / f"jobs/experiments/{name}.yaml", changes)
 
 
 def readme_experiment() -> Experiment:
@@ -195,7 +195,7 @@ def test_the_command_tells_it_to_people_and_machines(
     tmp_path: Path, drawn_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", str(drawn_workspace.root))
-    file = str(ROOT / "jobs/specs/released-8gpu-qlora.yaml")
+    file = str(ROOT / "jobs/experiments/released-8gpu-qlora.yaml")
     asked = ["train", file, "--dry-run", "--gpu-memory", "80GiB"]
     shown = CliRunner().invoke(app, asked, catch_exceptions=False).output
     for expected in ("the hub is not reachable", "fits: ", "optimizer", "tokens a step: image 8,192"):
