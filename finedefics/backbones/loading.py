@@ -57,6 +57,7 @@ def load_backbone(
             str(path),
             output_loading_info=True,
             dtype=torch_dtype(dtype),
+            use_safetensors=True,
             trust_remote_code=False,
             quantization_config=quantization,
         )
@@ -190,7 +191,9 @@ def _pictures_only(path: str | Path, name: str) -> Any:
     import transformers
 
     kind = without_films(getattr(transformers, name))
-    images = transformers.AutoImageProcessor.from_pretrained(str(path), backend="pil")
+    images = transformers.AutoImageProcessor.from_pretrained(
+        str(path), trust_remote_code=False, backend="pil"
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored, _ = kind.get_processor_dict(str(path))
     settings = set(inspect.signature(kind).parameters) - {"image_processor", "tokenizer", "kwargs"}

@@ -110,7 +110,11 @@ class TransformersModel:
         try:
             processor = load_processor(self.path)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                self.path, dtype=dtype, trust_remote_code=False, output_loading_info=True
+                self.path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, FinedeficsError):
