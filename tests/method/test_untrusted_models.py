@@ -48,9 +48,7 @@ def with_code(folder: Path, mark: Path) -> Path:
 def test_weights_that_are_a_pickle_are_refused(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     folder = with_pickled_weights(save_tiny("idefics2", tmp_path / "model"), mark)
-    with pytest.raises(
-        FinedeficsError, match=r"no loadable .* with config\.json and safetensors"
-    ):
+    with pytest.raises(FinedeficsError, match=r"no loadable .* with config\.json and safetensors"):
         load_backbone(folder)
     encoder = with_pickled_weights(save_encoder("dinov2", tmp_path / "encoder"), mark)
     with pytest.raises(FinedeficsError, match="no model can be loaded"):
