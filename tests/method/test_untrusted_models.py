@@ -37,7 +37,7 @@ def with_pickled_weights(folder: Path, mark: Path) -> Path:
 def with_code(folder: Path, mark: Path) -> Path:
     """The folder, whose configuration names classes in a file of its own."""
     (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Own: pass\n")
-    for name in ("config.json", "preprocessor_config.json"):
+    for name in ("config.json", "processor_config.json"):
         document = json.loads((folder / name).read_text())
         document["auto_map"] = {"AutoConfig": "evil.Own", "AutoModel": "evil.Own"}
         document["auto_map"] |= {"AutoImageProcessor": "evil.Own", "AutoProcessor": "evil.Own"}
