@@ -1,4 +1,4 @@
-"""From pictures to a champion with nothing on the machine: runs in PostgreSQL behind a password, files in S3."""
+"""From pictures to a champion, nothing on the machine: runs in PostgreSQL behind a password, files in S3."""
 
 import json
 import os

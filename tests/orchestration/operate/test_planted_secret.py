@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.store import Dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -45,11 +46,11 @@ def holders(folder: Path) -> list[str]:
 
 
 def test_a_run_that_knows_secrets_writes_none(
-    drawn_dataset: Dataset, tiny_model: Path, tmp_path: Path, ray_folder: Path
+    drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
     document = {
         "name": "planted",
-        "data": {"dataset": str(drawn_dataset.root), "negatives": 2},
+        "data": {"dataset": drawn_dataset.reference, "negatives": 2},
         "model": {"path": str(tiny_model)},
         "resources": {"workers": 1},
         "stages": [{"name": "name", "steps": 2, "feeds": {"labelled": 2}, "terms": {"answer": 1}}],
@@ -57,6 +58,8 @@ def test_a_run_that_knows_secrets_writes_none(
     file = tmp_path / "experiment.yaml"
     file.write_text(json.dumps(document))
     written = tmp_path / "written"
+    assert drawn_workspace.datasets.local is not None
+    shutil.copytree(drawn_workspace.datasets.local, written / "home" / "datasets")
     environment = {
         **os.environ,
         **PLANTED,
