@@ -6,7 +6,7 @@ DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench ablation ui
+.PHONY: help demo test test-slow lint audit bench ablation ui
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +21,15 @@ test: $(DEV) ## Run the tests that take seconds
 test-slow: $(DEV) ## Run the tests that take minutes or need a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"
 
-lint: $(DEV) ## Check style, types and the direction of imports
+lint: $(DEV) ## Check style, types, the direction of imports and the pinned packages
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.audit
+
+audit: $(DEV) ## Look the pinned packages up among known vulnerabilities
+	$(BIN)/python -m tools.audit
 
 bench: $(DEV) ## Measure against the aims and write benchmarks/results.json
 	$(BIN)/python -m benchmarks

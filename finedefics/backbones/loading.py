@@ -76,6 +76,7 @@ def load_weights(
                 str(path),
                 output_loading_info=True,
                 dtype=torch_dtype(dtype),
+                use_safetensors=True,
                 trust_remote_code=False,
                 quantization_config=quantization,
                 device_map=None if device_map is None else dict(device_map),
@@ -208,7 +209,9 @@ def _pictures_only(path: str | Path, name: str) -> Any:
     import transformers
 
     kind = without_films(getattr(transformers, name))
-    images = transformers.AutoImageProcessor.from_pretrained(str(path), backend="pil")
+    images = transformers.AutoImageProcessor.from_pretrained(
+        str(path), trust_remote_code=False, backend="pil"
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored, _ = kind.get_processor_dict(str(path))
     settings = set(inspect.signature(kind).parameters) - {"image_processor", "tokenizer", "kwargs"}

@@ -74,7 +74,10 @@ def load_image_processor(model: str) -> Any:
     """The checkpoint's own preprocessing, by Pillow; raises as `load_model`."""
     from transformers import AutoImageProcessor
 
-    return loaded(model, lambda: AutoImageProcessor.from_pretrained(model, backend="pil"))
+    return loaded(
+        model,
+        lambda: AutoImageProcessor.from_pretrained(model, trust_remote_code=False, backend="pil"),
+    )
 
 
 def loaded(model: str, load: Callable[[], Any]) -> Any:

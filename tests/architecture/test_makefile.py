@@ -16,7 +16,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_lists_the_targets() -> None:
     told = make("help").stdout
-    for target in ("demo", "test", "test-slow", "lint", "bench", "ui"):
+    for target in ("demo", "test", "test-slow", "lint", "audit", "bench", "ui"):
         assert f"make {target} " in told
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.storage import Location
 
 Event = dict[str, Any]  # "event", "time" (Unix seconds, where it happened) and fields
@@ -46,7 +47,8 @@ class EventWriter:
         self._sink: _Sink = _File(place / f"{name}.jsonl") if place.local else _Chunks(place / name)
 
     def write(self, name: str, /, **fields: Any) -> None:
-        """Append an event, stamped now; training does not wait for an object store here."""
+        """Append an event, stamped now, its texts without secrets; an object store is not waited for here."""
+        fields = {key: without_secrets(v) if isinstance(v, str) else v for key, v in fields.items()}
         self._sink.append(json.dumps({"event": name, "time": time.time(), **fields}, default=str) + "\n")
 
     def flush(self) -> None:

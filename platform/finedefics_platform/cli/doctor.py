@@ -17,7 +17,7 @@ def doctor(
     ray: Annotated[bool, typer.Option("--ray", help="Also start a Ray cluster (about 15 s).")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Check Python, packages, disk, memory, devices, workspace and tracking; exit code 1 if one fails.
+    """Check machine, packages, workspace, tracking, cluster, hub and clock; exit code 1 if one fails.
 
     Example: `finedefics doctor --ray`
     """

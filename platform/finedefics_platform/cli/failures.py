@@ -56,7 +56,7 @@ def report(error: FinedeficsError, *, json: bool) -> int:
 
 def print_traceback(error: BaseException) -> None:
     """The whole story, for ``--debug``."""
-    traceback.print_exception(error, file=sys.stderr)
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

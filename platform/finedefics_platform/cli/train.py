@@ -78,7 +78,8 @@ def train(
     out.say(f"trained [bold]{run.key}[/]: {run.model}")
     if waiting := tracker.waiting():
         out.say(f"[yellow]{waiting} entries wait for the tracking server[/]: finedefics runs sync sends them")
-    out.say(_next_step(open_dataset(workspace, run.dataset), run.key, loaded.data.dataset))
+    trained_on = open_dataset(workspace, loaded.data.dataset)  # perhaps of another place
+    out.say(_next_step(trained_on, run.key, loaded.data.dataset))
     out.done(run=run.key, model=str(run.model), metrics=run.metrics, mlflow_run=run.parent_run_id)
 
 

@@ -1,4 +1,8 @@
-"""YAML documents before they are validated: read, filled with defaults, overridden by dotted keys."""
+"""YAML documents before they are validated: read, filled with defaults, overridden by dotted keys.
+
+A document is written down where it is used: in the run, in MLflow, in the log of whoever shows it. So it may
+hold no secret.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +11,17 @@ from typing import Any
 import yaml
 
 from finedefics.errors import wrong_use
+from finedefics_platform.base.secrets import HIDDEN, is_secret, without_secrets
+
+REFERENCES = "secrets"  # the section of a job that says where secrets are, by name
 
 
 def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
-    """A YAML file as a mapping; FinedeficsError (exit code 2) where it is missing or holds something else."""
+    """A YAML file as a mapping.
+
+    Raises:
+        FinedeficsError: it is missing, holds something else, or holds a secret (exit code 2).
+    """
     file = Path(path)
     if not file.is_file():
         raise wrong_use(f"there is no such {kind} file", place=str(path), cure="give the path of a YAML file")
@@ -18,7 +29,9 @@ def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
         text = file.read_text()
     except UnicodeDecodeError as error:
         raise wrong_use("not valid YAML", place=str(path), cure="mend the syntax") from error
-    return parse_yaml(text, place=str(path))
+    document = parse_yaml(text, place=str(path))
+    refuse_secrets(document, place=str(path))
+    return document
 
 
 def parse_yaml(text: str, *, place: str) -> dict[str, Any]:
@@ -44,14 +57,45 @@ def fill(document: dict[str, Any], defaults: Mapping[str, Any], *, place: str) -
 def override_by_text(document: dict[str, Any], assignment: str) -> None:
     """Apply one ``a.b=c`` of the command line; the value is read as YAML."""
     key, separator, text = assignment.partition("=")
-    place = f"--set {assignment}"
+    key = key.strip()
+    place = f"--set {key}={HIDDEN}" if is_secret(key, text) else f"--set {assignment}"
     if not separator:
         raise wrong_use("not an assignment", place=place, cure="write --set key.sub=value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise wrong_use("the value is not valid YAML", place=place, cure="quote it") from error
-    override(document, key.strip(), value, place=place)
+    refuse_secrets({key: value}, place=place)
+    override(document, key, value, place=place)
+
+
+def refuse_secrets(document: Mapping[str, Any], *, place: str) -> None:
+    """Refuse a document that holds a secret instead of naming where it is.
+
+    Raises:
+        FinedeficsError: a key says that its value is one, or a value holds an access token, a password in an
+            address or what one of this process's secret variables holds (exit code 2).
+    """
+    for key, value in document.items():
+        if key != REFERENCES and (found := _secret_in(str(key), value)):
+            raise wrong_use(
+                f"`{found}` holds a secret, and this is written down where it is used",
+                place=place,
+                cure="take it out and set it in the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY, "
+                "MLFLOW_TRACKING_PASSWORD, …), which the program reads itself",
+            )
+
+
+def _secret_in(key: str, value: Any) -> str | None:
+    """The dotted key of the first secret at or below this one."""
+    if isinstance(value, Mapping):
+        below = [(f"{key}.{name}", one) for name, one in value.items()]
+    elif isinstance(value, list):
+        below = [(f"{key}.{number}", one) for number, one in enumerate(value)]
+    else:
+        told = isinstance(value, str) and (is_secret(key, value) or without_secrets(value) != value)
+        return key if told else None
+    return next(filter(None, (_secret_in(name, one) for name, one in below)), None)
 
 
 def _lookup(document: Any, key: str) -> Any:

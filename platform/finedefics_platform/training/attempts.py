@@ -5,6 +5,7 @@ import socket
 import time
 from typing import Any
 
+from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.user import user
 from finedefics_platform.config.experiment import Experiment
@@ -41,4 +42,4 @@ class Attempt:
 
     def end(self, outcome: str) -> None:
         """Note how it ended (``finished``, ``interrupted`` or what failed)."""
-        self._place.write_json({**self._record, "ended": time.time(), "outcome": outcome})
+        self._place.write_json({**self._record, "ended": time.time(), "outcome": without_secrets(outcome)})

@@ -115,8 +115,7 @@ def load_shards(engine: Any, rank: int) -> None:
                 place=checkpoint.path,
                 cure="start over with --force",
             )
-        # Written by this run, not downloaded: the random states are not plain tensors.
-        _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=False))
+        _set_random_state(torch.load(Path(folder) / f"random-{rank}.pt", weights_only=True))
 
 
 def save_shards(engine: Any, folder: str | Path) -> None:
@@ -167,7 +166,13 @@ def save_model(
 
 
 def _random_state() -> dict[str, Any]:
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    # a list: of what is no tensor, reading a checkpoint without running code knows plain values only
+    state = {
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state

@@ -15,7 +15,7 @@ from object_store import object_store, variables
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import open_workspace
 from finedefics_platform.cli.main import main
-from finedefics_platform.operate import doctor
+from finedefics_platform.operate.checks import machine, packages, storage
 from finedefics_platform.tracking.reachability import reach_tracking, without_password
 
 
@@ -55,12 +55,18 @@ def test_this_environment_is_sound(
     checks = {event["name"]: event for event in events if event["event"] == "check"}
     assert set(checks) == {
         *("python", "standard library", "packages", "disk", "memory", "devices"),
-        *("workspace", "tracking", "deepspeed"),
+        *("ports", "workspace", "tracking", "cluster", "hub", "clock", "deepspeed"),
     }
-    machine = {"disk", "memory", "devices"}  # how much is free is the machine's business
+    its_own = {
+        "disk",
+        "memory",
+        "devices",
+        "ports",
+        "cluster",
+    }  # its business
     assert {
         name: check["found"] for name, check in checks.items() if check["status"] != "ok"
-    }.keys() <= machine
+    }.keys() <= its_own
     assert (code == 0) == (events[-1]["event"] == "done")
     assert not (tmp_path / "home").exists()  # looking leaves nothing behind
 
@@ -78,17 +84,17 @@ def test_a_failed_check_is_exit_code_1(
 
 
 def test_a_module_that_shadows_the_standard_library_is_found(tmp_path: Path) -> None:
-    assert doctor.check_standard_library(tmp_path).status == "ok"
+    assert machine.check_standard_library(tmp_path).status == "ok"
     (tmp_path / "platform.py").touch()
-    found = doctor.check_standard_library(tmp_path)
+    found = machine.check_standard_library(tmp_path)
     assert found.status == "fail"
     assert "remove platform.py" in found.cure
 
 
 def test_a_package_outside_its_range_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ["rich>=9999", "no-such-package-anywhere", 'other; extra == "dev"', "typer"]
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: needed)
-    found = doctor.check_packages()
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: needed)
+    found = packages.check_packages()
     assert found.status == "fail"
     assert "(needed >=9999)" in found.found
     assert "no-such-package-anywhere is missing" in found.found
@@ -97,11 +103,11 @@ def test_a_package_outside_its_range_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_workspace_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = doctor.check_workspace(open_workspace(tmp_path / "file"))
+    found = storage.check_workspace(open_workspace(tmp_path / "file"))
     assert found.status == "fail"
     assert "FINEDEFICS_HOME" in found.cure
     assert not (tmp_path / "new").exists()
-    assert doctor.check_workspace(open_workspace(tmp_path / "new")).status == "ok"
+    assert storage.check_workspace(open_workspace(tmp_path / "new")).status == "ok"
     assert not (tmp_path / "new").exists()  # looking leaves nothing behind
 
 
@@ -109,10 +115,10 @@ def test_a_store_that_nobody_answers_for_costs_seconds(monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:  # takes connections, never answers
         for name, value in variables(silent.getsockname()[1]).items():
             monkeypatch.setenv(name, value)
-        assert doctor.STORE_SECONDS == 10
-        monkeypatch.setattr(doctor, "STORE_SECONDS", 2.0)
+        assert storage.STORE_SECONDS == 10
+        monkeypatch.setattr(storage, "STORE_SECONDS", 2.0)
         began = time.monotonic()
-        found = doctor.check_workspace(open_workspace("s3://bucket/w"))
+        found = storage.check_workspace(open_workspace("s3://bucket/w"))
         assert time.monotonic() - began < 60, "two, and as long as Python takes to start on a busy machine"
     assert (found.status, found.found) == ("fail", "s3://bucket/w: no answer within 2 s")
     assert "AWS_ENDPOINT_URL" in found.cure
@@ -124,7 +130,7 @@ def test_a_store_that_refuses_is_told_apart_from_one_that_is_not_there(
     monkeypatch.setenv("FINEDEFICS_CACHE", str(tmp_path))
     monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # moto checks the keys after the bucket is made
     with object_store() as uri:
-        refused = doctor.check_workspace(open_workspace(f"{uri}/w"))
+        refused = storage.check_workspace(open_workspace(f"{uri}/w"))
     assert refused.status == "fail"
     assert "ACCESS_DENIED" in refused.found
     assert "AWS_SECRET_ACCESS_KEY" in refused.cure
@@ -132,19 +138,19 @@ def test_a_store_that_refuses_is_told_apart_from_one_that_is_not_there(
     monkeypatch.delenv("INITIAL_NO_AUTH_ACTION_COUNT")
     with object_store() as uri:
         workspace = open_workspace(f"{uri}/w")
-        assert doctor.check_workspace(workspace).status == "ok"
-        alone = doctor.check_tracking(workspace)
+        assert storage.check_workspace(workspace).status == "ok"
+        alone = storage.check_tracking(workspace)
         assert alone.status == "warn"
         assert "on this machine alone" in alone.found
         assert "set MLFLOW_TRACKING_URI" in alone.cure
-        assert "the cache" in doctor.check_disk(workspace).found
+        assert "the cache" in machine.check_disk(workspace).found
         assert workspace.root.files() == [], "looking leaves nothing behind"
-        absent = doctor.check_workspace(open_workspace("s3://no-such-bucket/w"))
+        absent = storage.check_workspace(open_workspace("s3://no-such-bucket/w"))
     assert absent.status == "fail"
     assert absent.cure == "make the bucket, or correct FINEDEFICS_HOME"
     for name, value in variables(closed_port).items():
         monkeypatch.setenv(name, value)
-    gone = doctor.check_workspace(open_workspace("s3://bucket/w"))
+    gone = storage.check_workspace(open_workspace("s3://bucket/w"))
     assert gone.status == "fail"
     assert "AWS_ENDPOINT_URL" in gone.cure
 
@@ -182,4 +188,4 @@ def test_passwords_are_not_shown() -> None:
 
 @pytest.mark.slow
 def test_ray_is_started_only_where_asked_for() -> None:
-    assert doctor.check_ray().status == "ok"
+    assert packages.check_ray().status == "ok"
