@@ -34,6 +34,7 @@ COMMANDS = {
     "runs": "finedefics_platform.cli.runs:app",
     "models": "finedefics_platform.cli.models:app",
     "categories": "finedefics_platform.cli.categories:app",
+    "clean": "finedefics_platform.cli.clean:clean",
     "ui": "finedefics_platform.cli.ui:ui",
 }
 

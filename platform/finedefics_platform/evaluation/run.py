@@ -31,6 +31,7 @@ from finedefics_platform.evaluation.parts import (
     FITTING,
     PART,
     Part,
+    begin,
     in_parts,
     missing,
     read_arrays,
@@ -94,15 +95,16 @@ def evaluate(
         dataset.root,
         settings,
         known,
-        workspace.evaluations / ".parts",
+        workspace.evaluation_parts,
     )
     about = _about(question, dataset, file)
     place = workspace.evaluations / _address(about)
     if committed(place) is None:
-        claims = workspace.evaluations / ".lease" / place.name
+        claims = workspace.evaluation_lease(place.name)
         with lease(claims, f"evaluation {place.name}", progress=progress) as held:
             if committed(place) is None:
                 question = replace(question, parts=question.parts / place.name)
+                begin(question.parts, {"model": workspace.name_of(question.model), **about})
                 make = partial(_make, shards=shards, gpus_per_worker=gpus_per_worker, progress=progress)
                 plan = planned(dataset, settings)
                 question = _decided(question, dataset, plan, make)
