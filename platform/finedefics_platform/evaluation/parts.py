@@ -4,6 +4,7 @@ A part is some pictures, by where they lie in the dataset, so that neither the d
 While an evaluation is made, its folder ``evaluations/.parts/<digest>/`` holds
 
 - ``about.json``: what it is (model, data, split, answers), when it was begun, and by whom,
+- ``placed.json``: where the model stands (device, cards of a process) and how many tokens it takes at a time,
 - ``fitting-<number>.npz``, ``deciding-<number>.npz``: what calibration and the ensemble's weight come from,
 - ``plain/`` and ``index/``: the category index, as the texts give it and with what was decided,
 - ``items-<number>.parquet`` and then ``asked-<number>.npz``: the answers; a part is there with the latter.
@@ -27,7 +28,7 @@ from finedefics_platform.data.store import Place
 PART = 64  # pictures: two batches, so that little is lost and processes end together
 DRAWN_PART = 256  # of pictures from all over the dataset, of which each part reads most row groups
 FITTING, DECIDING, ASKED = "fitting", "deciding", "asked"
-ABOUT = "about.json"
+ABOUT, PLACED = "about.json", "placed.json"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from finedefics_platform.evaluation.parts import (
     DRAWN_PART,
     FITTING,
     PART,
+    PLACED,
     Part,
     begin,
     in_parts,
@@ -113,6 +114,7 @@ def evaluate(
                 make(Answering, question, asked, "evaluating")
                 index = _index(question)
                 about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
+                about |= {"placed": (question.parts / PLACED).read_json()}
                 with commit(place) as draft:
                     write_evaluation(draft, question.parts, asked, index, {**about, "finished": time.time()})
                     held.check()

@@ -18,6 +18,7 @@ from ray import cloudpickle
 
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.errors import FinedeficsError
+from finedefics.placing import MICRO_TOKENS
 from finedefics.scoring import CategoryIndex, Recogniser, recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
@@ -144,6 +145,7 @@ def test_what_was_cut_off_goes_on_and_answers_no_picture_twice(
     found = made(workspace, tiny_model, drawn_dataset)
     assert processes.parts == [0, 1, 2]
     assert processes.decoded == Counter(pictures(drawn_dataset))
+    assert found.summary["placed"] == {"device": "cpu", "cards": 0, "micro_tokens": MICRO_TOKENS}
     whole = made(open_workspace(tmp_path / "another"), tiny_model, drawn_dataset)
     assert found.items().equals(whole.items())
     told = [json.loads((one.folder / "summary.json").read_text()) for one in (found, whole)]
