@@ -44,6 +44,7 @@ def test_out_of_memory_names_the_step_its_tokens_and_the_cure(compute: Compute, 
     assert "goes on from its last checkpoint" in str(raised.value)
 
 
+@pytest.mark.slow  # two groups of workers
 def test_a_run_that_ran_out_goes_on_under_a_smaller_budget(
     ray_cluster: Any,
     drawn_workspace: Workspace,
@@ -80,7 +81,8 @@ def test_a_run_that_ran_out_goes_on_under_a_smaller_budget(
         FinedeficsError, match=r"out of memory at step 3: 4 rows, .*set compute\.micro_tokens"
     ):
         train(drawn_workspace, parse_experiment(document, place="test"))
-    lower = {**document, "compute": {"micro_tokens": 256}}
+    lower = {**document, "compute": {"micro_tokens": 36}}  # two of the four rows
     run = train(drawn_workspace, parse_experiment(lower, place="test"))
-    assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [2]
-    assert [event["step"] for event in run.events() if event["event"] == "step"] == [1, 2, 3, 4]
+    (resumed,) = (event["step"] for event in run.events() if event["event"] == "resumed")
+    assert resumed in (1, 2)  # the last checkpoint may not have been noted when the worker failed
+    assert {event["step"] for event in run.events() if event["event"] == "step"} == {1, 2, 3, 4}
