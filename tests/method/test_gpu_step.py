@@ -49,7 +49,6 @@ def test_flops_are_those_torch_counts(model: str, checkpointing: bool) -> None:
     seen = StepFlops(backbone).of_pictures(batch.images, len(tokens))
     assert seen == pytest.approx(towers.get_total_flops(), rel=1e-3)
     length = batch.sequences.useful
-    text = sum(weight.numel() for weight in linear_weights(backbone.part("text")))
     unseen = 2 * shape.text_layers * shape.text_hidden * length**2  # the half above attention's diagonal
     for tuning in ("full", "lora"):
         prepared(backbone, tuning).train()
@@ -60,6 +59,7 @@ def test_flops_are_those_torch_counts(model: str, checkpointing: bool) -> None:
             objective(batch).loss.backward()
         found = StepFlops(backbone).of(batch) + 3 * unseen
         if checkpointing:  # all but each layer's last product again, which no utilisation counts
+            text = sum(weight.numel() for weight in linear_weights(backbone.part("text")))
             again = text - shape.text_layers * shape.text_hidden * shape.text_intermediate
             found += 2 * again * length + 2 * unseen
         # below the lowest adapters nothing asks for a gradient, which shows in a model of four layers
