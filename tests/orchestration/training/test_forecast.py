@@ -86,6 +86,7 @@ def test_tokens_of_a_picture_follow_the_family_and_its_settings() -> None:
                 f"model.path={QWEN}",
                 "model.processor={max_pixels: 401408}",
                 "compute.cache_vision=true",
+                "adapters.targets=[text]",
             ),
             15,
             60,
