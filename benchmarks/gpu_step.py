@@ -11,7 +11,7 @@ released schedule, and answers. A cell has figures, or the reason why it has non
 not installed"); a figure that was not taken is never printed. What a figure is worth, its card says: the
 object names the device.
 
-Model FLOPs utilisation is model FLOPs over seconds over the card's peak. `benchmarks.gpu.flops` says what is
+Model FLOPs utilisation is model FLOPs over seconds over the card's peak. `finedefics.flops` says what is
 counted: what the samples need however the step is scheduled, in adapters' and whole weights' backward passes,
 and nothing that is computed again.
 """

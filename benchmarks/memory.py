@@ -6,17 +6,16 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.registry import Result, benchmark
 from benchmarks.samples import NEGATIVES, make_data
 from benchmarks.samples import SIZES as MODEL
+from finedefics_platform.base.resident import can_be_told, forget_peak, peak, resident
 
 SIZES = (32, 256)
 MICRO_TOKENS = 2048  # less than the smaller batch has, so that both are divided
 REPEATS = 3
 LAYERS = 16  # each layer's own activations are a small part then
-PROCESS = Path("/proc/self")
 # else glibc keeps freed megabytes as chance has it: 256 rows by 32 then read 404 to 689 MiB from run to run
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
@@ -24,7 +23,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 @benchmark("contrastive_memory")
 def contrastive_memory() -> dict[str, Result]:
     """Ratio of the memory that a step takes above what model, optimizer and batch take already."""
-    if not (PROCESS / "clear_refs").exists():
+    if not can_be_told():
         print("contrastive_memory: left out, there is no /proc to read peaks from", file=sys.stderr)
         return {}
     runs = [[_measured(size, MICRO_TOKENS) for size in SIZES] for _ in range(REPEATS)]
@@ -43,7 +42,7 @@ def contrastive_memory() -> dict[str, Result]:
 @benchmark("step_memory_checkpointed")
 def step_memory_checkpointed() -> dict[str, Result]:
     """Ratio of the memory that a step takes above the process before it, layers checkpointed over kept."""
-    if not (PROCESS / "clear_refs").exists():
+    if not can_be_told():
         print("step_memory_checkpointed: left out, there is no /proc to read peaks from", file=sys.stderr)
         return {}
     runs = [
@@ -97,17 +96,10 @@ def _step(size: int, micro_tokens: int, layers: int, checkpointing: int) -> floa
     # a step of two rows first: gradients and library workspaces are not the batch's doing
     objective(collate({"labelled": data.random_batch(2)}, step=0)).loss.backward()
     batch = collate({"labelled": data.random_batch(size)}, step=0)
-    before = _resident("VmRSS")
-    # the peak so far is forgotten; getrusage's would still hold that of the process this one was started by
-    (PROCESS / "clear_refs").write_text("5")
+    before = resident()
+    forget_peak()
     objective(batch).loss.backward()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> float:
-    """MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
+    return (peak() - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from benchmarks.registry import Result, benchmark
+from finedefics_platform.base.resident import can_be_told, peak
 
 PICTURES, CATEGORIES, DIM, KEEP = 65_536, 10_000, 512, 16
 PART_ROWS = 1024  # of a samples file: 16 row groups of 64
-PROCESS = Path("/proc/self")
 
 
 @benchmark("mining_vs_bare_torch")
@@ -126,10 +126,7 @@ def _rows(count: int, seed: int) -> np.ndarray:
 
 def _peak() -> float:
     """MiB that this process held at its peak, and NaN where there is no /proc to tell."""
-    if not (PROCESS / "status").exists():
-        return float("nan")
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    return peak() / 2**20 if can_be_told() else float("nan")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.registry import Result, benchmark
+from finedefics_platform.base.resident import can_be_told, peak, resident
 
 ROWS = 1_000_000
 CATEGORIES = 10_000
 RANKS = 64
 BATCH = 256
 STEPS = 200
-PROCESS = Path("/proc/self")
+MIB = 2**20
 # one pixel: what pictures take is bounded by the row groups in hand, and not by how many there are
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -26,7 +27,7 @@ PIXEL = bytes.fromhex(
 @benchmark("stream_rank_memory")
 def stream_rank_memory() -> Mapping[str, Result]:
     """MiB that a rank's process grows by, over the samplers."""
-    if not (PROCESS / "status").exists():
+    if not can_be_told():
         print("stream_rank_memory: left out, there is no /proc to read peaks from", file=sys.stderr)
         return {}
     from benchmarks.stored import stored
@@ -72,19 +73,13 @@ def _rank(folder: str, sampler: str) -> dict[str, float]:
     ensure_ray()  # a worker is there before its stream is
     dataset = open_dataset(open_workspace(folder), "million")
     stage = Stage(name="one", steps=STEPS, feeds={"labelled": BATCH}, terms={"answer": 1})
-    before, started = _resident("VmRSS"), time.perf_counter()
+    before, started = resident(), time.perf_counter()
     index = SampleIndex.of(dataset, sampler)  # type: ignore[arg-type]
-    seconds, held = time.perf_counter() - started, _resident("VmRSS") - before
+    seconds, held = time.perf_counter() - started, resident() - before
     stream = TrainingStream(dataset, stage, 0, 5, RANKS, index=index, sampler=sampler)  # type: ignore[arg-type]
     rows = sum(len(rows["labelled"]) for _, rows in stream)
     assert rows == STEPS * BATCH // RANKS
-    return {"grown": _resident("VmHWM") - before, "index": held, "seconds": seconds}
-
-
-def _resident(key: str) -> float:
-    """MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
+    return {"grown": (peak() - before) / MIB, "index": held / MIB, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.gpu.cells import Cell, NotMeasured
-from benchmarks.gpu.flops import step_flops, weights
 from benchmarks.gpu.shapes import SHAPES, TINY, Shape, prepared, untrained
 from benchmarks.released_schedule import ReleasedSchedule
 from benchmarks.samples import NEGATIVES, Data, make_data
@@ -21,6 +20,7 @@ from benchmarks.stage_one import STAGE_ONE
 from finedefics.backbones import Backbone
 from finedefics.batch import Batch
 from finedefics.collation import Collator
+from finedefics.flops import StepFlops
 from finedefics.objective import Objective
 
 WARM = 2  # steps before those that are timed: allocator, autotuning, compilation
@@ -69,12 +69,12 @@ def measure_step(
     shape = shape_of(cell, tiny)
     torch.manual_seed(0)
     backbone = untrained(cell.model, shape, cell.edge, device, dtype, cell.attention)
-    counted, parameters = weights(backbone), sum(p.numel() for p in backbone.parameters())
+    parameters = sum(p.numel() for p in backbone.parameters())
     prepared(backbone, cell.tuning).train()
     trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
     samples = data.random_batch(rows)
     batch = collated(backbone, data, samples, dtype)
-    flops = step_flops(shape, backbone, counted, batch, cell.tuning)
+    flops = StepFlops(backbone).of(batch)
     useful = batch.sequences.useful + batch.embedded.useful
     if cell.schedule == "packed":
         checkpointing = cell.checkpointing

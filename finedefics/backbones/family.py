@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from finedefics.errors import wrong_use
 from finedefics.registry import Registry
@@ -29,6 +29,21 @@ class ImageTokens(list[Tensor]):
         """The pictures at these positions, in this order."""
         grids = None if self.grids is None else [self.grids[i] for i in indices]
         return ImageTokens((self[i] for i in indices), grids)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Weights that multiply equally many rows.
+
+    Attributes:
+        weights: of linear layers.
+        rows: of all pictures together.
+        inner: their input comes from other weights of the same part, and not straight from the part before.
+    """
+
+    weights: list[Tensor]
+    rows: int
+    inner: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,25 @@ class Family:
         *tiles, _, height, width = images["pixel_values"].shape[1:]
         return math.prod(tiles) * math.ceil(height * width / model.config.vision_config.patch_size**2)
 
+    def views(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid]:
+        """Rows and columns of patches of every view that the vision tower sees, padding included."""
+        pixels = images["pixel_values"]
+        height, width = (edge // model.config.vision_config.patch_size for edge in pixels.shape[-2:])
+        return [(height, width)] * math.prod(pixels.shape[:-3])
+
+    def attended(self, model: Any, views: Sequence[Grid]) -> int:
+        """Pairs of patches of which one attends to the other, over all layers of the vision tower."""
+        return int(model.config.vision_config.num_hidden_layers) * sum((r * c) ** 2 for r, c in views)
+
+    def connected(self, model: Any, views: Sequence[Grid], tokens: int) -> tuple[list[Products], int]:
+        """What the connector multiplies, and the FLOPs of its attention, forward.
+
+        Args:
+            views: as `views` gave them.
+            tokens: that it makes of them.
+        """
+        return [Products(linear_weights(model.get_submodule(self.connector)), tokens)], 0
+
     def grids(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid] | None:
         """Rows and columns of each picture's tokens where `positions` needs them."""
         return None
@@ -92,6 +126,16 @@ class Family:
             [rows, width], or [axes, rows, width].
         """
         return positions
+
+
+def linear_weights(part: nn.Module, *within: str) -> list[Tensor]:
+    """Weights of linear and convolutional layers, of those whose dotted name has one of the words in it."""
+    return [
+        layer.weight
+        for name, layer in part.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)
+        if not within or any(word in name for word in within)
+    ]
 
 
 FAMILIES: Registry[Family] = Registry("model family")

@@ -38,6 +38,17 @@ class Qwen25VL(Family):
         """Those of the largest picture."""
         return images["pixel_values"].shape[1]
 
+    def views(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid]:
+        """Without padding: the tower gets the patches that there are."""
+        return [(rows, columns) for _, rows, columns in images["image_grid_thw"].tolist()]
+
+    def attended(self, model: Any, views: Sequence[Grid]) -> int:
+        """Whole pictures in a few layers, windows in the others."""
+        vision = model.config.vision_config
+        whole, edge = len(vision.fullatt_block_indexes), vision.window_size // vision.patch_size
+        windowed = sum(_squares(rows, edge) * _squares(columns, edge) for rows, columns in views)
+        return int(whole * sum((r * c) ** 2 for r, c in views) + (vision.depth - whole) * windowed)
+
     def grids(self, model: Any, images: Mapping[str, Tensor]) -> list[Grid]:
         """Rows and columns of tokens, in merged patches."""
         merge = model.config.vision_config.spatial_merge_size
@@ -67,6 +78,12 @@ class Qwen25VL(Family):
             after = (sequence == sequence[last]) & (order > last)
             axes += after * (max(rows, columns) - rows * columns)
         return axes.unflatten(1, positions.shape)
+
+
+def _squares(side: int, window: int) -> int:
+    """Sum of the squares of a side's windows, the last of which may be narrower."""
+    whole, rest = divmod(side, window)
+    return whole * window**2 + rest**2
 
 
 _PIXELS = (("max_pixels", "401408", "at most 512 tokens a picture, each of 28 x 28 pixels"),)

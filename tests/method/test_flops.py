@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import flops
 from benchmarks.gpu.shapes import TINY, prepared, untrained
 from benchmarks.samples import NEGATIVES, make_data
 from benchmarks.stage_one import STAGE_ONE
@@ -20,11 +19,6 @@ SHAPE = TINY["idefics2"]
 def made() -> Backbone:
     torch.manual_seed(0)
     return untrained("idefics2", SHAPE, 64, "cpu", torch.float32, "sdpa")
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, int]:
-    return flops.weights(made())
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +39,8 @@ def counted(backbone: Backbone, batch: Batch) -> float:
     return float(counter.get_total_flops())
 
 
-def test_adapters_on_frozen_weights_are_counted_as_the_script_for_one_card_does(
-    backbone: Backbone, weights: dict[str, int], batch: Batch
-) -> None:
+def test_adapters_on_frozen_weights_pass_gradients_and_keep_none(backbone: Backbone, batch: Batch) -> None:
     found = StepFlops(backbone).of(batch)
-    # which leaves the adapters themselves out, and counts the vision tower's attention
-    assert 0.8 < found / flops.step_flops(SHAPE, backbone, weights, batch, "lora") < 1.2
     # nothing below the lowest adapters asks for a gradient, which shows in a model of four layers
     assert 0.6 < found / counted(backbone, batch) < 1.1
 
@@ -58,7 +48,7 @@ def test_adapters_on_frozen_weights_are_counted_as_the_script_for_one_card_does(
 def test_trained_weights_cost_their_gradients(batch: Batch) -> None:
     whole = Backbone(made().model, None, train=("text", "connector", "vision"))
     everything = StepFlops(whole).of(batch)
-    # torch counts whole squares of attention, padding, and the vision tower's own attention
+    # torch counts whole squares of attention, and padding
     assert 0.8 < everything / counted(whole, batch) < 1.1
     whole.requires_grad_(False)
     assert StepFlops(whole).of(batch) == pytest.approx(everything / 3, rel=0.06)

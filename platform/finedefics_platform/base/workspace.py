@@ -56,6 +56,15 @@ class Workspace:
         return self.root / "evaluations"
 
     @property
+    def evaluation_parts(self) -> Location:
+        """What evaluations have so far that are being made or were cut off: a folder each, by its name."""
+        return self.evaluations / ".parts"
+
+    def evaluation_lease(self, name: str) -> Location:
+        """The lease under which the evaluation of this name is made."""
+        return self.evaluations / ".lease" / name
+
+    @property
     def embeddings(self) -> Location:
         """What embedders made of datasets' pictures, addressed by what they were made from."""
         return self.root / "embeddings"

@@ -83,6 +83,11 @@ def _show_stage(told: "Forecast", stage: "StageForecast", ranks: int, out: Repor
     rows = [(portion.part, f"{portion.bytes / GIB:.2f}", portion.how) for portion in here]
     title = f"memory a rank (of {ranks}), GiB"
     out.table(title, ("part", "GiB", "how"), [*rows, ("sum", f"{stage.total / GIB:.2f}", "")])
+    if stage.kept is not None:
+        out.say(
+            f"compute.cache_vision keeps {stage.kept / 2**20:.2f} MiB a picture on disk: "
+            f"{stage.kept * 100_000 / GIB:,.0f} GiB of 100,000 pictures"
+        )
     if stage.host:
         away = ((p.part, f"{p.bytes / GIB:.2f}", p.how) for p in stage.memory if p.host)
         rows = [*away, ("sum", f"{stage.host / GIB:.2f}", "")]

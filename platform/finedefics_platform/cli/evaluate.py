@@ -129,6 +129,9 @@ def evaluate(
         progress=out,
     )
     tables = show_figures(out, model, done, settings.options)
+    placed = done.summary["placed"]
+    where = f"{placed['cards']} of its cards" if placed["cards"] else "the CPU"
+    out.say(f"a process held the model on {where}, at most {placed['micro_tokens']:,} tokens at a time")
     for answer, share in done.summary["unparseable"].items():
         if share:
             out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")

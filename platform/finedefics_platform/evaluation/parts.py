@@ -3,14 +3,18 @@
 A part is some pictures, by where they lie in the dataset, so that neither the driver nor a message holds one.
 While an evaluation is made, its folder ``evaluations/.parts/<digest>/`` holds
 
+- ``about.json``: what it is (model, data, split, answers), when it was begun, and by whom,
+- ``placed.json``: where the model stands (device, cards of a process) and how many tokens it takes at a time,
 - ``fitting-<number>.npz``, ``deciding-<number>.npz``: what calibration and the ensemble's weight come from,
 - ``plain/`` and ``index/``: the category index, as the texts give it and with what was decided,
 - ``items-<number>.parquet`` and then ``asked-<number>.npz``: the answers; a part is there with the latter.
 """
 
 import io
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,11 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics_platform.base.storage import Location, cached
+from finedefics_platform.base.user import user
 from finedefics_platform.data.store import Place
 
 PART = 64  # pictures: two batches, so that little is lost and processes end together
 DRAWN_PART = 256  # of pictures from all over the dataset, of which each part reads most row groups
 FITTING, DECIDING, ASKED = "fitting", "deciding", "asked"
+ABOUT, PLACED = "about.json", "placed.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,21 @@ class Part:
     def items(self) -> str:
         """Of the file with the rows of its answers."""
         return f"items-{self.number:06}.parquet"
+
+
+def begin(folder: Location, about: Mapping[str, Any]) -> None:
+    """Say in an evaluation's folder what it is; one that goes on has been begun before.
+
+    Args:
+        about: of the evaluation: ``model``, ``dataset``, ``split``, ``limit`` and ``protocol``.
+    """
+    if (folder / ABOUT).is_file():
+        return
+    told = {key: about[key] for key in ("model", "dataset", "split", "limit")}
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    by = f"{user()}@{socket.gethostname()}"
+    answers = list(about["protocol"]["answers"])
+    (folder / ABOUT).write_json({**told, "answers": answers, "begun": begun, "by": by})
 
 
 def in_parts(

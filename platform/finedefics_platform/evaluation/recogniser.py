@@ -13,7 +13,7 @@ from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.asked import choose
 from finedefics_platform.evaluation.items import ITEMS
-from finedefics_platform.evaluation.parts import DECIDING, Part, write_arrays, write_rows
+from finedefics_platform.evaluation.parts import DECIDING, PLACED, Part, write_arrays, write_rows
 
 if TYPE_CHECKING:
     from finedefics.placing import Placed
@@ -134,6 +134,9 @@ def open_recogniser(question: Question) -> "Recogniser":
         torch.set_num_threads(1)  # processes share the cores; a speed is that of one of them
     folder, seed = model_folder(question.model), question.settings.seed
     backbone, budget = _placed(question, device)
+    stands = {parameter.device for parameter in backbone.parameters()}
+    told = {"device": device.partition(":")[0], "cards": sum(place.type == "cuda" for place in stands)}
+    (question.parts / PLACED).write_json({**told, "micro_tokens": budget})
     categories = open_version(question.dataset).categories()
     if committed(question.index) is None:
         built = Recogniser(

@@ -30,7 +30,9 @@ from finedefics_platform.evaluation.parts import (
     DRAWN_PART,
     FITTING,
     PART,
+    PLACED,
     Part,
+    begin,
     in_parts,
     missing,
     read_arrays,
@@ -94,15 +96,16 @@ def evaluate(
         dataset.root,
         settings,
         known,
-        workspace.evaluations / ".parts",
+        workspace.evaluation_parts,
     )
     about = _about(question, dataset, file)
     place = workspace.evaluations / _address(about)
     if committed(place) is None:
-        claims = workspace.evaluations / ".lease" / place.name
+        claims = workspace.evaluation_lease(place.name)
         with lease(claims, f"evaluation {place.name}", progress=progress) as held:
             if committed(place) is None:
                 question = replace(question, parts=question.parts / place.name)
+                begin(question.parts, {"model": workspace.name_of(question.model), **about})
                 make = partial(_make, shards=shards, gpus_per_worker=gpus_per_worker, progress=progress)
                 plan = planned(dataset, settings)
                 question = _decided(question, dataset, plan, make)
@@ -111,6 +114,7 @@ def evaluate(
                 make(Answering, question, asked, "evaluating")
                 index = _index(question)
                 about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
+                about |= {"placed": (question.parts / PLACED).read_json()}
                 with commit(place) as draft:
                     write_evaluation(draft, question.parts, asked, index, {**about, "finished": time.time()})
                     held.check()

@@ -19,8 +19,7 @@ from finedefics.data.generated import WorldPlan, make_world, write_world
 from finedefics.errors import FinedeficsError
 from finedefics.scoring import CategoryIndex
 from finedefics_platform.base.content import model_digest
-from finedefics_platform.base.storage import commit
-from finedefics_platform.base.storage.lease import holder
+from finedefics_platform.base.storage import commit, holder
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.describing import describe

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray import cloudpickle
 
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.errors import FinedeficsError
+from finedefics.placing import MICRO_TOKENS
 from finedefics.scoring import CategoryIndex, Recogniser, recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
@@ -26,6 +28,7 @@ from finedefics_platform.evaluation import recogniser as asking
 from finedefics_platform.evaluation import run
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.evaluation.run import evaluate
+from finedefics_platform.operate.cleaning import dispensable
 
 ASKED = Evaluation(split="val", answers=("names", "alignment", "describe"), calibration="off")
 
@@ -108,7 +111,7 @@ def test_each_picture_is_decoded_once_and_none_crosses_the_driver(
     ids = [sample.sample_id for sample in drawn_dataset.samples("val")]
     assert [row["sample_id"] for row in rows] == ids * 6
     assert found.embeddings()["sample_ids"].tolist() == ids
-    assert not (workspace.evaluations / ".parts" / found.place.name).exists()
+    assert not (workspace.evaluation_parts / found.place.name).exists()
 
 
 def test_it_says_what_each_answer_alone_says(
@@ -135,10 +138,14 @@ def test_what_was_cut_off_goes_on_and_answers_no_picture_twice(
     with pytest.raises(KeyboardInterrupt):
         made(workspace, tiny_model, drawn_dataset)
     assert processes.parts == [0]
+    (left,) = dispensable(workspace, timedelta(0))
+    asked = {"dataset": drawn_dataset.reference, "split": "val", "answers": [*ASKED.answers]}
+    assert left.about.items() >= {"model": str(tiny_model), **asked}.items()
     processes.stop_after = None
     found = made(workspace, tiny_model, drawn_dataset)
     assert processes.parts == [0, 1, 2]
     assert processes.decoded == Counter(pictures(drawn_dataset))
+    assert found.summary["placed"] == {"device": "cpu", "cards": 0, "micro_tokens": MICRO_TOKENS}
     whole = made(open_workspace(tmp_path / "another"), tiny_model, drawn_dataset)
     assert found.items().equals(whole.items())
     told = [json.loads((one.folder / "summary.json").read_text()) for one in (found, whole)]
@@ -263,7 +270,7 @@ def test_a_killed_evaluation_answers_no_picture_twice(
     address = ray_cluster.get_runtime_context().gcs_address
     given = [address, str(workspace.root), str(tiny_model), str(drawn_dataset.root)]
     first = subprocess.Popen([sys.executable, str(script), *given], stderr=subprocess.PIPE, text=True)
-    parts = workspace.evaluations / ".parts"
+    parts = workspace.evaluation_parts
 
     def there() -> set[str]:
         files = [file.name for folder in parts.children() for file in folder.children()]

@@ -13,6 +13,7 @@ from finedefics.backbones.published import PUBLISHED, published_config
 from finedefics.base_model import Sizes, untrained_backbone
 from finedefics.errors import FinedeficsError
 from finedefics.footprint import Activations, PartSize, Step, empty_backbone, part_sizes, picture_of
+from finedefics_platform.base.resident import can_be_told
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import app
 from finedefics_platform.config.documents import parse_yaml
@@ -80,10 +81,16 @@ def test_tokens_of_a_picture_follow_the_family_and_its_settings() -> None:
     [
         pytest.param(readme_experiment, 15, 40, id="README"),
         pytest.param(
-            lambda: spec("one-gpu", f"model.path={QWEN}", "model.processor={max_pixels: 401408}"),
+            lambda: spec(
+                "one-gpu",
+                f"model.path={QWEN}",
+                "model.processor={max_pixels: 401408}",
+                "compute.cache_vision=true",
+                "adapters.targets=[text]",
+            ),
             15,
             60,
-            id="one-gpu Qwen",
+            id="one-gpu Qwen, its pictures kept",
         ),
         pytest.param(lambda: spec("released-8gpu-qlora"), 4, 22, id="released-8gpu-qlora"),
         # the same reckoning of other numbers, many seconds each
@@ -103,6 +110,8 @@ def test_the_experiments_that_are_printed_fit_their_cards(
     assert at_least < told.largest.total / GIB < at_most
     rows = sum(rows for feed, rows in asked.stages[0].feeds.items() if feed != "text")
     assert told.stages[0].pictures == rows * asked.stages[0].steps
+    # 18 x 13 cells of 28 pixels, each a token of 3,584 numbers in bfloat16
+    assert told.stages[0].kept == (18 * 13 * 3584 * 2 if asked.compute.cache_vision else None)
 
 
 @pytest.mark.slow
@@ -209,7 +218,7 @@ def toy_experiment(model: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc to read peaks from")
+@pytest.mark.skipif(not can_be_told(), reason="no /proc to read peaks from")
 @pytest.mark.parametrize("adapters", [{}, {"kind": "lora"}], ids=["whole weights", "adapters"])
 def test_the_peak_that_is_foretold_is_the_one_measured(
     adapters: dict[str, Any], toy: Path, drawn_workspace: Workspace, drawn_dataset: Dataset

@@ -7,7 +7,7 @@ first and one small manifest last: readers see nothing without it.
 
 from finedefics_platform.base.storage.cache import cache_folder, cached
 from finedefics_platform.base.storage.commit import commit, committed, discard, fetch
-from finedefics_platform.base.storage.lease import Lease, lease
+from finedefics_platform.base.storage.lease import Lease, holder, lease
 from finedefics_platform.base.storage.location import Location
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "committed",
     "discard",
     "fetch",
+    "holder",
     "lease",
 ]

@@ -207,6 +207,14 @@ class Location:
         ways = [info.path[len(self.path) :].strip("/") for info in found if info.type == fs.FileType.File]
         return sorted(way for way in ways if not any(part.startswith(".") for part in way.split("/")))
 
+    def held(self) -> tuple[int, datetime | None]:
+        """Bytes of all files below, hidden ones too, and when the last one was written; None without any."""
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        with self._asked(_REACHABLE):
+            found = self.filesystem.get_file_info(selector)
+        files = [info for info in found if info.type == fs.FileType.File]
+        return sum(info.size for info in files), max((info.mtime for info in files), default=None)
+
     def delete(self) -> None:
         """Remove the file or everything below; nothing happens where nothing is."""
         with self._asked(_WRITABLE):

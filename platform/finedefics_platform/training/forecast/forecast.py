@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finedefics.backbones import Backbone
+from finedefics.backbones.precision import torch_dtype
 from finedefics.footprint import (
     Assumed,
     PartSize,
@@ -40,6 +41,7 @@ class StageForecast:
         tokens: of one step of all ranks, by kind: ``image``, ``text``, ``negatives``, and ``forwarded``, with
             padding.
         memory: of one rank at the peak of a step.
+        kept: bytes on disk of a picture's features (``compute.cache_vision``), None where none are kept.
     """
 
     name: str
@@ -47,6 +49,7 @@ class StageForecast:
     pictures: int
     tokens: dict[str, int]
     memory: list[Portion]
+    kept: int | None = None
 
     @property
     def total(self) -> int:
@@ -133,11 +136,13 @@ def forecast_of(
         step = _joined(steps) if steps else _assumed(source, experiment, stage)
         held = probe.activations(step, experiment.compute.micro_tokens)
         memory = rank_memory(experiment, parts, step, held, text.hidden_size)
-        stages.append(_stage(experiment, stage, step, memory))
+        stages.append(_stage(experiment, stage, step, memory, text.hidden_size))
     return Forecast(source.told, reckoned, parts, stages)
 
 
-def _stage(experiment: Experiment, stage: Stage, step: Step, memory: list[Portion]) -> StageForecast:
+def _stage(
+    experiment: Experiment, stage: Stage, step: Step, memory: list[Portion], hidden: int
+) -> StageForecast:
     ranks = experiment.resources.processes
     tokens = {
         "image": step.image,
@@ -151,7 +156,15 @@ def _stage(experiment: Experiment, stage: Stage, step: Step, memory: list[Portio
         pictures=stage.steps * step.pictures * ranks,
         tokens={kind: count * ranks for kind, count in tokens.items()},
         memory=memory,
+        kept=_kept(experiment, step, hidden),
     )
+
+
+def _kept(experiment: Experiment, step: Step, hidden: int) -> int | None:
+    """Tokens of a picture x width of the language model x bytes of a number; a little is told beside them."""
+    if not experiment.compute.cache_vision or step.picture is None:
+        return None
+    return step.picture.tokens * hidden * torch_dtype(experiment.model.dtype).itemsize
 
 
 def _assumed(source: Source, experiment: Experiment, stage: Stage) -> Step:

@@ -5,19 +5,17 @@ On a CPU the peak is read from ``/proc`` (Linux). The batch is that of one rank,
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from finedefics_platform.base.resident import can_be_told, forget_peak, peak, resident
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.training.forecast.forecast import BATCHES, Forecast
 from finedefics_platform.training.forecast.source import batches, dataset_of, source_of
 
-PROCESS = Path("/proc/self")
 LARGEST = 2 * 2**30  # bytes that a forecast may have, for its step to be run on the side
 # What a rank holds in a forward and backward pass, weights and gradients included.
 PARTS = ("weights", "gradients", "pictures", "activations", "logits", "gathered embeddings")
@@ -38,7 +36,7 @@ def measured(workspace: Workspace, experiment: Experiment, told: Forecast) -> Me
     """Run the largest stage's batch once; None where model or data are not at hand, or too large for it."""
     stage = told.largest
     foretold = sum(portion.bytes for portion in stage.memory if portion.part in PARTS)
-    if foretold > LARGEST or not (PROCESS / "clear_refs").exists() or sys.platform != "linux":
+    if foretold > LARGEST or not can_be_told():
         return None
     source, dataset = source_of(workspace, experiment), dataset_of(workspace, experiment)
     if source.processor is None or dataset is None or experiment.adapters.kind == "qlora":
@@ -76,20 +74,14 @@ def _step(workspace: Workspace, experiment: Experiment, number: int) -> int:
     few = stage.model_copy(update={"feeds": dict.fromkeys(stage.feeds, 2 * experiment.resources.processes)})
     objective(batches(source, experiment, few, dataset, 1)[0]).loss.backward()
     objective.zero_grad(set_to_none=True)
-    before = _resident("VmRSS")
+    before = resident()
     made = batches(source, experiment, stage, dataset, BATCHES)
     batch = max(made, key=lambda each: each.sequences.ids.numel() + each.embedded.ids.numel())
     del made
-    (PROCESS / "clear_refs").write_text("5")  # the peak so far is forgotten
+    forget_peak()
     objective(batch).loss.backward()
     weights = sum(parameter.nbytes for parameter in backbone.parameters())
-    return weights + _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    """Bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+    return weights + peak() - before
 
 
 @contextmanager
