@@ -5,6 +5,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,14 +13,17 @@ import pytest
 import torch
 from collating_trainer import rows_of, small_collator
 from torch import Tensor
+from torch.distributed import HashStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Batch
 from finedefics.objective import Objective
+from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.training import meter, worker
 from finedefics_platform.training.collating import collated
+from finedefics_platform.training.stopping import StopWatch
 
 STEPS = 4
 # what is counted there is on the host: a batch before it is sent, figures that have arrived
@@ -130,8 +134,10 @@ class Alone:
         found[0].copy_(own)
 
 
-def test_the_loop_waits_for_nothing_and_tells_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_report_layout", lambda *_: None)
+def test_the_loop_waits_for_nothing_and_tells_every_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker, "report_layout", lambda *_: None)
     monkeypatch.setattr(worker, "whole", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(meter, "dist", Alone)
     stage = {"name": "one", "steps": STEPS, "feeds": {"labelled": 2, "text": 1}, "terms": {"answer": 1}}
@@ -146,6 +152,7 @@ def test_the_loop_waits_for_nothing_and_tells_every_step(monkeypatch: pytest.Mon
         dataset=None,  # type: ignore[arg-type]
         index=None,  # type: ignore[arg-type]
         events=types.SimpleNamespace(write=lambda name, **fields: told.append((name, fields))),  # type: ignore[arg-type]
+        stop=StopWatch(Location.of(tmp_path), 0, store=HashStore()),
     )
     torch.manual_seed(0)
     collate = small_collator()
