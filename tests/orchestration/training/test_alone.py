@@ -59,6 +59,7 @@ def test_it_trains_the_weights_that_one_worker_of_ray_train_does(
     assert not (runs[0].place / "training-1" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_collate_change_nothing_and_one_that_is_lost_is_told(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_processes_that_collate_change_nothing_and_one_that_is_lost_is_told(
         with_cpus("lost", 3, [{**STAGES[1], "steps": 2000}], listen=kill)
 
 
+@pytest.mark.slow
 def test_a_listener_that_raises_ends_it_and_it_starts_again(
     ray_cluster: Any, drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path
 ) -> None:
