@@ -256,7 +256,7 @@ def load_cluster(path: str | Path, overrides: Sequence[str] = ()) -> Cluster:
         path: a YAML file.
         overrides: ``a.b=c`` of the command line, applied in order.
     """
-    document = read_yaml(path, "cluster")
+    document = read_yaml(path, "cluster", by_key=False)
     for assignment in overrides:
-        override_by_text(document, assignment)
+        override_by_text(document, assignment, by_key=False)
     return parse_document(Cluster, document, place=str(path))

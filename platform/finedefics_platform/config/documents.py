@@ -16,8 +16,11 @@ from finedefics_platform.base.secrets import HIDDEN, is_secret, without_secrets
 REFERENCES = "secrets"  # the section of a job that says where secrets are, by name
 
 
-def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
+def read_yaml(path: str | Path, kind: str, *, by_key: bool = True) -> dict[str, Any]:
     """A YAML file as a mapping.
+
+    Args:
+        by_key: as `refuse_secrets` has it.
 
     Raises:
         FinedeficsError: it is missing, holds something else, or holds a secret (exit code 2).
@@ -30,7 +33,7 @@ def read_yaml(path: str | Path, kind: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise wrong_use("not valid YAML", place=str(path), cure="mend the syntax") from error
     document = parse_yaml(text, place=str(path))
-    refuse_secrets(document, place=str(path))
+    refuse_secrets(document, place=str(path), by_key=by_key)
     return document
 
 
@@ -54,7 +57,7 @@ def fill(document: dict[str, Any], defaults: Mapping[str, Any], *, place: str) -
             override(document, key, value, place=place)
 
 
-def override_by_text(document: dict[str, Any], assignment: str) -> None:
+def override_by_text(document: dict[str, Any], assignment: str, *, by_key: bool = True) -> None:
     """Apply one ``a.b=c`` of the command line; the value is read as YAML."""
     key, separator, text = assignment.partition("=")
     key = key.strip()
@@ -65,19 +68,23 @@ def override_by_text(document: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise wrong_use("the value is not valid YAML", place=place, cure="quote it") from error
-    refuse_secrets({key: value}, place=place)
+    refuse_secrets({key: value}, place=place, by_key=by_key)
     override(document, key, value, place=place)
 
 
-def refuse_secrets(document: Mapping[str, Any], *, place: str) -> None:
+def refuse_secrets(document: Mapping[str, Any], *, place: str, by_key: bool = True) -> None:
     """Refuse a document that holds a secret instead of naming where it is.
+
+    Args:
+        by_key: judge by what keys are called as well; not where they name Kubernetes secrets (`token_secret`),
+            of which the document's own schema knows more.
 
     Raises:
         FinedeficsError: a key says that its value is one, or a value holds an access token, a password in an
             address or what one of this process's secret variables holds (exit code 2).
     """
     for key, value in document.items():
-        if key != REFERENCES and (found := _secret_in(str(key), value)):
+        if key != REFERENCES and (found := _secret_in(str(key), value, by_key)):
             raise wrong_use(
                 f"`{found}` holds a secret, and this is written down where it is used",
                 place=place,
@@ -86,16 +93,17 @@ def refuse_secrets(document: Mapping[str, Any], *, place: str) -> None:
             )
 
 
-def _secret_in(key: str, value: Any) -> str | None:
+def _secret_in(key: str, value: Any, by_key: bool) -> str | None:
     """The dotted key of the first secret at or below this one."""
     if isinstance(value, Mapping):
         below = [(f"{key}.{name}", one) for name, one in value.items()]
     elif isinstance(value, list):
         below = [(f"{key}.{number}", one) for number, one in enumerate(value)]
     else:
-        told = isinstance(value, str) and (is_secret(key, value) or without_secrets(value) != value)
+        called = by_key and is_secret(key, value)
+        told = isinstance(value, str) and (called or without_secrets(value) != value)
         return key if told else None
-    return next(filter(None, (_secret_in(name, one) for name, one in below)), None)
+    return next(filter(None, (_secret_in(name, one, by_key) for name, one in below)), None)
 
 
 def _lookup(document: Any, key: str) -> Any:
