@@ -76,8 +76,8 @@ def refuse_secrets(document: Mapping[str, Any], *, place: str, by_key: bool = Tr
     """Refuse a document that holds a secret instead of naming where it is.
 
     Args:
-        by_key: judge by what keys are called as well; not where they name Kubernetes secrets (`token_secret`),
-            of which the document's own schema knows more.
+        by_key: judge by what keys are called as well; not where they name Kubernetes secrets
+            (`token_secret`), of which the document's own schema knows more.
 
     Raises:
         FinedeficsError: a key says that its value is one, or a value holds an access token, a password in an
