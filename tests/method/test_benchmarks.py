@@ -18,6 +18,8 @@ from finedefics.collation import Collator
 from finedefics.objective import Objective
 
 NAMES = {
+    "job_log_lines_lost",
+    "submit_to_first_step",
     "stage1_speedup_exact",
     "stage1_speedup_exact_batch8",
     "stage1_speedup_sampler",
