@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
-OWN = {"finedefics", "finedefics_platform", "jobs", "benchmarks", "tests"}
+OWN = {"finedefics", "finedefics_platform", "jobs", "benchmarks", "tools", "tests"}
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -117,7 +117,7 @@ def test_import_linter_refuses_a_guarded_circle_in_scoring(
 
 def test_no_package_imports_jobs_or_tests() -> None:
     for file in python_files("finedefics", "platform"):
-        assert not imported_packages(file) & {"jobs", "tests", "benchmarks", "cluster"}, file
+        assert not imported_packages(file) & {"jobs", "tests", "benchmarks", "cluster", "tools"}, file
 
 
 def test_jobs_know_the_platform_and_no_engine() -> None:
