@@ -96,12 +96,8 @@ def is_timed(table: Table) -> bool:
 
 def clustered(cell: Mapping[str, Any]) -> tuple[float, float] | None:
     """The interval that allows for pictures of one category being alike, where it was computed."""
-    found = cell.get("clustered")
-    if isinstance(found, Mapping):
-        return found["low"], found["high"]
-    if cell.get("clustered_low") is None or cell.get("clustered_high") is None:
-        return None
-    return cell["clustered_low"], cell["clustered_high"]
+    low, high = cell.get("low_clustered"), cell.get("high_clustered")
+    return None if low is None or high is None else (low, high)
 
 
 def any_clustered(*tables: Table) -> bool:
