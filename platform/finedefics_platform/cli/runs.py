@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError
 
 from .console import reporter
+from .runs_compare import compare
 
 app = typer.Typer(help="Browse, compare and synchronise recorded runs.", no_args_is_help=True)
+app.command()(compare)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Run = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or the key of a pipeline.")]
@@ -88,38 +90,6 @@ def show(run: Run, json: Json = False) -> None:
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs: ids, beginnings of ids, or keys.")],
-    json: Json = False,
-) -> None:
-    """Put runs side by side: the parameters in which they differ, and their last metrics.
-
-    Example: `finedefics runs compare 3f2a9c 81bd04`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.tracking.runs import compare_runs
-
-    if len(runs) < 2:
-        raise wrong_use("only one run", place="finedefics runs compare", cure="name at least two runs")
-    out = reporter(json)
-    result = compare_runs(open_workspace(), runs)
-    ids = [record.run_id for record in result.runs]
-    out.event("comparison", runs=ids, params=result.params, metrics=result.metrics)
-    columns = ("", *(f"{escape(record.name)}\n{record.run_id[:_ID]}" for record in result.runs))
-    cells = [
-        (escape(name), *("" if v is None else escape(v) for v in row)) for name, row in result.params.items()
-    ]
-    if cells:
-        out.table("Parameters that differ", columns, cells)
-    else:
-        out.say("The parameters are the same.")
-    numbers = [(escape(name), *_numbers(row)) for name, row in result.metrics.items()]
-    if numbers:
-        out.table("Metrics (last value)", columns, numbers)
-    out.done(runs=ids)
-
-
-@app.command()
 def sync(json: Json = False) -> None:
     """Send what could not be recorded while the tracking server was away.
 
@@ -144,10 +114,6 @@ def sync(json: Json = False) -> None:
         )
     out.say(f"{result.sent} entries sent, nothing waits.")
     out.done(sent=result.sent)
-
-
-def _numbers(values: tuple[float | None, ...]) -> list[str]:
-    return ["" if value is None else f"{value:.6g}" for value in values]
 
 
 def _when(milliseconds: int) -> str:

@@ -144,8 +144,8 @@ def _view(found: Mistakes, view: View) -> dict[str, Any]:
     if len(there) > len(order):
         outside = sum(n for (t, p), n in view.pairs.items() if t != p and not {t, p} <= {*order, NOTHING})
         left = (
-            f"The {len(order)} of {len(there)} categories with the most wrong answers; {outside} of those are in "
-            "rows or columns that are not shown, and among the answers below."
+            f"The {len(order)} of {len(there)} categories with the most wrong answers; {outside} of those "
+            "are in rows or columns that are not shown, and among the answers below."
         )
     return {
         "arm": view.arm,

@@ -1,10 +1,10 @@
-"""Reads recorded runs back: as a list, one by one, and side by side."""
+"""Reads recorded runs back: as a list, and one by one."""
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finedefics.errors import wrong_use
 from finedefics_platform.base.workspace import Workspace
@@ -39,15 +39,6 @@ class RunRecord:
     def seconds(self) -> float:
         """How long the run took, or has been running by now."""
         return max(0.0, (time.time() * 1000 if self.ended is None else self.ended) - self.started) / 1000
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Runs side by side: the parameters in which they differ, and every metric; None where a run has none."""
-
-    runs: tuple[RunRecord, ...]
-    params: Mapping[str, tuple[str | None, ...]]
-    metrics: Mapping[str, tuple[float | None, ...]]
 
 
 def list_runs(workspace: Workspace, *, limit: int = 50) -> list[RunRecord]:
@@ -117,19 +108,6 @@ def children(workspace: Workspace, run_id: str) -> list[RunRecord]:
     """The stages, trials or arms under a run, in the order of their start."""
     found = _search(workspace, f"tags.`{PARENT}` = {quoted(run_id)}", LOOKED_THROUGH)
     return [_record(run) for run in reversed(found)]
-
-
-def compare_runs(workspace: Workspace, references: Sequence[str]) -> Comparison:
-    """Put runs side by side; FinedeficsError if one of them does not exist."""
-    records = tuple(get_run(workspace, reference) for reference in references)
-
-    def rows(kind: str) -> dict[str, tuple[Any, ...]]:
-        values = [getattr(record, kind) for record in records]
-        names = sorted({name for of_run in values for name in of_run})
-        return {name: tuple(of_run.get(name) for of_run in values) for name in names}
-
-    differing = {name: row for name, row in rows("params").items() if len(set(row)) > 1}
-    return Comparison(records, differing, rows("metrics"))
 
 
 def _search(workspace: Workspace, wanted: str | None, limit: int) -> list["Run"]:
