@@ -146,7 +146,7 @@ def described(experiment: Experiment) -> str:
     said = []
     for stage in experiment.stages:
         feeds = ", ".join(f"{name} {rows}" for name, rows in stage.feeds.items())
-        terms = ", ".join(f"{name} × {weight:g}" for name, weight in stage.terms.items())
+        terms = ", ".join(f"{name} × {term.weight:g}" for name, term in stage.terms.items())
         said.append(f"{stage.name}, {stage.steps} steps (rows a step: {feeds}; losses: {terms})")
     kind = experiment.adapters.kind
     tuned = "all weights of " + ", ".join(experiment.model.train) if kind == "full" else f"{kind} adapters"

@@ -45,7 +45,7 @@ def differing_settings(documents: Sequence[Mapping[str, str]]) -> dict[str, tupl
 
 
 def flat(experiment: Experiment) -> dict[str, str]:
-    """Every key of an experiment with its value as JSON, stages by their names: ``stages.align.terms.answer``.
+    """Every key of an experiment with its value as JSON, stages by name: ``stages.align.terms.answer``.
 
     Stages of the same names in another order differ in ``stages``.
     """

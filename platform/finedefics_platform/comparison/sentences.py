@@ -65,7 +65,7 @@ def _reached(gathered: Gathered, leading: Leading, table: Table) -> str:
     among = "" if leading.scope == "all" else " among hard options"
     one_of = "" if leading.of == 1 else f" (the best of {leading.of} answers)"
     several = [arm for arm in gathered.runs if table.get(arm.name)]
-    start = f"Of {len(several)} runs, {leading.arm}" if len(several) > 1 else leading.arm
+    start = f"Of {len(several)} runs, {leading.arm}" if len(several) > 1 else f"The run {leading.arm}"
     most = " most often:" if len(several) > 1 else ""
     said = (
         f"{start} names pictures of {_group(leading.group)}{among}{most} with {accuracy(leading.cell)} right"

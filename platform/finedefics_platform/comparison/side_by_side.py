@@ -18,7 +18,8 @@ def compare_runs(workspace: Workspace, references: Sequence[str]) -> Differences
     """Everything in which runs differ.
 
     Args:
-        references: as `find_subject` takes them, of runs that the workspace or the tracking server has; the first is what the others are compared with.
+        references: as `find_subject` takes them, of runs that the workspace or the tracking server has; the
+            first is what the others are compared with.
 
     Raises:
         FinedeficsError: nothing has such a name, it is no run, or two names are of one run (exit code 2).

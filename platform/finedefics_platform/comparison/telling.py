@@ -62,7 +62,8 @@ def hardware_of(attempt: Mapping[str, Any]) -> str:
     resources = attempt.get("topology", {}).get("resources", {})
     zero = attempt.get("topology", {}).get("deepspeed", {}).get("zero_stage")
     workers = resources.get("workers") or 0
-    each = f"{resources.get('cpus_per_worker', 1):g} cores"
+    cores = resources.get("cpus_per_worker", 1)
+    each = f"{cores:g} core{'s' if cores != 1 else ''}"
     if gpus := resources.get("gpus_per_worker"):
         each += f" and {gpus:g} GPU{'s' if gpus != 1 else ''}"
     who = f"{workers} worker{'s' if workers != 1 else ''} of {each}" if workers else "one process"
@@ -114,7 +115,7 @@ def checks_of(gathered: Gathered, tables: Mapping[str, Table], chance: Mapping[s
     return [
         *_controls(gathered),
         *(
-            _chance(scope, tables[scope], chance[scope])
+            _chance(scope, {arm: own for arm, own in tables[scope].items() if arm != BASE}, chance[scope])
             for scope in tables
             if tables[scope] and scope in chance
         ),
@@ -139,7 +140,7 @@ def _controls(gathered: Gathered) -> list[Check]:
         else (
             "open",
             "a frozen encoder",
-            "none on these pictures: `finedefics evaluate --encoder clip:MODEL`",
+            "none on these pictures (finedefics evaluate --encoder clip:MODEL)",
         ),
     ]
 

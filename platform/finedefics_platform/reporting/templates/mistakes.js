@@ -6,6 +6,9 @@
   const left = document.getElementById("matrix-left");
   const count = document.querySelector("#mistakes .count");
   const empty = document.querySelector("#mistakes .empty");
+  const more = document.querySelector("#mistakes .more");
+  const AT_ONCE = 30;
+  let room = AT_ONCE;
   const cards = [...document.querySelectorAll("#mistakes .shot")];
   const dialog = document.querySelector("dialog.behind");
   const name = (number) => (number < 0 ? "nothing" : data.names[number]);
@@ -73,8 +76,8 @@
     const shot = data.shots[card.dataset.shot];
     const box = card.querySelector(".said");
     box.replaceChildren(said(shot, view));
-    const more = others(shot, view);
-    if (more) box.append(more);
+    const rest = others(shot, view);
+    if (rest) box.append(rest);
   }
 
   function fits(shot, view, wanted) {
@@ -94,10 +97,12 @@
     let shown = 0;
     for (const card of cards) {
       const there = fits(data.shots[card.dataset.shot], view, wanted);
-      card.hidden = !there;
-      if (there) tell(card, view);
+      card.hidden = !there || shown >= room;
+      if (!card.hidden) tell(card, view);
       shown += there;
     }
+    more.hidden = shown <= room;
+    more.firstElementChild.textContent = `Show ${Math.min(AT_ONCE, shown - room)} more of ${shown - room}`;
     let all = 0;
     for (const [truth, named, number] of data.views[view].pairs) {
       const right = truth === named;
@@ -203,12 +208,18 @@
     next.tabIndex = 0;
     next.focus();
   });
+  more.firstElementChild.addEventListener("click", () => {
+    room += AT_ONCE;
+    filter();
+    cards.filter((card) => !card.hidden)[room - AT_ONCE]?.querySelector("summary")?.focus();
+  });
   form.addEventListener("input", (event) => {
+    room = AT_ONCE;
     if (event.target.name === "view") draw();
     filter();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => { draw(); filter(); }));
+  form.addEventListener("reset", () => setTimeout(() => { room = AT_ONCE; draw(); filter(); }));
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   draw();
