@@ -59,8 +59,13 @@ def mistakes(
     shots, note = _shots(tables, order, place, dataset, split)
     wrong = {*tables[0].index[~tables[0]["correct"]]}
     kept = sum(sample in wrong for sample, _ in shots)
-    said = f"Of the {len(wrong)} pictures that {views[0].arm} names wrongly by {views[0].label}, "
-    said += f"{kept} are here, and {len(shots) - kept} others; {note}" if shots else f"none is here: {note}"
+    of = f"{len(wrong)} pictures that {views[0].arm} names wrongly by {views[0].label}"
+    said = f"{'All' if kept == len(wrong) else f'{kept} of the'} {of} are here"
+    if shots:
+        more = " (--pictures asks for more)" if kept < len(wrong) else ""
+        said += f"{more}, and {len(shots) - kept} others, {note}"
+    elif wrong:
+        said = f"None of the {of} is here: {note}"
     return Mistakes([names.get(i, i) for i in place], groups, views, 0, [shot for _, shot in shots], said)
 
 
@@ -132,13 +137,8 @@ def _shots(
         said = {n: _said(table.loc[sample], place) for n, table in enumerate(tables) if sample in table.index}
         truth = next(table.loc[sample, "category_id"] for table in tables if sample in table.index)
         shots.append((sample, Shot(image, place[str(truth)], said)))
-    bound = (
-        f"a page holds {MOST_BYTES / 1e6:.1f} MB of them at most" if full else "`--pictures` asks for more"
-    )
-    return (
-        shots,
-        f"made small ({EDGE} pixels), {sum(map(len, images.values())) / 1e6:.1f} MB together; {bound}.",
-    )
+    bound = f", and a page holds {MOST_BYTES / 1e6:.1f} MB of them at most" if full else ""
+    return shots, f"made small ({EDGE} pixels): {sum(map(len, images.values())) / 1e6:.1f} MB{bound}."
 
 
 def _images(dataset: Dataset, split: str, order: Sequence[str]) -> tuple[dict[str, bytes], bool]:
