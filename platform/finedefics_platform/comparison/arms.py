@@ -20,9 +20,11 @@ from finedefics_platform.comparison.evaluations import (
     regrouped,
 )
 from finedefics_platform.config.experiment import Experiment, parse_experiment
+from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.training.trained import EXPERIMENT, TrainedRun, events_of, finished, open_run
 
 BASE = "base"
+BEFORE = "the model before it was tuned"
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,23 @@ def gather(workspace: Workspace, places: Sequence[Location], found: Sequence[Fou
     filled = [replace(arm, judged=judged(_digests(arm))) for arm in arms]
     bases = {arm.run.base for arm in arms if arm.run}
     base = judged(bases) if len(bases) == 1 else None
-    before = [Arm(BASE, "the model before it was tuned", judged=base)] if base and BASE not in of_run else []
+    before = [Arm(BASE, BEFORE, judged=base)] if base and BASE not in of_run else []
     elsewhere = [one for own in of_run.values() for one in own if one.ground != ground]
     return Gathered((*before, *filled, *_encoders(here)), ground, tuple(elsewhere))
+
+
+def with_evaluations(gathered: Gathered, evaluations: Mapping[str, Evaluated]) -> Gathered:
+    """The arms judged by these evaluations alone: of a pipeline that made them itself."""
+    arms = [
+        replace(arm, judged=Judged((evaluations[arm.name],)))
+        for arm in gathered.arms
+        if arm.name in evaluations
+    ]
+    there = {arm.name for arm in arms}
+    if BASE in evaluations and BASE not in there:
+        arms.insert(0, Arm(BASE, BEFORE, judged=Judged((evaluations[BASE],))))
+    ground = next((Found(one.place, one.summary).ground for one in evaluations.values()), None)
+    return Gathered(tuple(arms), ground)
 
 
 def _arm(workspace: Workspace, place: Location) -> Arm:
