@@ -177,7 +177,9 @@ def verdict_of_search(
         ),
         reverse=mode == "max",
     )
-    if others:
+    if len(others) == 1:
+        said.append(f"The other one that ran to its end has {others[0]:.3g}.")
+    elif others:
         said.append(f"The next best that ran to its end has {others[0]:.3g}, the worst {others[-1]:.3g}.")
     said.append(
         "The winner was picked by this figure on validation pictures, which flatters it: an evaluation on "

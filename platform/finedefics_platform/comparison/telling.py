@@ -132,7 +132,7 @@ def _controls(gathered: Gathered) -> list[Check]:
         ("good", "before tuning", "the base stands beside it, on the same pictures")
         if BASE in names
         else ("open", "before tuning", "the base was not evaluated on these pictures"),
-        ("good", "tuning without contrast", f"{', '.join(tuned)} stand beside it")
+        ("good", "tuning without contrast", f"beside it: {', '.join(tuned)}")
         if tuned
         else ("open", "tuning without contrast", "no run called instruction or control is among these"),
         ("good", "a frozen encoder", f"{len(encoders)} on the same pictures")

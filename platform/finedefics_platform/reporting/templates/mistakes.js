@@ -31,7 +31,7 @@
     const sign = make("span", right ? "✓" : "✗", "sign");
     sign.setAttribute("role", "img");
     sign.setAttribute("aria-label", right ? "right" : "wrong");
-    line.append(sign, ` ${own.p < 0 ? "named nothing" : name(own.p)}`);
+    line.append(sign, ` named ${name(own.p)}`);
     if (own.s !== undefined) line.append(" ", make("small", `confidence ${own.s.toPrecision(2)}`));
     box.append(line);
     if (own.o) {
@@ -102,7 +102,7 @@
       shown += there;
     }
     more.hidden = shown <= room;
-    more.firstElementChild.textContent = `Show ${Math.min(AT_ONCE, shown - room)} more of ${shown - room}`;
+    more.firstElementChild.textContent = shown - room > AT_ONCE ? `Show ${AT_ONCE} more of ${shown - room}` : `Show ${shown - room} more`;
     let all = 0;
     for (const [truth, named, number] of data.views[view].pairs) {
       const right = truth === named;
