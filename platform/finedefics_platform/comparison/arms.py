@@ -103,7 +103,8 @@ def gather(workspace: Workspace, places: Sequence[Location], found: Sequence[Fou
     """
     arms = named_apart([_arm(workspace, place) for place in places])
     of_run = {arm.name: of_models(found, _digests(arm)) for arm in arms}
-    ground = best_ground(of_run)
+    bases = {arm.run.base for arm in arms if arm.run}
+    ground = best_ground(of_run, of_models(found, bases) if len(bases) == 1 else ())
     if ground is None:
         return Gathered(tuple(arms), None)
     here = [one for one in found if one.ground == ground]
@@ -113,7 +114,6 @@ def gather(workspace: Workspace, places: Sequence[Location], found: Sequence[Fou
         return Judged.of(own) if own else None
 
     filled = [replace(arm, judged=judged(_digests(arm))) for arm in arms]
-    bases = {arm.run.base for arm in arms if arm.run}
     base = judged(bases) if len(bases) == 1 else None
     before = [Arm(BASE, BEFORE, judged=base)] if base and BASE not in of_run else []
     elsewhere = [one for own in of_run.values() for one in own if one.ground != ground]

@@ -73,16 +73,22 @@ def all_evaluations(workspace: Workspace) -> list[Found]:
     return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
 
 
-def best_ground(by_arm: Mapping[str, Sequence[Found]]) -> Ground | None:
-    """The ground that most arms were evaluated on; among equals that of most pictures, then the newest."""
+def best_ground(by_arm: Mapping[str, Sequence[Found]], beside: Sequence[Found] = ()) -> Ground | None:
+    """The ground that most arms were evaluated on; of equals that of most pictures, with the base, newest.
+
+    Args:
+        by_arm: the evaluations of each arm.
+        beside: those of the base that they began with.
+    """
+    with_base = {one.ground for one in beside}
     grounds: dict[Ground, list[float]] = {}
     for found in by_arm.values():
         for ground in {one.ground for one in found}:
             own = [one for one in found if one.ground == ground]
-            count = grounds.setdefault(ground, [0, 0, 0])
+            count = grounds.setdefault(ground, [0, 0, ground in with_base, 0])
             count[0] += 1
             count[1] = max(count[1], *(float(one.summary.get("pictures", 0)) for one in own))
-            count[2] = max(count[2], *(one.finished for one in own))
+            count[3] = max(count[3], *(one.finished for one in own))
     return max(grounds, key=lambda ground: grounds[ground], default=None)
 
 

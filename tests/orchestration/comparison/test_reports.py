@@ -200,7 +200,7 @@ def test_evaluations_on_other_pictures_do_not_stand_beside(home: Workspace) -> N
     dataset = open_dataset(home, "birds")
     run = find_subject(home, "joint")
     digest = model_digest(fetch(run.place / "training-1" / "model"))
-    evaluated(home, dataset, "base", digest, limit=5, finished=1_799_000_000.0)
+    evaluated(home, dataset, "base", digest, limit=5, pictures=5, finished=1_799_000_000.0)
     data = data_of(home, "joint")
     assert data.table["joint"]["alignment"]["new"]["accuracy"] == 7 / 8
     assert "evaluated elsewhere too" in data.provenance
