@@ -38,6 +38,7 @@ from finedefics.scoring.calibration import Calibration, Trial
 from finedefics.scoring.index import CategoryIndex
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
 from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.unknown import Unknown
 from finedefics.scoring.weighing import EnsembleWeight, choose_weight
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Pictures",
     "Recogniser",
     "Trial",
+    "Unknown",
     "alignment",
     "as_mapping",
     "best_category",
