@@ -83,14 +83,22 @@ class Unknown:
     @staticmethod
     def load(folder: Path) -> "Unknown":
         """Read what `save` wrote; FinedeficsError where nothing was chosen for this index."""
-        file = folder / UNKNOWN_FILE
-        if not file.is_file():
+        found = Unknown.find(folder)
+        if found is None:
             raise FinedeficsError(
                 "no threshold was chosen for this model, so nothing is unknown to it",
                 place=str(folder),
                 cure="evaluate it on a data set with labelled pictures in val: `finedefics evaluate MODEL "
                 "--data DATASET --register NAME`",
             )
+        return found
+
+    @staticmethod
+    def find(folder: Path) -> "Unknown | None":
+        """Read what `save` wrote, if it did."""
+        file = folder / UNKNOWN_FILE
+        if not file.is_file():
+            return None
         told = json.loads(file.read_text())
         told.pop("rule")
         return Unknown(**told)
