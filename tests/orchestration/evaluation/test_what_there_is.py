@@ -55,12 +55,22 @@ def test_fewer_categories_than_options_and_nothing_mined(
     assert said["protocol"] == {"answers": ["alignment"], "calibration": "auto", "options": 3, "seed": 0}
     assert (said["pictures"], said["options_random"], said["categories"]) == (6, 6, 3)
     assert said["chance"] == {"all": pytest.approx(1 / 3), "options": pytest.approx(1 / 3)}
-    assert main(asked) == 0
+    assert {row["category_id"] for row in last["categories"]["alignment"]} == set(category_ids(place))
+    assert sum(row["n"] for row in last["categories"]["alignment"]) == 6
+    wrong = sum(pair["count"] for pair in last["confused"]["alignment"])
+    assert wrong == sum(round(row["n"] * (1 - row["accuracy"])) for row in last["categories"]["alignment"])
+    assert main([*asked, "--per-category"]) == 0
     told = capfd.readouterr().out
+    assert f"files: {last['folder']} (" in told
+    assert "the hardest categories" not in told
     assert "3 options: there are no more categories" in told
     assert "6 of 6 pictures were asked on random options" in told
     assert "3 options, some random" in told
     assert "not shown to be better than guessing among options (33.3 %): alignment (labelled)" in told
+
+
+def category_ids(place: Workspace) -> list[str]:
+    return [category.category_id for category in open_dataset(place, "three").categories()]
 
 
 def test_asking_for_as_many_as_there_are_is_the_same_evaluation(place: Workspace, tiny_model: Path) -> None:
@@ -109,6 +119,8 @@ def test_a_published_file_is_asked_as_it_stands(place: Workspace, tiny_model: Pa
             "no labelled picture in the split val; nothing is held out",
         ),
         ("three", Evaluation(answers=("ensemble",), split="val"), "chosen on val"),
+        ("three", CHEAP.model_copy(update={"unknown": "on", "split": "val"}), "thresholds are chosen on val"),
+        ("three", CHEAP.model_copy(update={"rotations": "all"}), "alignment shows its options, so none"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_starts(
