@@ -112,8 +112,8 @@ def test_all_orders_are_asked_and_count_once(lettered: Backbone, birds: list[byt
             if (row["answer"], row["sample_id"]) == ("letters_likelihood", sample.sample_id)
         }
         assert [shown[k] for k in range(4)] == [shown[0][k:] + shown[0][:k] for k in range(4)]
-    # the order is really asked: the first letter's likelihood goes to the option that stands first
-    again = model.answer([birds[0]], "letters_likelihood", sample_ids=["b0"], options=[[0, 1, 2, 3]])
+    # the same options in the order of `choose_options`
+    again = model.answer([birds[0]], "letters_likelihood", sample_ids=["b0"], options=[[0, 3, 2, 1]])
     first = next(row for row in turned.rows if row["answer"] == "letters_likelihood")
     assert first["score"] == pytest.approx(again.scores.max().item(), abs=1e-4)
     others = {
