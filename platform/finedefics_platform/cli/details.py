@@ -21,11 +21,13 @@ def show_details(
 
     Args:
         names: of the categories, by id.
-        per_category: whether every category is shown, or the hardest few.
+        per_category: whether every category is shown for every answer, or the hardest few of the answer that
+            is most often right.
     """
     found = _of_categories(done)
-    _show_categories(out, found["categories"], names, None if per_category else SHORT)
-    _show_confused(out, found["confused"], names, _KEPT if per_category else SHORT)
+    shown = list(found["categories"]) if per_category else [_most_accurate(done.items())]
+    _show_categories(out, found["categories"], names, shown, None if per_category else SHORT)
+    _show_confused(out, found["confused"], names, shown, _KEPT if per_category else SHORT)
     _show_rotations(out, done.summary.get("rotations") or {})
     _show_open_set(out, done.summary.get("open_set") or {})
     _show_unknown(out, done.summary.get("unknown") or {})
@@ -57,21 +59,35 @@ def _of_categories(done: "Evaluated") -> dict[str, Any]:
     }
 
 
+def _most_accurate(items: "pa.Table") -> str:
+    """Of the answers among all categories, or among options where there are no others."""
+    from finedefics.evaluation.categories import scopes_of
+
+    scopes = scopes_of(items)
+    frame = items.select(["answer", "scope", "correct"]).to_pandas()
+    right = frame.groupby(["answer", "scope"])["correct"].mean()
+    wide = [answer for answer, scope in scopes.items() if scope == "all"] or list(scopes)
+    return max(wide, key=lambda answer: float(right[answer, scopes[answer]]))
+
+
 def _show_categories(
     out: Reporter,
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     names: Mapping[str, str],
+    shown: Sequence[str],
     most: int | None,
 ) -> None:
     rows = []
-    for answer, cells in found.items():
-        for cell in cells[:most]:
+    for answer in shown:
+        for cell in found[answer][:most]:
             name = escape(names.get(cell["category_id"], cell["category_id"]))
             between = f"{_percent(cell['low'])} to {_percent(cell['high'])}"
             unread = str(cell["unparsed"]) if cell["unparsed"] else ""
             shares = [_percent(cell["accuracy"]), between, str(cell["n"]), unread]
             rows.append([answer, name, cell["group"], *shares])
-    title = "categories" if most is None else "the hardest categories (all: --per-category)"
+    title = (
+        "categories" if most is None else "the hardest categories of the best answer (all: --per-category)"
+    )
     columns = ["answer", "category", "group", "accuracy %", "95 % interval", "pictures", "unparsed"]
     out.table(title, columns, rows)
 
@@ -80,8 +96,8 @@ def _show_confused(
     out: Reporter, found: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], most: int
 ) -> None:
     rows = []
-    for answer, pairs in found.items():
-        for pair in pairs[:most]:
+    for answer in shown:
+        for pair in found[answer][:most]:
             said = [escape(names.get(pair[key], pair[key])) for key in ("truth", "predicted")]
             rows.append([answer, *said, f"{pair['count']} of {pair['of']}"])
     if rows:
@@ -89,40 +105,30 @@ def _show_confused(
 
 
 def _show_rotations(out: Reporter, found: Mapping[str, Any]) -> None:
+    rows = []
     for answer, told in found.items():
-        rows = [
-            [
-                str(one["rotation"]),
-                _percent(one["accuracy"]),
-                f"{_percent(one['low'])} to {_percent(one['high'])}",
-            ]
-            for one in told["by_rotation"]
-        ]
+        each = " / ".join(_percent(one["accuracy"]) for one in told["by_rotation"])
+        chosen, truth = (_shares(told["positions"], key) for key in ("chosen", "truth"))
+        test = told["chi_square"]
+        probability = f"{test['p']:.2g}" if test else ""
+        shares = [_percent(told["accuracy"]), each, _percent(told["consistency"])]
+        rows.append([answer, *shares, chosen, truth, probability])
+    if rows:
+        orders = max(told["orders"] for told in found.values())
         out.table(
-            f"{answer}: {told['questions']} questions in {told['orders']} orders of their options",
-            ["turned by", "accuracy %", "95 % interval"],
-            [*rows, ["all", _percent(told["accuracy"]), ""]],
-        )
-        chosen = sum(one["chosen"] for one in told["positions"]) or 1
-        truth = sum(one["truth"] for one in told["positions"]) or 1
-        letters = ", ".join(
-            f"{one['letter']} {_percent(one['chosen'] / chosen)} % (truth {_percent(one['truth'] / truth)} %)"
-            for one in told["positions"]
-        )
-        out.say(
-            f"{answer}: the same category in every order for {_percent(told['consistency'])} % of the "
-            f"questions; chosen: {letters}{_tested(told['chi_square'])}"
+            f"options in {orders} orders: is a choice one of content, or of place?",
+            ["answer", "accuracy %", "by order", "consistent %", "chosen %", "truth %", "chi-square p"],
+            rows,
         )
 
 
-def _tested(test: Mapping[str, Any] | None) -> str:
-    if test is None:
-        return ""
-    return f"; chi-square {test['statistic']:.1f} on {test['df']} degrees, p = {test['p']:.2g}"
+def _shares(positions: Sequence[Mapping[str, Any]], key: str) -> str:
+    total = sum(one[key] for one in positions) or 1
+    return ", ".join(f"{one['letter']} {100 * one[key] / total:.0f}" for one in positions)
 
 
 def _show_open_set(out: Reporter, found: Mapping[str, Any]) -> None:
-    for answer, told in found.items():
+    for answer, told in list(found.items())[:1]:  # they share the reply
         shares = [
             f"{rule} {_percent(cell['accuracy'])} % ({_percent(cell['low'])} to {_percent(cell['high'])})"
             for rule, cell in told.items()

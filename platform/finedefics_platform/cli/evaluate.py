@@ -162,7 +162,7 @@ def evaluate(
         "calibration": calibration,
         "dtype": dtype,
         "micro_tokens": micro_tokens,
-        "rotations": int(rotations) if rotations and rotations.isdigit() else rotations,
+        "rotations": _orders(rotations),
         "unknown": unknown,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
@@ -171,6 +171,8 @@ def evaluate(
     if register is not None:
         check_registrable(register, opened)
     base = base_of_model(workspace, opened) if probes else None
+    if opened.hub:
+        out.say(f"{model} is {opened.hub}, whose own code is not run")
     done = evaluation.evaluate(
         workspace,
         opened.place,
@@ -208,6 +210,17 @@ def evaluate(
     out.done(
         model=model, folder=str(done.place), summary=done.summary, tables=tables, **details, version=version
     )
+
+
+def _orders(rotations: str | None) -> int | str | None:
+    """How many orders of the options ``--rotations`` asks for."""
+    if rotations is None or rotations == "all":
+        return rotations
+    if not rotations.isdecimal() or int(rotations) < 2:
+        raise wrong_use(
+            f"{rotations!r} is no number of orders", place="--rotations", cure="give all, or 2 or more"
+        )
+    return int(rotations)
 
 
 def _refuse(given: dict[str, bool]) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError, reason_of, wrong_use
 from finedefics.records import SPLITS
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import Dataset
@@ -141,6 +142,22 @@ def _check_rotations(settings: Settings) -> None:
             place="evaluation.rotations",
             cure="ask for letters, letters_foci or letters_likelihood, or leave --rotations out",
         )
+
+
+def check_weights(folder: Path) -> None:
+    """FinedeficsError where a model folder's weights cannot be read; their headers alone are looked at."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="pt") as weights:
+                weights.keys()
+        except (SafetensorError, OSError) as error:
+            raise FinedeficsError(
+                f"the weights cannot be read ({reason_of(error)})",
+                place=str(file),
+                cure="copy or download the model again",
+            ) from error
 
 
 def check_categories(dataset: Dataset, split: str) -> "list[Category]":

@@ -22,7 +22,7 @@ from finedefics_platform.data.store import Dataset, Place, open_dataset
 from finedefics_platform.evaluation.asked import Published, asked_places, effective, published
 from finedefics_platform.evaluation.calibrating import calibrate, ensemble_weight, fitting_places
 from finedefics_platform.evaluation.calibrating import told as told_calibration
-from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
+from finedefics_platform.evaluation.checks import Planned, check_evaluable, check_weights, planned
 from finedefics_platform.evaluation.foreign import thresholds, with_thresholds
 from finedefics_platform.evaluation.items import FORMAT, Evaluated, open_evaluation, write_evaluation
 from finedefics_platform.evaluation.parts import (
@@ -82,7 +82,7 @@ def evaluate(
     Raises:
         FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
             alignment is to be calibrated and cannot, the options are of other pictures, there is no model,
-            or its dtype is none that it can be asked in.
+            its weights cannot be read, or its dtype is none that it can be asked in.
     """
     from finedefics.backbones import stored_dtype
 
@@ -101,6 +101,7 @@ def evaluate(
         known,
         workspace.evaluation_parts,
     )
+    check_weights(folder)
     about = {"model": called, **_about(question, dataset, file)}
     place = workspace.evaluations / _address(about)
     if committed(place) is None:

@@ -133,7 +133,7 @@ def _on_hub(workspace: Workspace, reference: str, name: str, revision: str | Non
         folder = base_folder(workspace, Model(path=name, revision=base.revision))
     except FinedeficsError as error:
         raise wrong_use(
-            f"neither a run, a registered model nor a folder, and no model of the hub ({error.thing})",
+            f"neither a run, a registered model nor a folder, and on the hub {error.thing}",
             place=reference,
             cure="see `finedefics runs list` and `finedefics models list`, or give a folder with config.json",
         ) from error
