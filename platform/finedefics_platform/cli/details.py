@@ -8,6 +8,8 @@ from rich.markup import escape
 from .console import Reporter
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from finedefics_platform.evaluation.items import Evaluated
 
 SHORT = 3  # categories and pairs of an answer that are shown where nobody asked for all
@@ -85,15 +87,17 @@ def _show_categories(
             unread = str(cell["unparsed"]) if cell["unparsed"] else ""
             shares = [_percent(cell["accuracy"]), between, str(cell["n"]), unread]
             rows.append([answer, name, cell["group"], *shares])
-    title = (
-        "categories" if most is None else "the hardest categories of the best answer (all: --per-category)"
-    )
+    title = "categories" if most is None else "the best answer's hardest categories (all: --per-category)"
     columns = ["answer", "category", "group", "accuracy %", "95 % interval", "pictures", "unparsed"]
     out.table(title, columns, rows)
 
 
 def _show_confused(
-    out: Reporter, found: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], most: int
+    out: Reporter,
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    names: Mapping[str, str],
+    shown: Sequence[str],
+    most: int,
 ) -> None:
     rows = []
     for answer in shown:
