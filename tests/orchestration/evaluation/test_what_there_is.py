@@ -15,7 +15,7 @@ from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.evaluation import run as evaluation
-from finedefics_platform.evaluation.checks import evaluable_splits
+from finedefics_platform.evaluation.checks import check_weights, evaluable_splits
 from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.evidence import collect
 
@@ -134,6 +134,45 @@ def test_what_cannot_be_asked_is_said_before_anything_starts(
     with pytest.raises(FinedeficsError, match=message) as caught:
         evaluate(place, "no model at all", name, settings)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["./nowhere"], "error: ./nowhere: there is no such folder"),
+        (["no/such/model"], "error: no/such/model: there is no such folder"),
+        (
+            ["some/model"],
+            "error: some/model: neither a run, a registered model nor a folder, and on the hub no ",
+        ),
+        (["./nowhere", "--register", "a b"], "error: 'a b': not a model name"),
+        (["./nowhere", "--register", ""], "error: '': not a model name"),
+        (["./nowhere", "--rotations", "1"], "error: --rotations: '1' is no number of orders; give all, or 2"),
+        (
+            ["./nowhere", "--rotations", "all"],
+            "error: evaluation.rotations: none of the answers names, align",
+        ),
+        (["--encoder", "clip:x", "--rotations", "2"], "error: --rotations: an encoder has no language model"),
+    ],
+)
+def test_a_wrong_request_is_one_line_before_anything_starts(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: Any, asked: list[str], message: str
+) -> None:
+    def started(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an evaluation was begun")
+
+    monkeypatch.setattr(evaluation, "evaluate", started)
+    monkeypatch.setenv("FINEDEFICS_HOME", str(place.root))
+    assert main(["evaluate", *asked, "--data", "three"]) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith(message)
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path, tiny_model: Path) -> None:
+    check_weights(tiny_model)
+    (tmp_path / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(FinedeficsError, match=r"model\.safetensors: the weights cannot be read \(.*download"):
+        check_weights(tmp_path)
 
 
 def test_an_ensemble_without_a_val_split_is_refused(place: Workspace) -> None:
