@@ -56,7 +56,6 @@ class Questions:
         """
         chosen = {ALL: best_category(scores)} if among_all else {}
         chosen[OPTIONS] = multiple_choice(scores, self.choices)
-        table = scores.tolist()
         return [
             {
                 "sample_id": sample_id,
@@ -68,7 +67,7 @@ class Questions:
                 "correct": predicted == self.truth[row],
                 "description": texts[row] if texts else None,
                 "reply": texts[row] if texts else None,
-                "score": table[row][best[row]] if graded and best[row] is not None else None,
+                "score": float(scores[row, best[row]]) if graded and best[row] is not None else None,
                 "rotation": rotation,
                 **(self._shown(row, rotation) if scope == OPTIONS else {"options": None, "position": None}),
             }

@@ -1,11 +1,16 @@
 """An evaluation asks what there is, says what it asked, and refuses at once what cannot be asked."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bird_folder import encoded, put
+from safetensors.torch import load_file, save_file
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
@@ -166,6 +171,32 @@ def test_a_wrong_request_is_one_line_before_anything_starts(
     assert main(["evaluate", *asked, "--data", "three"]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert line.startswith(message)
+
+
+@pytest.mark.slow
+def test_nothing_follows_the_one_line_of_an_error_in_a_process(
+    place: Workspace, tiny_model: Path, tmp_path: Path, ray_cluster: Any
+) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "diverged")
+    weights = load_file(broken / "model.safetensors")
+    ruined = {name: tensor * float("nan") for name, tensor in weights.items()}
+    save_file(ruined, broken / "model.safetensors", metadata={"format": "pt"})
+    command = [
+        sys.executable,
+        "-m",
+        "finedefics_platform.cli.main",
+        "evaluate",
+        str(broken),
+        "--data",
+        "three",
+    ]
+    address = ray_cluster.get_runtime_context().gcs_address
+    env = {**os.environ, "FINEDEFICS_HOME": str(place.root), "RAY_ADDRESS": address}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "is not finite" in done.stderr.strip().splitlines()[-1]
 
 
 def test_weights_that_cannot_be_read_are_named(tmp_path: Path, tiny_model: Path) -> None:
