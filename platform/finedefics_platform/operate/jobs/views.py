@@ -84,6 +84,18 @@ def views(workspace: Workspace) -> list[JobView]:
     return sorted(found, key=lambda seen: seen.age)
 
 
+def run_page(seen: JobView) -> str | None:
+    """Address of its run's page, where a server records it; None where none does, or there is no run yet."""
+    run, server = seen.status.get("run", {}).get("mlflow_run"), seen.job.get("tracking")
+    return f"{server.rstrip('/')}/#/runs/{run}" if run and server else None
+
+
+def show_command(seen: JobView) -> str | None:
+    """The command that shows its run; None where there is none yet."""
+    run = seen.status.get("run", {}).get("mlflow_run")
+    return f"finedefics runs show {run[:12]}" if run else None
+
+
 def missing(cluster: Cluster) -> str:
     """What processes on the cluster wait for, beside what it has; empty where none waits."""
     try:
