@@ -79,8 +79,11 @@ def view(
 
 def views(workspace: Workspace) -> list[JobView]:
     """All jobs, those submitted last first."""
+    records = all_jobs(workspace)
+    if not records:
+        return []  # where there are none, the storage is not written to for its clock
     clusters, clock = Clusters(), clock_of(workspace)
-    found = [view(workspace, record, clusters, clock) for record in all_jobs(workspace)]
+    found = [view(workspace, record, clusters, clock) for record in records]
     return sorted(found, key=lambda seen: seen.age)
 
 

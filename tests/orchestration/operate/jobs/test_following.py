@@ -163,6 +163,15 @@ def test_where_its_run_is_seen_is_told(
     assert (see in capsys.readouterr().out) == (server is not None)
 
 
+def test_a_list_of_no_jobs_makes_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
+    assert main(["jobs", "list"]) == 0
+    assert "No jobs yet" in capsys.readouterr().out
+    assert not workspace.root.exists()
+
+
 def test_a_job_that_is_not_there_or_not_one_alone(begin: Any, workspace: Workspace) -> None:
     for name in ("talks-1a2b", "talks-1a3c"):
         begin("", name)
