@@ -39,9 +39,10 @@ PATIENCE = {
 }
 START = """
 import json, sys
-from finedefics_platform.operate.clusters.nodes import agent_ports, start_node
+from finedefics_platform.operate.clusters.nodes import agent_ports, start_node, write_address
 told = json.loads(sys.argv[1])
 start_node({**agent_ports(), **told["parameters"]}, head=told["head"])
+write_address(told["store"], told["parameters"]["temp_dir"])  # else jobs take any cluster they see for theirs
 """
 LOOK = """
 import os, sys
@@ -66,7 +67,6 @@ class Cluster:
         }
         options = {
             "gcs_server_port": STORE_PORT,
-            "temp_dir": str(head.ray_folder),
             "include_dashboard": True,
             "dashboard_host": head.address,
             "dashboard_port": JOBS_PORT,
@@ -77,9 +77,7 @@ class Cluster:
 
     def join(self, host: Host) -> None:
         """Start the host's node."""
-        self._start(
-            host, cpus=3, gcs_address=f"{self.head.address}:{STORE_PORT}", temp_dir=str(host.ray_folder)
-        )
+        self._start(host, cpus=3, gcs_address=f"{self.head.address}:{STORE_PORT}")
 
     def nodes(self) -> set[str]:
         """Addresses of those that the head takes for alive."""
@@ -92,6 +90,7 @@ class Cluster:
     def _start(self, host: Host, *, cpus: int, **options: Any) -> None:
         parameters = {
             "node_ip_address": host.address,
+            "temp_dir": str(host.ray_folder),
             "num_cpus": cpus,
             "num_gpus": 0,
             "memory": 2 * 2**30,
@@ -100,7 +99,8 @@ class Cluster:
             "max_worker_port": 0,
             **options,
         }
-        told = {"head": host is self.head, "parameters": parameters}
+        store = f"{self.head.address}:{STORE_PORT}"
+        told = {"head": host is self.head, "store": store, "parameters": parameters}
         with (host.disk / "start.log").open("w") as log:
             started = host.start(
                 [sys.executable, "-c", START, json.dumps(told)], self.variables, stdout=log, stderr=log

@@ -47,7 +47,7 @@ def main() -> None:
     """Read what is wanted from stdin; say what was started, one JSON object a line, on stdout."""
     wanted = NodesWanted(**json.loads(sys.stdin.read()))
     head = start_node(_head_parameters(wanted), head=True)
-    _write_address(head.address, wanted.folder)
+    write_address(head.address, wanted.folder)
     _tell(
         {
             "address": head.address,
@@ -130,7 +130,7 @@ def start_node(parameters: dict[str, Any], *, head: bool) -> Any:
     return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
 
 
-def _write_address(address: str, folder: str) -> None:
+def write_address(address: str, folder: str) -> None:
     """Where Ray's jobs look for their cluster; without it, for one of several on the machine."""
     from ray._private.utils import write_ray_address
 
