@@ -43,9 +43,10 @@ class Head:
         psutil.wait_procs(family, 30)
 
     def end(self) -> None:
-        """Take it down, whoever killed it before, and remove its files."""
-        with self._own_cache():
-            down(self._name)
+        """Take it down, whoever killed it before, and remove its files; once more does nothing."""
+        if self._cache.exists():
+            with self._own_cache():
+                down(self._name)
         shutil.rmtree(self._cache, ignore_errors=True)
 
     @contextmanager

@@ -226,7 +226,9 @@ def test_a_job_outlives_its_killed_head(
     numbers = [int(line.split()[1]) for line in lines if line.startswith("line")]
     assert numbers == list(range(len(numbers)))
     assert float(lines[-1].split()[2]) > killed - 1
-    # the commands say the same, without a cluster
+    # the commands say the same, without a cluster, and when nothing of it is left on the machine
+    let_in.end()
+    assert not let_in.folder.exists()
     monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
     assert main(["jobs", "status", made.record.id]) == 0
     assert "lost" in capsys.readouterr().out
