@@ -170,7 +170,8 @@ def champion(service: Service) -> str:
     run = next(line["run"] for line in lines if line["event"] == "step")
     finedefics(service, "evaluate", run, "--data", "birds", "--answers", "names", "--register", "birds")
     # The gate wants more pictures and a better model: this is about where things lie, so it is overruled.
-    finedefics(service, "models", "promote", "birds", "1", "--force", "--reason", "the first")
+    because = ("--reason", "the first", "--force", "a model of four steps, looked at on six pictures")
+    finedefics(service, "models", "promote", "birds", "1", *because)
     return str(run)
 
 
