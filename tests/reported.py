@@ -128,6 +128,8 @@ def evaluated(workspace: Workspace, dataset: Dataset, arm: str, digest: str, **m
         "pictures_per_second": {"names": 40.0, "alignment": 160.0, "letters": 20.0},
         "unparseable": {"letters": 1 / PICTURES},
         "retrieval": {"object_to_name": RIGHT[arm][1] / 8, "object_to_description": RIGHT[arm][0] / 8},
+        "rotations": {"letters": {"orders": 4, "questions": 48, "consistency": 0.5}},
+        "unknown": {"alignment": {"threshold": 0.6, "coverage": 0.75, "risk": 0.1}},
         "leaks": {"pictures": 0, "of": PICTURES * len(NAMES)},
         "finished": 1_790_000_000.0 + len(arm),
         **more,

@@ -12,6 +12,7 @@ Table = Mapping[str, Any]
 Check = tuple[str, str, str]  # "good", "bad" or "open"; what; the finding
 
 _SHOWN = 4  # figures named in one finding
+_CONSISTENT = 0.9  # below it a choice follows its place more than a reader would think
 
 
 def facts_of(gathered: Gathered) -> list[tuple[str, str]]:
@@ -121,6 +122,8 @@ def checks_of(gathered: Gathered, tables: Mapping[str, Table], chance: Mapping[s
         ),
         _leaks(gathered),
         *_unread(gathered),
+        *_turned(gathered),
+        *_refusing(gathered),
     ]
 
 
@@ -184,6 +187,45 @@ def _unread(gathered: Gathered) -> Sequence[Check]:
         return [("good", what, "none")]
     told = ", ".join(f"{name} {percent(share)} %" for name, share in worst[:_SHOWN])
     return [("bad" if worst[0][1] > 0.05 else "open", what, f"{told} (counted as wrong)")]
+
+
+def _turned(gathered: Gathered) -> Sequence[Check]:
+    """Whether choices follow the order of the options, where they were asked in several."""
+    told = [
+        (f"{arm.name} {answer}", found)
+        for arm in gathered.runs
+        if arm.judged
+        for answer, found in arm.judged.merged("rotations").items()
+    ]
+    return [
+        (
+            "good" if found["consistency"] >= _CONSISTENT else "bad",
+            f"the order of the options, {name}",
+            f"the same choice in all {found['orders']} orders for {percent(found['consistency'])} % of "
+            f"{found['questions']} questions",
+        )
+        for name, found in told[:_SHOWN]
+    ]
+
+
+def _refusing(gathered: Gathered) -> Sequence[Check]:
+    """What a threshold chosen on other pictures does: how many are named, and how many of them wrongly."""
+    told = [
+        (f"{arm.name} {answer}", found)
+        for arm in gathered.runs
+        if arm.judged
+        for answer, found in arm.judged.merged("unknown").items()
+        if found["coverage"] is not None
+    ]
+    return [
+        (
+            "open",
+            f"refusing to name, {name}",
+            f"above its threshold it names {percent(found['coverage'])} % of the pictures, "
+            + ("none" if found["risk"] is None else f"{percent(found['risk'])} % of them wrongly"),
+        )
+        for name, found in told[:_SHOWN]
+    ]
 
 
 def provenance_of(gathered: Gathered, keys: Sequence[str]) -> dict[str, Any]:

@@ -97,6 +97,10 @@ def test_checks_speak_of_controls_chance_leaks_and_unread_replies(home: Workspac
     assert checks["tuning without contrast"][0] == "open"
     assert checks["guessing among all categories: 16.7 %"][0] == "good", "the base's are no news"
     assert checks["test pictures that stand in the training split"] == ("good", "0 of 48")
+    assert checks["the order of the options, joint letters"][0] == "bad"
+    assert checks["refusing to name, plain alignment"][1].endswith(
+        "75.0 % of the pictures, 10.0 % of them wrongly"
+    )
     state, finding = checks["replies that named no category or option"]
     assert (state, "joint letters 12.5 %" in finding) == ("bad", True)
 
