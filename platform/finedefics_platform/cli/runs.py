@@ -13,7 +13,6 @@ from .console import reporter
 from .runs_compare import compare
 
 app = typer.Typer(help="Browse, compare and synchronise recorded runs.", no_args_is_help=True)
-app.command()(compare)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Run = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or the key of a pipeline.")]
@@ -87,6 +86,9 @@ def show(run: Run, json: Json = False) -> None:
         lines = [(child.run_id[:_ID], escape(child.name), child.status) for child in under]
         out.table("Runs under it", ("run", "name", "status"), lines)
     out.done(run_id=record.run_id)
+
+
+app.command()(compare)
 
 
 @app.command()
