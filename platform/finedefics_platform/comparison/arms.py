@@ -57,11 +57,6 @@ class Arm:
         kept = [event for event in self.events if event["event"] in ("step", "validation")]
         return [{key: event[key] for key in ("stage", "step", "metrics")} for event in kept]
 
-    @property
-    def frame(self) -> pd.DataFrame | None:
-        """Its items, None where it was not evaluated."""
-        return None if self.judged is None else self.judged.frame
-
 
 @dataclass(frozen=True)
 class Gathered:

@@ -87,13 +87,6 @@ def make_report(
     return replace(made, recorded=tuple(_record(workspace, made))) if record else replace(made, recorded=())
 
 
-def write_page(workspace: Workspace, data: ReportData, place: Location, recorded: Sequence[str] = ()) -> Made:
-    """Draw and write gathered data at a place of the workspace, as an artefact of MLflow runs where given."""
-    made = _made(data, place, recorded)
-    place.write_text(made.text)
-    return replace(made, recorded=tuple(_record(workspace, made)))
-
-
 def gathered_runs(workspace: Workspace, subjects: Sequence[Subject]) -> Gathered:
     """The runs with all that the workspace has of them."""
     return gather(workspace, [one.place for one in subjects], all_evaluations(workspace))
