@@ -90,7 +90,7 @@ def _pairs(table: pd.DataFrame, place: Mapping[str, int]) -> dict[tuple[int, int
     counted = table.groupby(["category_id", "predicted"], dropna=False, sort=False).size()
     return {
         (place[str(truth)], NOTHING if pd.isna(named) else place[str(named)]): int(n)
-        for (truth, named), n in counted.items()  # type: ignore[misc]
+        for (truth, named), n in counted.items()
     }
 
 

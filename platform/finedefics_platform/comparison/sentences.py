@@ -111,7 +111,7 @@ def _confused(frame: pd.DataFrame, leading: Leading, names: Mapping[str, str]) -
     if wrong.empty:
         return f"It names every one of the {len(own)} pictures rightly."
     counted = wrong.fillna({"predicted": ""}).groupby(["category_id", "predicted"]).size()
-    truth, named = counted.idxmax()  # type: ignore[misc]
+    truth, named = counted.idxmax()
     of = int((own["category_id"] == truth).sum())
     said = names.get(named, named) if named else "nothing"
     start = f"Of {len(wrong)} wrong answers the most frequent kind is {names.get(truth, truth)} named {said}"
