@@ -21,11 +21,12 @@ test: $(DEV) ## Run the tests that take seconds
 test-slow: $(DEV) ## Run the tests that take minutes or need a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"
 
-lint: $(DEV) ## Check style, types, the direction of imports and the pinned packages
+lint: $(DEV) ## Check style, types, imports, the reference pages and pinned packages
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.reference --check
 	$(BIN)/python -m tools.audit
 
 audit: $(DEV) ## Look the pinned packages up among known vulnerabilities

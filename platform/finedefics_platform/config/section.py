@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics.terms import TERM_FEEDS
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -40,11 +39,24 @@ def _explain(error: ValidationError, place: str, kind: type[BaseModel]) -> Fined
 
 def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
     schema = kind.model_json_schema()
-    definitions, node = schema.get("$defs", {}), schema
+    sections = [schema]
     for part in location[:-1]:
-        node = node["items"] if isinstance(part, int) else node.get("properties", {}).get(part, {})
-        if isinstance(node.get("additionalProperties"), dict):
-            node = {"properties": dict.fromkeys(TERM_FEEDS, node["additionalProperties"])}
-        if "$ref" in node:
-            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-    return ", ".join(node.get("properties", {})) or "the documented keys"
+        below = (_below(section, part) for section in sections)
+        sections = [one for node in below if node is not None for one in _resolved(node, schema)]
+    known = (name for section in sections for name in section.get("properties", {}))
+    return ", ".join(dict.fromkeys(known)) or "the documented keys"
+
+
+def _below(section: dict[str, Any], part: int | str) -> dict[str, Any] | None:
+    """What a schema says of one item or key of a value."""
+    if isinstance(part, int):
+        return section.get("items")
+    named = section.get("properties", {}).get(part)
+    return named or section.get("additionalProperties") or None
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a node may be, references followed."""
+    if "$ref" in node:
+        return _resolved(schema["$defs"][node["$ref"].rsplit("/", 1)[-1]], schema)
+    return [one for each in node["anyOf"] for one in _resolved(each, schema)] if "anyOf" in node else [node]

@@ -14,16 +14,16 @@ from finedefics_platform.search.space import Domain
 class Search(Section):
     """What is searched, over what, and by which figure."""
 
-    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[a-z0-9_.-]+$", description="Begins the search's key (`<name>-<digest>`).")
     experiment: str = Field(description="Experiment file, relative to the search file.")
     set: dict[str, Any] = Field({}, description="Keys changed for all trials.")
     space: dict[str, Domain] = Field(min_length=1, description="Keys of the experiment and their values.")
     metric: str = Field("val_alignment", description="A figure of the validation check during training.")
-    mode: Literal["max", "min"] = "max"
-    trials: int = Field(4, ge=1)
-    concurrent: int = Field(2, ge=1)
+    mode: Literal["max", "min"] = Field("max", description="Whether a higher or a lower metric is better.")
+    trials: int = Field(4, ge=1, description="How many trials, each a training run of its own.")
+    concurrent: int = Field(2, ge=1, description="Trials at a time; fewer where the cluster has less room.")
     grace_steps: int = Field(10, ge=1, description="Steps that no trial is stopped before.")
-    seed: int = 0
+    seed: int = Field(0, description="Of the values that Optuna proposes; training has the experiment's.")
 
 
 def load_search(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Search, dict[str, Any]]:
