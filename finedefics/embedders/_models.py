@@ -10,6 +10,7 @@ from PIL import Image
 
 from finedefics.embedders._base import Array, Settings, normalised
 from finedefics.errors import FinedeficsError
+from finedefics.model_paths import check_there
 from finedefics.pictures import decode_image
 
 _FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
@@ -22,6 +23,7 @@ def model_identity(model: str) -> str:
     Raises:
         FinedeficsError: no such model can be had.
     """
+    check_there(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         sha = hashlib.sha256()
@@ -82,6 +84,7 @@ def load_image_processor(model: str) -> Any:
 
 def loaded(model: str, load: Callable[[], Any]) -> Any:
     """What ``load`` returns; what it fails with as one line."""
+    check_there(model)
     try:
         return load()
     except (OSError, ValueError, KeyError) as error:

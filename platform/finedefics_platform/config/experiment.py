@@ -83,9 +83,7 @@ class Evaluation(Section):
         "(memory and speed only); default: 65,536, or what a card has room for.",
     )
 
-    @field_validator(
-        "calibration", mode="before", json_schema_input_type=Literal["auto", "on", "off"] | bool
-    )
+    @field_validator("calibration", mode="before", json_schema_input_type=Literal["auto", "on", "off"] | bool)
     @classmethod
     def _a_switch_in_yaml_is_a_truth_value(cls, value: Any) -> Any:
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

@@ -35,7 +35,7 @@ class Label(Section):
     """How labels are inferred; ``{base}`` and ``{ARM}`` in the labeller are models of the same world."""
 
     labeller: str = Field(
-        description="As of `finedefics data label --labeller`: `reading:{base}`, `run:{ARM}`."
+        description="As of `finedefics data label --labeller`: `reading:{base}`, `alignment:{ARM}`."
     )
     precision: float = Field(
         0.9, gt=0, le=1, description="Share of right labels that is wanted among the accepted ones."
