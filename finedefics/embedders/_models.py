@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from finedefics.embedders._base import Array, Settings, normalised
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
 from finedefics.model_paths import check_there
 from finedefics.pictures import decode_image
 
@@ -87,12 +88,11 @@ def loaded(model: str, load: Callable[[], Any]) -> Any:
     check_there(model)
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, FinedeficsError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise FinedeficsError(
-            f"no model can be loaded here ({reason})",
+            f"no model can be loaded here ({reason_of(error)})",
             place=model,
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error
