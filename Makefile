@@ -41,7 +41,7 @@ ablation: $(RUNTIME) ## Measure what hard negatives bring where a batch is small
 
 docs: $(DOCS) ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open site/index.html (or write with $(BIN)/mkdocs serve)"
+	@echo "open site/index.html (its search needs a server: $(BIN)/mkdocs serve)"
 
 ui: $(RUNTIME) ## Browse runs and models in MLflow (loopback, port 5000)
 	$(BIN)/finedefics ui

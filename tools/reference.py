@@ -112,9 +112,7 @@ def _table(section: Schema, schema: Schema) -> str:
     for key, value in section["properties"].items():
         given = key in section.get("required", ())
         default = "to be given" if given else _default(value)
-        rows.append(
-            f"| `{key}` | {_type(value, schema)} | {default} | {_cell(value.get('description', ''))} |"
-        )
+        rows.append(f"| `{key}` | {_type(value, schema)} | {default} | {_cell(_said(value, schema))} |")
     return "\n".join(rows) + "\n"
 
 
