@@ -102,6 +102,16 @@ def test_more_rows_a_step_than_there_are_pictures_are_refused(
     assert "has 32; ask for at most 32" in error
 
 
+def test_a_source_that_is_one_file_and_a_name_that_is_none(
+    here: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bird.jpg").write_bytes(b"one picture")
+    error = told(capsys, "data", "ingest", "bird.jpg", "--name", "birds")
+    assert "bird.jpg: this file is neither an archive nor a table of pictures; give a folder" in error
+    error = told(capsys, "data", "ingest", "nowhere", "--name", "my birds")
+    assert error == "error: 'my birds': not a name for a dataset; use letters, digits and . - _\n"
+
+
 def test_a_key_that_stands_twice_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "one.yaml").write_text((here / "one.yaml").read_text() + "\nseed: 1\nname: two\nseed: 2\n")
     error = told(capsys, "train", "one.yaml")
