@@ -251,7 +251,7 @@ def evaluate(
     """Answer every picture of a split; an equal evaluation that is finished is returned at once.
 
     Args:
-        model: a run, its key, a registered model (``birds@champion``) or a folder.
+        model: a run, its key, a registered model (``birds@champion``), a folder or a hub name.
         register: register the run under this name, or add to what a version showed.
         settings: ``split``, ``answers``, ``limit``, … as the section `evaluation` of an experiment.
 
@@ -271,7 +271,15 @@ def evaluate(
     opened = open_model(place, _called(model))
     if register is not None:
         check_registrable(register, opened)
-    done = run(place, opened.place, _reference(dataset), asked, labelled=opened.labelled, progress=progress)
+    done = run(
+        place,
+        opened.place,
+        _reference(dataset),
+        asked,
+        labelled=opened.labelled,
+        called=opened.called,
+        progress=progress,
+    )
     version = register_evaluated(place, register, opened, done) if register is not None else None
     return Evaluation(done, version)
 
