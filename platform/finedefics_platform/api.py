@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Experiment, load_experiment
@@ -350,10 +350,9 @@ def _picture(file: PathLike) -> "Image":
     path = Path(file).expanduser()
     try:
         return decode_image(path.read_bytes(), str(path))
+    except FinedeficsError as error:  # a file that was given, not a sample that was ingested
+        cure = "give a JPEG or PNG file"
+        raise FinedeficsError(error.thing, place=str(path), cure=cure) from error
     except OSError as error:
-        raise FinedeficsError(
-            f"cannot be read ({error.strerror})",
-            place=str(path),
-            cure="give the path of a picture",
-            exit_code=2,
-        ) from error
+        reason = f"cannot be read ({error.strerror})"
+        raise wrong_use(reason, place=str(path), cure="give the path of a picture") from error
