@@ -7,6 +7,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finedefics.errors import FinedeficsError, wrong_use
 
+# A key that one kind of file has, what that is, and what reads it.
+_TELLING = {
+    "stages": ("an experiment", "`finedefics train`"),
+    "space": ("a search", "`finedefics tune`"),
+    "arms": ("a study", "`finedefics study run`"),
+    "job": ("a job", "`finedefics jobs submit`"),
+}
+
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -21,12 +29,22 @@ def parse_document(kind: type[Document], document: Mapping[str, Any], *, place: 
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise _explain(error, place, kind) from error
+        raise _another_kind(document, kind, place) or _explain(error, place, kind) from error
+
+
+def _another_kind(document: Mapping[str, Any], kind: type[BaseModel], place: str) -> FinedeficsError | None:
+    """The error of a file that is right, and another command's."""
+    for key, (what, command) in _TELLING.items():
+        if key in document and key not in kind.model_fields:
+            return wrong_use(
+                f"this is the file of {what} (it has `{key}`)", place=place, cure=f"use {command}"
+            )
+    return None
 
 
 def _explain(error: ValidationError, place: str, kind: type[BaseModel]) -> FinedeficsError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the document"
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the document"
     if first["type"] == "extra_forbidden":
         return wrong_use(
             f"unknown key `{key}`", place=place, cure=f"use one of: {_known_keys(first['loc'], kind)}"
@@ -34,6 +52,7 @@ def _explain(error: ValidationError, place: str, kind: type[BaseModel]) -> Fined
     if first["type"] == "missing":
         return wrong_use(f"`{key}` is missing", place=place, cure="add it")
     reason = first["msg"].removeprefix("Value error, ").lower()
+    reason = reason.replace("tuple should", "list should").replace(" after validation", "")
     return wrong_use(f"`{key}` is wrong: {reason}", place=place, cure="correct the value")
 
 

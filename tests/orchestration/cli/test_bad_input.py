@@ -108,8 +108,29 @@ def test_a_source_that_is_one_file_and_a_name_that_is_none(
     (here / "bird.jpg").write_bytes(b"one picture")
     error = told(capsys, "data", "ingest", "bird.jpg", "--name", "birds")
     assert "bird.jpg: this file is neither an archive nor a table of pictures; give a folder" in error
+    assert "this is a folder; give a file" in told(capsys, "data", "inspect", "drawn", "--html", str(here))
     error = told(capsys, "data", "ingest", "nowhere", "--name", "my birds")
     assert error == "error: 'my birds': not a name for a dataset; use letters, digits and . - _\n"
+
+
+def test_a_file_of_another_kind_is_told_by_its_command(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, line in (
+        (
+            ["train", "search.yaml"],
+            "search.yaml: this is the file of a search (it has `space`); use `finedefics tune`",
+        ),
+        (["study", "run", "one.yaml"], "one.yaml: this is the file of an experiment (it has `stages`); use"),
+        (["jobs", "submit", "search.yaml"], "search.yaml: this is the file of a search"),
+    ):
+        assert f"error: {line}" in told(capsys, *arguments)
+    assert "`stages` is wrong: list should have at least 1 item, not 0" in told(
+        capsys, "train", "one.yaml", "--set", "stages=[]"
+    )
+    assert "`stages.0.feeds.label` is wrong: " in told(
+        capsys, "train", "one.yaml", "--set", "stages.0.feeds.label=3"
+    )
 
 
 def test_a_key_that_stands_twice_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
