@@ -2,10 +2,10 @@
 
 Pictures of one category are right or wrong together, so they say less of a category that nobody tested than
 as many independent pictures would. How much less is the design effect: the cluster-robust variance of the
-mean (Liang and Zeger 1986, with the factor G/(G-1) for G clusters) over that of independent pictures. Dividing
-the counts by it gives the independent pictures that this test is worth (Rao and Scott 1992); a score interval
-of so many, with Student's quantile on G-1 degrees of freedom (Korn and Graubard 1998), is Wilson's for one
-accuracy and Tango's for a paired difference.
+mean (Liang and Zeger 1986, with the factor G/(G-1) for G clusters) over that of independent pictures. The
+counts divided by it are the independent pictures that this test is worth (Rao and Scott 1992). A score
+interval of so many, with Student's quantile on G-1 degrees of freedom (Korn and Graubard 1998), is Wilson's
+for one accuracy and Tango's for a paired difference.
 
 Not the plain t-interval with the cluster-robust variance: at accuracies near 0 or 1, or with few categories,
 it holds the truth far less often than it says, and it has no width where every picture is right.

@@ -5,15 +5,15 @@ pictures one name, and one picture several.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Hashes: TypeAlias = pa.Array | pa.ChunkedArray
 
-def leaks(
-    tested: pa.Array | pa.ChunkedArray, trained: Iterable[pa.Array | pa.ChunkedArray]
-) -> dict[str, int]:
+
+def leaks(tested: Hashes, trained: Iterable[Hashes]) -> dict[str, int]:
     """How many test pictures were trained on.
 
     Args:
@@ -37,7 +37,7 @@ def warning(found: Mapping[str, Any]) -> str | None:
         share = f"{100 * found['pictures'] / found['of']:.1f} %"
         where = " and ".join(found.get("against", ())) or "the training split"
         said.append(
-            f"{found['pictures']} of {found['of']} test pictures ({share}) are training pictures too "
+            f"{found['pictures']} of {found['of']} evaluated pictures ({share}) are training pictures too "
             f"(content hash; {where}): the figures flatter, so take those pictures out of one of the splits"
         )
     if missing := found.get("unchecked"):

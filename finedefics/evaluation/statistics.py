@@ -2,8 +2,8 @@
 
 Both intervals invert a score test (Wilson for one proportion, Tango for the difference of two paired ones).
 Answers are right or wrong, so the textbook t-interval over per-item differences has a hole: where every item
-agrees, its variance is zero and it reports certainty from a handful of items. A score interval keeps the width
-that the number of items allows, stays inside [-1, 1] and needs no special case.
+agrees, its variance is zero and it reports certainty from a handful of items. A score interval keeps the
+width that the number of items allows, stays inside [-1, 1] and needs no special case.
 
 They cover other pictures of the same categories; `finedefics.evaluation.clustered` covers other categories.
 """

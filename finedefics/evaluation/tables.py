@@ -70,8 +70,8 @@ def differences(
 
     Each row has ``arm``, ``answer``, ``against``, ``against_answer``, ``group``, ``mean``, ``low``, ``high``,
     ``n``, ``confidence``, ``p`` of McNemar's exact test, where the items have a ``category_id`` also
-    ``low_clustered``, ``high_clustered`` and ``clusters`` as in `accuracy_table`, and ``comparison``, which is
-    one of
+    ``low_clustered``, ``high_clustered`` and ``clusters`` as in `accuracy_table`, and ``comparison``, which
+    is one of
 
     - ``same_answer``: every arm to ``against``, both answering in the same way;
 

@@ -48,7 +48,8 @@ class Evaluated:
             answers, options, seed, and for options of a file its digest, ``options_of``; and the model's
             ``dtype``); how many pictures
             were asked on random options (``options_random``), what ``chance`` gives, and what of an
-            ``options_file`` was asked; ``finished`` in Unix seconds; ``pictures_per_second`` and
+            ``options_file`` was asked; the answers that guessing reaches (``near_chance``), and how many of
+            the pictures are training pictures too (``leaks``); ``finished`` in Unix seconds; ``pictures_per_second`` and
             ``tokens_per_picture`` by answer (a speed is that of one process that gives this answer alone:
             what several answers share was done once and counts for each), the ``unparseable`` share of
             replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
@@ -98,6 +99,7 @@ def write_evaluation(
         index: of the model, with what was decided.
         about: what was measured on and how; the head of the summary.
     """
+    from finedefics.evaluation.chance import near_chance
     from finedefics.evaluation.items import unparseable
 
     rows = read_rows(parts, asked)
@@ -116,9 +118,11 @@ def write_evaluation(
     )
     (folder / _UNPACKED).unlink()
     pictures, answers = len(gathered.sample_ids), about["protocol"]["answers"]
+    asked_of = told(len(index.categories), gathered.drawn, gathered.sizes)
     summary = {
         **about,
-        **told(len(index.categories), gathered.drawn, gathered.sizes),
+        **asked_of,
+        "near_chance": near_chance(rows, asked_of["chance"]),
         "pictures": pictures,
         "pictures_per_second": dict(zip(answers, (pictures / gathered.seconds).tolist(), strict=True)),
         "tokens_per_picture": {

@@ -61,6 +61,13 @@ def open_model(workspace: Workspace, reference: str) -> OpenedModel:
     return _registered(workspace, reference)  # says what there is
 
 
+def trained_on(opened: OpenedModel) -> str | None:
+    """The dataset that a model was trained on, ``name@digest``; None where that is not known."""
+    if opened.run is not None:
+        return opened.run.dataset
+    return opened.version.tags.get("dataset") if opened.version is not None else None
+
+
 def _of_run(reference: str, run: TrainedRun) -> OpenedModel:
     return OpenedModel(reference, fetch(run.model), run.model, run=run, labelled=run.labelled)
 
