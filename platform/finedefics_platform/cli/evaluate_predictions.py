@@ -50,26 +50,23 @@ def evaluate_predictions(
         for row, one in enumerate(scored)
     ]
     told = with_holm(told, "p_chance") if len(told) > 1 and not rivals else told
-    compared = (
-        [compare(first, second) for first, second in zip(scored, rivals, strict=True)] if rivals else []
-    )
+    compared = [compare(first, second) for first, second in zip(scored, rivals, strict=False)]
     differences = with_holm([one.told() for one in compared], "p", "p_clustered")
     seeds = seeds_of(scored)
-    said = [line for one in [*scored, *rivals] for line in warnings(one)]
+    said = list(dict.fromkeys(line for one in [*scored, *rivals] for line in warnings(one)))
     if items:
         _write(items, items_table(scored[0]))
     _show_scored(out, [one for p in PARSES for one in ([*scored, *rivals] if p == leading else other[p])])
     _show_compared(out, compared, differences)
     for data, found in seeds.items():
         spread = f" [{100 * found.low:.2f}, {100 * found.high:.2f}]" if found.low is not None else ""
-        out.say(
-            f"{escape(data)}: mean of {found.n} files on the same questions {100 * found.mean:.2f} %{spread}"
-        )
+        mean = f"{100 * found.mean:.2f} %{spread}"
+        out.say(f"{escape(data)}: {found.n} files on the same questions: mean {mean}")
     for line in [*said, *_on_few(scored)]:
         out.say(f"[yellow]warning[/]: {escape(line)}")
-    mean = sum(one.accuracy.mean for one in scored) / len(scored)
+    mean_accuracy = sum(one.accuracy.mean for one in scored) / len(scored)
     out.done(
-        **(told[0] if len(told) == 1 else {"mean_accuracy": mean}),
+        **(told[0] if len(told) == 1 else {"mean_accuracy": mean_accuracy}),
         files=told,
         differences=differences,
         seeds={data: asdict(found) for data, found in seeds.items()},
@@ -85,7 +82,8 @@ def _check(
         if value is not None:
             cure = "leave it out: replies that are there already are scored, and no model is asked"
             if name == "MODEL":
-                cure = f"name each file by an option of its own: --from-predictions {files[0]} --from-predictions …"
+                cure = f"give each file an option of its own: --from-predictions {files[0]} "
+                cure += f"--from-predictions {value}"
             raise wrong_use(f"{name} has no meaning beside --from-predictions", place=str(value), cure=cure)
     if against and len(against) != len(files):
         raise wrong_use(
@@ -126,15 +124,8 @@ def _row(scored: "Scored") -> tuple[object, ...]:
 def _show_compared(out: Reporter, compared: Sequence["Compared"], told: Sequence[Mapping[str, Any]]) -> None:
     if not compared:
         return
-    columns = [
-        "data",
-        "against",
-        "points",
-        "95 % by picture",
-        "95 % by category",
-        "gained, lost",
-        "McNemar p",
-    ]
+    columns = ["data", "against", "points", "95 % by picture", "95 % by category", "gained, lost"]
+    columns.append("McNemar p")
     rows = []
     for one, row in zip(compared, told, strict=True):
         found, wide = one.difference, one.clustered
@@ -147,14 +138,14 @@ def _show_compared(out: Reporter, compared: Sequence["Compared"], told: Sequence
     for one in compared:
         if left := one.only_first + one.only_second:
             out.say(
-                f"[yellow]{left} left out[/]: {one.only_first} questions are in {escape(one.files[0])} alone, "
-                f"{one.only_second} in {escape(one.files[1])} alone"
+                f"[yellow]{left} left out[/]: {one.only_first} questions are in {escape(one.files[0])} "
+                f"alone, {one.only_second} in {escape(one.files[1])} alone"
             )
 
 
 def _on_few(scored: Sequence["Scored"]) -> list[str]:
     return [
-        f"{one.file.name}: {one.clustered.clusters} categories are few: the interval by category is a rough one"
+        f"{one.file.name}: {one.clustered.clusters} categories are few: the interval by category is rough"
         for one in scored
         if one.clustered.few
     ]

@@ -7,6 +7,8 @@ from rich.markup import escape
 
 from .console import Reporter
 
+_COLUMNS = ("answer", "group", "accuracy %", "95 % by picture", "95 % by category", "pictures", "pictures/s")
+
 if TYPE_CHECKING:
     from finedefics_platform.evaluation.items import Evaluated
 
@@ -28,15 +30,7 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
         if table:
             out.table(
                 "all categories" if scope == "all" else _options_title(done.summary),
-                [
-                    "answer",
-                    "group",
-                    "accuracy %",
-                    "95 % by picture",
-                    "95 % by category",
-                    "pictures",
-                    "pictures/s",
-                ],
+                _COLUMNS,
                 _figures(table),
             )
     _say_options(out, done.summary, wanted)

@@ -49,13 +49,13 @@ class Evaluated:
             ``dtype``); how many pictures
             were asked on random options (``options_random``), what ``chance`` gives, and what of an
             ``options_file`` was asked; the answers that guessing reaches (``near_chance``), and how many of
-            the pictures are training pictures too (``leaks``); ``finished`` in Unix seconds; ``pictures_per_second`` and
-            ``tokens_per_picture`` by answer (a speed is that of one process that gives this answer alone:
-            what several answers share was done once and counts for each), the ``unparseable`` share of
-            replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
-            ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
-            decided (None where no answer could use one), and ``retrieval`` of names and descriptions from
-            object embeddings.
+            the pictures are training pictures too (``leaks``); ``finished`` in Unix seconds;
+            ``pictures_per_second`` and ``tokens_per_picture`` by answer (a speed is that of one process that
+            gives this answer alone: what several answers share was done once and counts for each), the
+            ``unparseable`` share of replies, the weight of the ``ensemble`` and what it was chosen on,
+            whether alignment's ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``,
+            and the ``trial`` that decided (None where no answer could use one), and ``retrieval`` of names
+            and descriptions from object embeddings.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Whether the pictures of an evaluation were trained on: content hashes of the datasets, no picture's bytes."""
+"""Whether pictures that are evaluated were trained on: by content hashes of datasets, no picture's bytes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,7 +43,7 @@ def with_training(
 ) -> dict[str, Any]:
     """What `leaked` found, with the training pictures of the dataset that the model was trained on.
 
-    One that is not to be had in this workspace is named under ``unchecked``; nothing is passed over in silence.
+    One that is not to be had in this workspace is named under ``unchecked``.
     """
     try:
         trained = open_dataset(workspace, trained_on)
