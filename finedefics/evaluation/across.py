@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from finedefics.errors import FinedeficsError
 from finedefics.evaluation.clustered import ClusteredEstimate, clustered_difference, clustered_mcnemar
 from finedefics.evaluation.predictions import Prediction
@@ -87,23 +91,69 @@ def compare(first: Scored, second: Scored) -> Compared:
             place=f"{first.file.name} against {second.file.name}",
             cure="give replies to the same questions: the same pictures with the same options",
         )
-    a = first.correct[[left[one] for one in common]]
-    b = second.correct[[right[one] for one in common]]
     owner = [first.items[left[one]].truth for one in common]
-    test = mcnemar(a, b)
-    return Compared(
+    return _compared(
         first.file.data,
         (first.file.name, second.file.name),
-        interval(a),
-        interval(b),
-        paired_difference(a, b),
-        clustered_difference(a, b, owner),
-        test.gained,
-        test.lost,
-        test.p,
-        clustered_mcnemar(a, b, owner),
-        len(first.items) - len(common),
-        len(second.items) - len(common),
+        first.correct[[left[one] for one in common]],
+        second.correct[[right[one] for one in common]],
+        owner,
+        (len(first.items) - len(common), len(second.items) - len(common)),
+    )
+
+
+def compare_tables(first: pa.Table, second: pa.Table, *, data: str, names: tuple[str, str]) -> Compared:
+    """The like of two item tables, each of one answer and scope, on the pictures of both.
+
+    Where both tables have ``options``, only pictures that were asked on the same ones are compared.
+
+    Args:
+        data: what both are of.
+        names: of the two, for messages and figures.
+
+    Raises:
+        FinedeficsError: they have no picture in common, or none with the same options.
+    """
+    left, right = ({row["sample_id"]: row for row in one.to_pylist()} for one in (first, second))
+    both = [one for one in left if one in right]
+    common = [one for one in both if _same_options(left[one].get("options"), right[one].get("options"))]
+    if not common:
+        raise FinedeficsError(
+            f"no question in common ({len(both)} pictures, asked on other options)",
+            place=f"{names[0]} against {names[1]}",
+            cure="evaluate with `--options FILE`, the file of questions that the replies are to",
+        )
+    a, b = (np.array([rows[one]["correct"] for one in common]) for rows in (left, right))
+    owner = [left[one]["category_id"] for one in common]
+    return _compared(data, names, a, b, owner, (len(left) - len(common), len(right) - len(common)))
+
+
+def _same_options(one: Sequence[str] | None, other: Sequence[str] | None) -> bool:
+    return one is None or other is None or set(one) == set(other)
+
+
+def _compared(
+    data: str,
+    files: tuple[str, str],
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    owner: Sequence[str],
+    alone: tuple[int, int],
+) -> Compared:
+    test = mcnemar(a, b)
+    return Compared(
+        data=data,
+        files=files,
+        first=interval(a),
+        second=interval(b),
+        difference=paired_difference(a, b),
+        clustered=clustered_difference(a, b, owner),
+        gained=test.gained,
+        lost=test.lost,
+        p=test.p,
+        p_clustered=clustered_mcnemar(a, b, owner),
+        only_first=alone[0],
+        only_second=alone[1],
     )
 
 

@@ -81,7 +81,10 @@ def evaluate(
     ] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option("--against", help="Beside --from-predictions: another method's file, for each one."),
+        typer.Option(
+            "--against",
+            help="Beside --from-predictions, for each: another method's file, or with --data an evaluation.",
+        ),
     ] = None,
     parse: Annotated[
         str | None,
@@ -111,9 +114,11 @@ def evaluate(
     if from_predictions:
         from .evaluate_predictions import evaluate_predictions
 
-        others = {"MODEL": model, "--data": data, "--encoder": encoder, "--answers": answers}
-        others |= {"--limit": limit, "--options": options, "--register": register}
-        return evaluate_predictions(from_predictions, against or (), parse, items, others, json)
+        others = {"MODEL": model, "--encoder": encoder, "--limit": limit}
+        others |= {"--options": options, "--register": register}
+        return evaluate_predictions(
+            from_predictions, against or (), parse, items, data, split, answers, others, json
+        )
     for name, value in (("--against", against), ("--parse", parse), ("--items", items)):
         if value:
             raise wrong_use(f"{name} without --from-predictions", place=name, cure="name a file of replies")

@@ -1,7 +1,7 @@
-"""`finedefics evaluate --from-predictions`: what replies that others produced are worth."""
+"""`finedefics evaluate --from-predictions`: what replies that others wrote are worth, beside ours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,31 @@ from finedefics.errors import FinedeficsError, wrong_use
 from .console import Reporter, reporter
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from finedefics.evaluation.across import Compared
     from finedefics.evaluation.scored import Scored
+    from finedefics.evaluation.statistics import Seeds
+    from finedefics_platform.base.workspace import Workspace
 
 DEFAULT_PARSE = "strict"
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """A dataset of ours whose pictures the replies are to.
+
+    Attributes:
+        items: the replies as its items.
+        told: how many questions have their picture there.
+        answer: of ours that is compared, where one is named.
+    """
+
+    workspace: "Workspace"
+    reference: str
+    items: "pa.Table"
+    told: Mapping[str, Any]
+    answer: str | None
 
 
 def evaluate_predictions(
@@ -23,6 +44,9 @@ def evaluate_predictions(
     against: Sequence[str],
     parse: str | None,
     items: str | None,
+    data: str | None,
+    split: str,
+    answer: str | None,
     others: Mapping[str, Any],
     json: bool,
 ) -> None:
@@ -31,37 +55,38 @@ def evaluate_predictions(
     Args:
         files: of one method: one a data set, or several of one data set where it was trained with several
             seeds.
-        against: of another method, in the same order; may be empty.
+        against: of another method, in the same order, or evaluations of ours; may be empty.
         parse: whose figures lead, ``strict`` or ``foci``.
         items: where the item table of the only file is written, Parquet.
+        data, split: of ours that the only file is of; None where it need not be known.
+        answer: of an evaluation of ours.
         others: options of `evaluate` by their names, which have no meaning here.
     """
-    from finedefics.evaluation.across import compare, seeds_of, with_holm
+    from finedefics.evaluation.across import seeds_of, with_holm
     from finedefics.evaluation.predictions import read_predictions
     from finedefics.evaluation.scored import PARSES, items_table, score, warnings
 
-    _check(files, against, items, others)
+    _check(files, against, items, data, others)
     out, leading = reporter(json), parse or DEFAULT_PARSE
     scored = [score(read_predictions(file), leading) for file in files]
-    rivals = [score(read_predictions(file), leading) for file in against]
+    ours = _ours(scored[0], data, split, answer) if data else None
     other = {p: [score(one.file, p) for one in scored] for p in PARSES if p != leading}
     told = [
         {**one.told(), **{p: _short(again[row]) for p, again in other.items()}}
         for row, one in enumerate(scored)
     ]
-    told = with_holm(told, "p_chance") if len(told) > 1 and not rivals else told
-    compared = [compare(first, second) for first, second in zip(scored, rivals, strict=False)]
+    told = with_holm(told, "p_chance") if len(told) > 1 and not against else told
+    rivals: list[Scored] = []
+    compared = [_compare(one, way, ours, rivals) for one, way in zip(scored, against, strict=False)]
     differences = with_holm([one.told() for one in compared], "p", "p_clustered")
     seeds = seeds_of(scored)
     said = list(dict.fromkeys(line for one in [*scored, *rivals] for line in warnings(one)))
     if items:
-        _write(items, items_table(scored[0]))
+        _write(items, ours.items if ours else items_table(scored[0]))
     _show_scored(out, [one for p in PARSES for one in ([*scored, *rivals] if p == leading else other[p])])
+    _show_ours(out, ours)
     _show_compared(out, compared, differences)
-    for data, found in seeds.items():
-        spread = f" [{100 * found.low:.2f}, {100 * found.high:.2f}]" if found.low is not None else ""
-        mean = f"{100 * found.mean:.2f} %{spread}"
-        out.say(f"{escape(data)}: {found.n} files on the same questions: mean {mean}")
+    _show_seeds(out, seeds)
     for line in [*said, *_on_few(scored)]:
         out.say(f"[yellow]warning[/]: {escape(line)}")
     mean_accuracy = sum(one.accuracy.mean for one in scored) / len(scored)
@@ -69,13 +94,18 @@ def evaluate_predictions(
         **(told[0] if len(told) == 1 else {"mean_accuracy": mean_accuracy}),
         files=told,
         differences=differences,
-        seeds={data: asdict(found) for data, found in seeds.items()},
+        seeds={name: asdict(found) for name, found in seeds.items()},
+        matched=ours.told if ours else None,
         warnings=said,
     )
 
 
 def _check(
-    files: Sequence[str], against: Sequence[str], items: str | None, others: Mapping[str, Any]
+    files: Sequence[str],
+    against: Sequence[str],
+    items: str | None,
+    data: str | None,
+    others: Mapping[str, Any],
 ) -> None:
     """Wrong uses, before a file is read."""
     for name, value in others.items():
@@ -91,10 +121,43 @@ def _check(
             place="--against",
             cure="name one for each --from-predictions, in the same order",
         )
-    if items and len(files) > 1:
-        raise wrong_use(
-            f"one item table of {len(files)} files", place="--items", cure="name one --from-predictions"
-        )
+    for name, value, thing in (("--items", items, "one item table"), ("--data", data, "one dataset")):
+        if value and len(files) > 1:
+            raise wrong_use(f"{thing} of {len(files)} files", place=name, cure="name one --from-predictions")
+    for way in against:
+        if not data and (Path(way).suffix == ".parquet" or Path(way).expanduser().is_dir()):
+            raise wrong_use(
+                "an evaluation of ours, whose pictures have other names than the file's",
+                place=way,
+                cure="name the dataset that both are of: --data DATASET",
+            )
+
+
+def _ours(scored: "Scored", data: str, split: str, answer: str | None) -> _Ours:
+    from finedefics_platform.base.workspace import open_workspace
+    from finedefics_platform.data.store import open_dataset
+    from finedefics_platform.evaluation.imported import items_of
+
+    workspace = open_workspace()
+    dataset = open_dataset(workspace, data)
+    items, told = items_of(dataset, split, scored)
+    return _Ours(workspace, dataset.reference, items, told, answer)
+
+
+def _compare(scored: "Scored", way: str, ours: _Ours | None, rivals: "list[Scored]") -> "Compared":
+    """With an evaluation of ours, or with another method's file, which is added to the rivals."""
+    from finedefics.evaluation.across import compare, compare_tables
+    from finedefics.evaluation.predictions import read_predictions
+    from finedefics.evaluation.scored import ANSWERS, score
+
+    if ours is not None:
+        from finedefics_platform.evaluation.imported import evaluated_items, is_evaluation
+
+        if is_evaluation(ours.workspace, way):
+            theirs = evaluated_items(ours.workspace, way, ours.answer, ANSWERS[scored.parse])
+            return compare_tables(ours.items, theirs, data=ours.reference, names=(scored.file.name, way))
+    rivals.append(score(read_predictions(way), scored.parse))
+    return compare(scored, rivals[-1])
 
 
 def _short(scored: "Scored") -> dict[str, Any]:
@@ -119,6 +182,22 @@ def _row(scored: "Scored") -> tuple[object, ...]:
         found.n,
         scored.unparsed,
     )
+
+
+def _show_ours(out: Reporter, ours: _Ours | None) -> None:
+    if ours is None:
+        return
+    told = ours.told
+    out.say(f"{told['matched']} of {told['items']} questions have their picture in {escape(ours.reference)}")
+    for reason, number in told["unmatched"].items():
+        out.say(f"[yellow]{number} left out[/]: {escape(reason)}")
+
+
+def _show_seeds(out: Reporter, seeds: "Mapping[str, Seeds]") -> None:
+    for data, found in seeds.items():
+        spread = f" [{100 * found.low:.2f}, {100 * (found.high or 0):.2f}]" if found.low is not None else ""
+        mean = f"{100 * found.mean:.2f} %{spread}"
+        out.say(f"{escape(data)}: {found.n} files on the same questions: mean {mean}")
 
 
 def _show_compared(out: Reporter, compared: Sequence["Compared"], told: Sequence[Mapping[str, Any]]) -> None:

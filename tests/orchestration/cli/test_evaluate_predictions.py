@@ -127,7 +127,9 @@ def test_the_item_table_has_the_columns_of_an_evaluation(write: Write, tmp_path:
     ("arguments", "line"),
     [
         (["b.json"], "MODEL has no meaning beside --from-predictions; give each file an option of its own"),
-        (["--data", "birds"], "--data has no meaning beside --from-predictions; leave it out"),
+        (["--limit", "3"], "--limit has no meaning beside --from-predictions; leave it out"),
+        (["--from-predictions", "b.json", "--data", "birds"], "--data: one dataset of 2 files; name one"),
+        (["--against", "items.parquet"], "items.parquet: an evaluation of ours, whose pictures have other"),
         (["--register", "birds"], "--register has no meaning beside --from-predictions"),
         (["--parse", "loose"], "loose: there is no such parse; choose one of: strict, foci"),
         (["--against", "x.json", "--against", "y.json"], "--against: 1 files against 2; name one for each"),

@@ -60,33 +60,33 @@ def sample(split: str, letter: str) -> dict[str, object]:
     }
 
 
-def tested(of: Dataset, *positions: int) -> list[Place]:
+def asked(of: Dataset, *positions: int) -> list[Place]:
     return of.labelled_places("test", positions or range(20))
 
 
 def test_a_picture_of_train_is_found_among_those_that_are_asked(workspace: Workspace) -> None:
     birds = dataset(workspace, "birds", train="abcde", val="f", test="xbye")
-    assert leaked(birds, tested(birds)) == {"pictures": 2, "of": 4, "against": [birds.reference]}
-    assert leaked(birds, tested(birds, 0, 2))["pictures"] == 0, "what is not asked is no leak"
-    assert leaked(birds, tested(birds, 3))["of"] == 1
+    assert leaked(birds, asked(birds)) == {"pictures": 2, "of": 4, "against": [birds.reference]}
+    assert leaked(birds, asked(birds, 0, 2))["pictures"] == 0, "what is not asked is no leak"
+    assert leaked(birds, asked(birds, 3))["of"] == 1
     clean = dataset(workspace, "clean", train="abc", val="xyz", test="xyz")
-    assert leaked(clean, tested(clean))["pictures"] == 0, "nothing is trained on val"
+    assert leaked(clean, asked(clean))["pictures"] == 0, "nothing is trained on val"
 
 
 def test_the_models_own_training_pictures_count_too(workspace: Workspace) -> None:
     birds = dataset(workspace, "birds", train="abc", test="xby")
     older = dataset(workspace, "birds", train="xyb", test="abc")
-    own = leaked(birds, tested(birds))
+    own = leaked(birds, asked(birds))
     assert own["pictures"] == 1
-    found = with_training(workspace, own, birds, tested(birds), older.reference)
+    found = with_training(workspace, own, birds, asked(birds), older.reference)
     assert found == {"pictures": 3, "of": 3, "against": [birds.reference, older.reference]}
-    assert with_training(workspace, own, birds, tested(birds), birds.reference) == own
+    assert with_training(workspace, own, birds, asked(birds), birds.reference) == own
 
 
 def test_training_pictures_that_are_not_here_are_named(workspace: Workspace) -> None:
     birds = dataset(workspace, "birds", train="abc", test="xby")
-    own = leaked(birds, tested(birds))
-    found = with_training(workspace, own, birds, tested(birds), "gone@d1")
+    own = leaked(birds, asked(birds))
+    found = with_training(workspace, own, birds, asked(birds), "gone@d1")
     assert found == {**own, "unchecked": ["gone@d1"]}
 
 
@@ -94,4 +94,4 @@ def test_a_missing_file_is_named(workspace: Workspace) -> None:
     birds = dataset(workspace, "birds", train="abc", test="xby")
     birds.files("samples")[0].delete()
     with pytest.raises(FinedeficsError, match=r"parquet: this file of the dataset is missing or damaged"):
-        leaked(birds, tested(birds))
+        leaked(birds, asked(birds))
