@@ -1,7 +1,8 @@
 """Replies that others wrote as items of a dataset of ours, to be compared with evaluations of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _ITEMS = "items.parquet"
 
 
-def items_of(dataset: Dataset, split: str, scored: "Scored") -> tuple[pa.Table, dict[str, object]]:
+def items_of(dataset: Dataset, split: str, scored: "Scored") -> tuple[pa.Table, Mapping[str, Any]]:
     """The item table with sample and category ids of the dataset, and how much of the file it has.
 
     Categories with labelled training pictures in the dataset are the group ``labelled``, the others ``new``.
