@@ -114,6 +114,9 @@ def test_each_picture_is_decoded_once_and_none_crosses_the_driver(
     assert found.embeddings()["sample_ids"].tolist() == ids
     assert found.summary["leaks"] == {"pictures": 0, "of": 12, "against": [drawn_dataset.reference]}
     assert found.summary["near_chance"] == near_chance(found.items(), found.summary["chance"])
+    again = evaluate(workspace, tiny_model, str(drawn_dataset.root), ASKED, trained_on="gone@d1")
+    assert again.summary["leaks"] == {**found.summary["leaks"], "unchecked": ["gone@d1"]}
+    assert again.place == found.place, "who asks does not determine the figures"
     assert not (workspace.evaluation_parts / found.place.name).exists()
 
 
