@@ -36,6 +36,7 @@ ITEMS = pa.schema(
         ("position", pa.int32()),
         ("reply", pa.string()),
         ("score", pa.float32()),
+        ("rotation", pa.int32()),
     ]
 )
 
@@ -191,6 +192,7 @@ def items_table(scored: Scored, ids: Sequence[str] | None = None) -> pa.Table:
                 "options": list(item.options),
                 "position": item.options.index(item.truth),
                 "reply": item.reply,
+                "rotation": 0,
             }
             for name, item, place, correct in zip(
                 names, scored.items, scored.chosen.tolist(), scored.correct.tolist(), strict=True

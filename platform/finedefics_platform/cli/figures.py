@@ -7,7 +7,8 @@ from rich.markup import escape
 
 from .console import Reporter
 
-_COLUMNS = ("answer", "group", "accuracy %", "95 % by picture", "95 % by category", "pictures", "pictures/s")
+_INTERVALS = ("95 % by picture", "95 % by category")
+_COLUMNS = ("answer", "group", "accuracy %", *_INTERVALS, "pictures", "unparsed %", "pictures/s")
 
 if TYPE_CHECKING:
     from finedefics_platform.evaluation.items import Evaluated
@@ -31,13 +32,18 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
             out.table(
                 "all categories" if scope == "all" else _options_title(done.summary),
                 _COLUMNS,
-                _figures(table),
+                _figures(table, done.summary["unparseable"]),
             )
     _say_options(out, done.summary, wanted)
     _say_chance(out, done.summary, tables)
     _say_leaks(out, done.summary)
     _say_calibration(out, done.summary)
     return tables
+
+
+def show_place(out: Reporter, done: "Evaluated") -> None:
+    """Say where an evaluation's files lie."""
+    out.say(f"files: {escape(str(done.place))} (summary.json, items.parquet, embeddings.npz)")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:
@@ -110,14 +116,15 @@ def by_category(cell: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each answer and group."""
+def _figures(table: Mapping[str, Mapping[str, Any]], unparsed: Mapping[str, float]) -> list[list[str]]:
+    """One row for each answer and group; what was unparsed is that of the answer, both groups together."""
     rows = []
     for answer, cells in table.items():
         speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
         for group in ("labelled", "new"):
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
+                unread = f"{100 * unparsed[answer]:.1f}" if unparsed.get(answer) else ""
                 by = [" to ".join(percent[1:]), by_category(cell)]
-                rows.append([answer, group, percent[0], *by, str(cell["n"]), speed])
+                rows.append([answer, group, percent[0], *by, str(cell["n"]), unread, speed])
     return rows

@@ -79,6 +79,7 @@ def evaluated_items(workspace: Workspace, reference: str, answer: str | None, us
     try:
         items = pq.read_table(path)
         items = items.filter(pc.equal(items["scope"], "options"))
+        items = items.filter(pc.equal(items["rotation"].fill_null(0), 0))
         there = sorted(pc.unique(items["answer"]).to_pylist())
     except (KeyError, OSError, pa.ArrowException) as error:
         raise wrong_use(
