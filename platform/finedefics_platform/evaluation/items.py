@@ -59,8 +59,9 @@ class Evaluated:
             ``finished`` in Unix seconds; ``pictures_per_second`` and ``tokens_per_picture`` by answer (a
             speed is that of one process that gives this answer alone: what several answers share was done
             once and counts for each), the ``unparseable`` share of replies, the weight of the ``ensemble``
-            and what it was chosen on, whether alignment's ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
-            decided (None where no answer could use one), ``retrieval`` of names and descriptions from
+            and what it was chosen on, whether alignment's ``calibration`` is ``on``, ``why``, on how many
+            pictures it was ``fitted``, and the ``trial`` that decided (None where no answer could use one),
+            ``retrieval`` of names and descriptions from
             object embeddings; and by answer what a threshold on its score does (``unknown``,
             `finedefics.evaluation.selective`), how its choices follow the order of the options
             (``rotations``, of answers that were asked in several), and how often a free reply was a name
