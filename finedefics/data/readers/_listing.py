@@ -191,6 +191,12 @@ def _recognised(source: Source) -> str:
             place=source.place,
             cure=f"say which with --reader {'|'.join(found)}",
         )
+    if source.file is not None and source.tree.exists(source.file):
+        raise wrong_use(
+            "this file is neither an archive nor a table of pictures",
+            place=source.place,
+            cure="give a folder of pictures, a .zip or .tar, or a table: .csv, .tsv, .jsonl or .parquet",
+        )
     layouts = "; ".join(f"{name}: {layout}" for name, layout in known if layout)
     raise wrong_use(
         "the layout is none that is known", place=source.place, cure=f"lay it out as one of {layouts}"

@@ -36,6 +36,7 @@ COMMANDS = {
     "jobs": "finedefics_platform.cli.jobs:app",
     "categories": "finedefics_platform.cli.categories:app",
     "cluster": "finedefics_platform.cli.cluster:app",
+    "schema": "finedefics_platform.cli.schema:schema",
     "clean": "finedefics_platform.cli.clean:clean",
     "ui": "finedefics_platform.cli.ui:ui",
 }
