@@ -51,7 +51,9 @@ def demo(
     out.say(f"table   {summary.table_file}")
     out.say(f"report  {summary.report_file}")
     out.say("runs    make ui   (MLflow on http://127.0.0.1:5000)")
-    out.say(f"more    finedefics predict PICTURE.jpg --model {made.version.name}@champion")
+    out.say(
+        f"more    finedefics predict {made.version.name}@champion PICTURE.jpg, and finedefics serve {made.version.name}@champion"
+    )
     out.done(
         table=str(summary.table_file),
         report=str(summary.report_file),

@@ -64,7 +64,7 @@ def test_an_added_category_is_named_and_the_version_stays_as_it_was(
     image.save(tmp_path / "bird.png")
     words = ["--name", "Pine  Grosbeak", "--description", "red belly and stout beak"]
     assert main(["categories", "add", "birds/1", *words]) == 0
-    assert main(["predict", str(tmp_path / "bird.png"), "--model", "birds/1", "--top", "9", "--json"]) == 0
+    assert main(["predict", "birds/1", str(tmp_path / "bird.png"), "--top", "9", "--json"]) == 0
     (prediction,) = [
         line
         for line in map(json.loads, filter(lambda t: t.startswith("{"), capfd.readouterr().out.splitlines()))
@@ -83,8 +83,8 @@ def test_a_folder_is_named_a_batch_at_a_time_into_a_table(
     (tmp_path / "birds").mkdir()
     for number, (image, _) in enumerate(random_birds(5, seed=2)):
         image.save(tmp_path / "birds" / f"{number}.png")
-    asked = ["predict", str(tmp_path / "birds"), "--model", "birds/1", "--top", "2"]
-    assert main([*asked, "--table", str(tmp_path / name)]) == 0
+    asked = ["predict", "birds/1", str(tmp_path / "birds"), "--top", "2"]
+    assert main([*asked, "--output", str(tmp_path / name)]) == 0
     assert "the first 2 of 5 pictures" in capfd.readouterr().out
     read = pq.read_table if name.endswith("parquet") else csv.read_csv
     rows = read(tmp_path / name).to_pylist()
@@ -94,7 +94,7 @@ def test_a_folder_is_named_a_batch_at_a_time_into_a_table(
     assert {row["category_id"] for row in rows} == {"tern", "auk"}
     (tmp_path / "birds" / "3.png").write_bytes(b"no picture")
     whole = {row["picture"]: row["category_id"] for row in rows if row["rank"] == 1}
-    assert main([*asked, "--table", str(tmp_path / name), "--json"]) == 1
+    assert main([*asked, "--output", str(tmp_path / name), "--json"]) == 1
     told, errors = capfd.readouterr()
     assert errors.count("3.png") == 1
     (failed,) = [line for line in map(json.loads, told.splitlines()) if line["event"] == "failed"]
@@ -107,7 +107,7 @@ def test_a_folder_is_named_a_batch_at_a_time_into_a_table(
     named = {row["picture"]: row["category_id"] for row in again if row["rank"] == 1}
     assert named == {picture: category for picture, category in whole.items() if "3.png" not in picture}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["birds", name], "nothing half-written is left"
-    assert main([*asked, "--table", str(tmp_path / "names.txt")]) == 2
+    assert main([*asked, "--output", str(tmp_path / "names.txt")]) == 2
 
 
 def test_an_added_category_scores_as_if_it_had_always_been_there(registered: Workspace) -> None:
