@@ -1,4 +1,4 @@
-"""The serving page in a real browser: a token, a picture, answers; by keyboard, on a phone, light and dark."""
+"""The serving page in a browser: a token, a picture, answers; by keyboard, on a phone, light and dark."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,25 +57,22 @@ def test_a_picture_is_named_with_its_description_and_the_nearest_training_pictur
         assert running.token not in page.url, "the token leaves the address"
         page.set_input_files("#file", [str(file) for file in files])
         page.wait_for_selector("#said.wrong")
-        assert "letter.png: picture: the picture cannot be decoded (the file is text)" in page.inner_text(
-            "#said"
-        )
+        said = page.inner_text("#said")
+        assert "letter.png: picture: the picture cannot be decoded (the file is text)" in said
         (card,) = page.query_selector_all("#results article")
-        names = {category.name for category in running.front.categories}
+        described = {category.name: category.description or "" for category in running.front.categories}
         best = card.query_selector(".best").inner_text()
         others = [one.inner_text() for one in card.query_selector_all(".others .name span:first-child")]
-        assert {best, *others} <= names
+        assert {best, *others} <= set(described)
         assert len(others) == 4
-        assert card.query_selector(".about").inner_text() == (
-            running.front.by_id[_id(running, best)].description or ""
-        )
+        assert card.query_selector(".about").inner_text() == described[best]
         assert len(card.query_selector_all(".near img")) == 6
         assert shown.broken_pictures() == []
         assert shown.wider_than_the_screen() == 0
         worst = page.evaluate(CONTRAST)
         assert worst["ratio"] >= 4.5, worst
         # the browser itself notes the status of the file that was refused
-        assert [said for said in shown.complaints if "400 (Bad Request)" not in said] == []
+        assert [one for one in shown.complaints if "400 (Bad Request)" not in one] == []
         assert all(address.startswith(running.url) for address in shown.asked)
         page.screenshot(path=str(tmp_path / f"serving-{size[0]}-{colours}.png"), full_page=True)
 
@@ -122,7 +119,3 @@ def test_a_picture_can_be_dropped_and_pasted(running: Serving, browser: Any, fil
         )
         page.wait_for_selector("#results article:nth-child(2)")
         assert shown.complaints == []
-
-
-def _id(running: Serving, name: str) -> str:
-    return next(category.category_id for category in running.front.categories if category.name == name)
