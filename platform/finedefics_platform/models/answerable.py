@@ -1,4 +1,4 @@
-"""A model and the categories it answers with: found without torch, loaded where it is asked.
+"""A model and the categories it answers with: found here, loaded where it is asked.
 
 Where a model has no index of its own, its categories are those of a file, or of the data that it was trained
 on. Whoever only says what there is (the command line, the front of a server) needs no more than `Answerable`.

@@ -207,7 +207,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _other(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     line = "no such page; there are GET /, /health and /model, and POST /predict"
-    return _told({"error": line}, status)
+    return _told({"error": line}, status, getattr(error, "headers", None))
 
 
 async def _broken(request: Request, error: Exception) -> Response:
