@@ -12,11 +12,14 @@ import typer
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
+from .lean_imports import import_transformers_lean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from finedefics.scoring import Recogniser
     from finedefics_platform.models.answerable import Answerable
+    from finedefics_platform.models.unknown import Ranking, Told
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -84,7 +87,8 @@ def predict(
 
     chosen = None if categories is None else read_categories(categories)
     found = answerable(open_workspace(), model, chosen)
-    from finedefics.scoring import ANSWERS, as_mapping
+    import_transformers_lean()
+    from finedefics.scoring import ANSWERS
 
     ANSWERS[answer]
     named = _namer(found, answer, top, unknown)
@@ -94,12 +98,10 @@ def predict(
     damaged = 0
     with out.progress("naming", len(files)) as advance, _written(output) as write:
         for some in _batches(files):
-            pictures = [picture for picture in some.values() if not isinstance(picture, FinedeficsError)]
-            answers = iter(recogniser.recognise(pictures, answer, top) if pictures else [])
             said: list[Mapping[str, object]] = []
-            for file, picture in some.items():
-                error = str(picture) if isinstance(picture, FinedeficsError) else None
-                ranking = [] if error else as_mapping(named(next(answers)))
+            for file, answered in _answers(recogniser, some, answer, top):
+                error = str(answered) if isinstance(answered, FinedeficsError) else None
+                ranking = [] if isinstance(answered, FinedeficsError) else _rows(named(answered))
                 about = {"picture": file, "error": error}
                 out.event("prediction", **about, answer=answer, candidates=ranking)
                 # a picture that was answered with no category, or not at all, has a row too
@@ -123,16 +125,39 @@ def predict(
     out.done(pictures=len(files), model=model, output=kept)
 
 
-Ranking = list[tuple[str, str, float]]
+def _answers(
+    recogniser: "Recogniser", some: "Mapping[str, Image | FinedeficsError]", answer: str, top: int
+) -> "Iterator[tuple[str, Ranking | FinedeficsError]]":
+    """Rankings of a batch of files, or why there is none; what the model refuses costs that picture alone."""
+    pictures = {file: one for file, one in some.items() if not isinstance(one, FinedeficsError)}
+    found: dict[str, Ranking | FinedeficsError] = {}
+    try:
+        if pictures:
+            rankings = recogniser.recognise(list(pictures.values()), answer, top)
+            found |= dict(zip(pictures, rankings, strict=True))
+    except FinedeficsError as error:
+        for file, picture in pictures.items():
+            try:
+                found[file] = recogniser.recognise([picture], answer, top)[0]
+            except FinedeficsError as own:
+                found[file] = FinedeficsError(own.thing, place=file, cure=own.cure)
+        if len(pictures) > 1 and all(isinstance(one, FinedeficsError) for one in found.values()):
+            raise error from None  # the model's fault, not theirs
+    for file, one in some.items():
+        yield file, one if isinstance(one, FinedeficsError) else found[file]
 
 
-def _namer(found: "Answerable", answer: str, top: int, unknown: bool) -> Callable[[Ranking], Ranking]:
+def _namer(found: "Answerable", answer: str, top: int, unknown: bool) -> "Callable[[Ranking], Told]":
     """What is told of a ranking: with ``unknown`` that comes first where the best score is too low."""
     if not unknown:
-        return lambda ranking: ranking
+        return lambda ranking: [*ranking]
     from finedefics_platform.models.unknown import threshold_of
 
     return threshold_of(found.opened.reference, found.index, answer).applied(top)
+
+
+def _rows(ranking: "Told") -> list[dict[str, object]]:
+    return [{"category_id": i, "name": name, "score": round(score, 6)} for i, name, score in ranking]
 
 
 def _files(model: str, given: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from finedefics.errors import FinedeficsError
 
 Ranking = list[tuple[str, str, float]]
-UNKNOWN = ("", "unknown")  # no category has an empty id
+Told = list[tuple[str | None, str, float]]
+UNKNOWN = (None, "unknown")  # no category has this id
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Threshold:
         """Whether the best of a ranking (id, name, score) is too unsure; no ranking is unknown too."""
         return not ranking or ranking[0][2] < self.value
 
-    def applied(self, top: int) -> Callable[[Ranking], Ranking]:
+    def applied(self, top: int) -> Callable[[Ranking], Told]:
         """A function that puts "unknown", with the best score, before what it is likest to."""
 
-        def told(ranking: Ranking) -> Ranking:
+        def told(ranking: Ranking) -> Told:
             if not self.is_unknown(ranking):
-                return ranking
+                return [*ranking]
             score = ranking[0][2] if ranking else float("-inf")
             return [(*UNKNOWN, score), *ranking][:top]
 

@@ -127,7 +127,7 @@ def serving(
 
 
 def _token() -> tuple[str, bool]:
-    given = os.environ.get(TOKEN)
+    given = os.environ.pop(TOKEN, None)  # so that no process that is started here inherits it
     if given is None:
         return secrets.token_urlsafe(24), True
     if len(given) < LEAST_TOKEN or not given.isascii() or any(sign.isspace() for sign in given):

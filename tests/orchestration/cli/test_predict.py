@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from registered import evaluation_of, trained_run
 from served import model_folder, pictures
 
@@ -161,6 +162,16 @@ def test_bad_files_are_reported_and_skipped_and_the_others_answered(
     ):
         assert f"error: {tmp_path}/{words}" in errors
     assert "0x" not in errors
+
+
+def test_what_the_models_processor_refuses_costs_that_picture_alone(
+    home: Workspace, model_folder: Path, picture: Path, tmp_path: Path, capfd: Any
+) -> None:
+    Image.new("RGB", (400, 1)).save(tmp_path / "line.png")
+    named = asked(capfd, model_folder, picture, tmp_path / "line.png", "--top", 1, code=1)
+    assert [len(names) for names in named] == [1, 0]
+    assert main(["predict", str(model_folder), str(tmp_path / "line.png"), str(picture)]) == 1
+    assert f"error: {tmp_path}/line.png: the model's processor refuses the picture" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
