@@ -1,5 +1,6 @@
 """The serving page in a browser: a token, a picture, answers; by keyboard, on a phone, light and dark."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def files(tmp_path: Path, pictures: Sequence[bytes]) -> list[Path]:
 def test_a_picture_is_named_with_its_description_and_the_nearest_training_pictures(
     running: Serving, browser: Any, files: list[Path], size: tuple[int, int], colours: Any, tmp_path: Path
 ) -> None:
+    deadline = time.monotonic() + 60
+    while running.front.training.note or not len(running.front.training):
+        assert time.monotonic() < deadline, running.front.training.note
+        time.sleep(0.05)
     with opened(browser, f"{running.url}#token={running.token}", size=size, colours=colours) as shown:
         page = shown.page
         page.wait_for_selector("#drop:visible")
@@ -58,7 +63,7 @@ def test_a_picture_is_named_with_its_description_and_the_nearest_training_pictur
         page.set_input_files("#file", [str(file) for file in files])
         page.wait_for_selector("#said.wrong")
         said = page.inner_text("#said")
-        assert "letter.png: picture: the picture cannot be decoded (the file is text)" in said
+        assert "letter.png: the picture cannot be decoded (the file is text)" in said
         (card,) = page.query_selector_all("#results article")
         described = {category.name: category.description or "" for category in running.front.categories}
         best = card.query_selector(".best").inner_text()
