@@ -31,9 +31,8 @@ def test_what_is_kept_is_found_by_the_next_start_of_the_same_model_and_data(
     assert (len(kept), kept.wanted, kept.note) == (2, 2, None)
     query = np.array([0, 1, 0], np.float32)
     assert kept.nearest(query, 5) == made.nearest(query, 5)
-    assert [(shown.sample_id, round(shown.similarity, 3)) for shown in kept.nearest(query, 1)] == [
-        ("two", 0.8)
-    ]
+    (nearest,) = kept.nearest(query, 1)
+    assert (nearest.sample_id, round(nearest.similarity, 3)) == ("two", 0.8)
     for other in (("another", 2), ("a-model", 3)):
         assert kept_at(workspace, other[0], drawn_dataset, other[1]) != place
 
