@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.own_database import is_own_database, own_file, settle
+from finedefics_platform.tracking.own_database import has_records, is_own_database, own_file, settle
 
 # Alembic's revisions of MLflow's tables whose columns for the registry are those asked for below (3.17).
 REVISIONS = ("dc11669786a5",)
@@ -87,7 +87,7 @@ class OwnRegistry:
 def own_registry(workspace: Workspace) -> OwnRegistry | None:
     """The workspace's own registry, None where MLflow has to be asked: it is a server's, is not there yet, or
     its tables are of another revision of MLflow than those known here."""
-    if not is_own_database(workspace) or not own_file(workspace).is_file():
+    if not is_own_database(workspace) or not has_records(workspace):
         return None
     found = OwnRegistry(workspace)
     try:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from registered import evaluation_of, trained_run
 from served import model_folder, pictures
+from tiny_models import save_tiny
 
 from finedefics.errors import FinedeficsError
 from finedefics.scoring import Recogniser
@@ -165,12 +166,15 @@ def test_bad_files_are_reported_and_skipped_and_the_others_answered(
 
 
 def test_what_the_models_processor_refuses_costs_that_picture_alone(
-    home: Workspace, model_folder: Path, picture: Path, tmp_path: Path, capfd: Any
+    home: Workspace, picture: Path, tmp_path: Path, capfd: Any
 ) -> None:
+    model = save_tiny("qwen2_5_vl", tmp_path / "model")  # refuses what is much longer than it is wide
+    (tmp_path / "names.txt").write_text("Tern\nWren\n")
     Image.new("RGB", (400, 1)).save(tmp_path / "line.png")
-    named = asked(capfd, model_folder, picture, tmp_path / "line.png", "--top", 1, code=1)
-    assert [len(names) for names in named] == [1, 0]
-    assert main(["predict", str(model_folder), str(tmp_path / "line.png"), str(picture)]) == 1
+    files = [tmp_path / "line.png", picture]
+    named = asked(capfd, model, *files, "--categories", tmp_path / "names.txt", "--top", 1, code=1)
+    assert [len(names) for names in named] == [0, 1]
+    assert main(["predict", str(model), *map(str, files), "--categories", str(tmp_path / "names.txt")]) == 1
     assert f"error: {tmp_path}/line.png: the model's processor refuses the picture" in capfd.readouterr().err
 
 
