@@ -84,7 +84,9 @@ class Answerer:
     def _answered(self, images: list[Image.Image]) -> list[Reply]:
         shown = self.recogniser.show(images)
         scores = self.recogniser.ask(shown, [self.answer])[self.answer].scores
-        objects = self._objects(shown) if self.embeds else [None] * len(images)
+        objects: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
+        if self.embeds:
+            objects = self._objects(shown)
         best = scores.topk(min(self.top, scores.shape[1]), dim=1)
         categories = self.recogniser.categories
         return [
