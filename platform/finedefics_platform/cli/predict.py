@@ -12,7 +12,6 @@ import typer
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
-from .lean_imports import import_transformers_lean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +86,6 @@ def predict(
 
     chosen = None if categories is None else read_categories(categories)
     found = answerable(open_workspace(), model, chosen)
-    import_transformers_lean()
     from finedefics.scoring import ANSWERS
 
     ANSWERS[answer]
