@@ -30,6 +30,7 @@ COMMANDS = {
     "study": "finedefics_platform.cli.study:app",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
     "predict": "finedefics_platform.cli.predict:predict",
+    "serve": "finedefics_platform.cli.serve:serve",
     "data": "finedefics_platform.cli.data:app",
     "runs": "finedefics_platform.cli.runs:app",
     "models": "finedefics_platform.cli.models:app",
