@@ -3,9 +3,9 @@
 import errno
 import sys
 import traceback
-from collections.abc import Iterator
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.reasons import chain, mistake_in
 from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
@@ -30,12 +30,9 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
     A mistake found inside a Ray task, a training worker or a search trial arrives wrapped; the
     `FinedeficsError` inside speaks. A full disk has its own line. Anything else is named by its type.
     """
-    for inner in _chain(error):
-        if isinstance(inner, FinedeficsError):
-            # Ray's wrapper is an instance of what it wraps, with the remote traceback as its message.
-            wrapped = getattr(inner, "cause", None)
-            return wrapped if isinstance(wrapped, FinedeficsError) else inner
-    for inner in _chain(error):
+    if (mistake := mistake_in(error)) is not None:
+        return mistake
+    for inner in chain(error):
         if _is_full_disk(inner):
             place = getattr(inner, "filename", None) or "the workspace or the temporary folder"
             cure = "free space, or set FINEDEFICS_HOME (and TMPDIR) to a larger disk"
@@ -57,21 +54,6 @@ def report(error: FinedeficsError, *, json: bool) -> int:
 def print_traceback(error: BaseException) -> None:
     """The whole story, for ``--debug``."""
     print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps, breadth first: causes, Ray's ``cause`` and Ray Train's worker failures."""
-    pending, seen = [error], set[int]()
-    while pending:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        failures = getattr(current, "worker_failures", None)
-        wrapped = [current.__cause__, getattr(current, "cause", None)]
-        wrapped += failures.values() if isinstance(failures, dict) else []
-        pending += [inner for inner in wrapped if isinstance(inner, BaseException)]
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -146,8 +146,8 @@ def _recorded(tracker: Tracker | None, search: Search, key: str, force: bool) ->
     summary["parent_run_id"] = run
     try:
         yield summary
-    except BaseException:
-        tracker.finish(run, "FAILED")
+    except BaseException as error:
+        tracker.finish(run, "FAILED" if isinstance(error, Exception) else "KILLED", why=error)
         raise
     best = summary["best"]
     tracker.metrics(run, best["step"], {f"best_{search.metric}": best["metric"]})

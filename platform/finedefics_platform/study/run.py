@@ -17,6 +17,7 @@ from finedefics_platform.study.result import name_of, summary
 from finedefics_platform.tracking.tracker import Tracker
 
 RESULT, EVENTS = "study.json", "events"
+ADDRESSES = "addresses"  # in the result: of its steps
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,13 @@ def run_study(
         _recorded(tracker, planned) as record,
     ):
         outcome = carry_out(workspace, planned, place, progress, at_once)
-        told = summary(planned, outcome)
+        told = {**summary(planned, outcome), ADDRESSES: sorted(planned.steps)}
         (place / RESULT).write_json(told)
         write_pages(told, place)
         if tracker is not None and record.run is not None:
             _record(tracker, record.run, planned, outcome, told, place)
-        record.failed = bool(outcome.failed)
+        if outcome.failed:
+            record.why = f"{len(outcome.failed)} steps failed, first: {next(iter(outcome.failed.values()))}"
     return StudyResult(planned.key, place, told, len(planned.cells), outcome.done, outcome.reused, record.run)
 
 
@@ -100,10 +102,10 @@ def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any
 
 @dataclass
 class _Record:
-    """The study's own run, and whether steps of it failed."""
+    """The study's own run, and why it is not finished where steps of it failed."""
 
     run: str | None
-    failed: bool = False
+    why: str | None = None
 
 
 @contextmanager
@@ -114,11 +116,13 @@ def _recorded(tracker: Tracker | None, planned: Plan) -> Iterator[_Record]:
         return
     params = planned.study.model_dump(mode="json", exclude={"name", "arms", "comparisons", "limits"})
     run = tracker.parent(planned.study.name, key=planned.key, tags={"kind": "study"}, params=params)
-    record = _Record(run, failed=True)
+    record = _Record(run)
     try:
         yield record
-    finally:
-        tracker.finish(run, "FAILED" if record.failed else "FINISHED")
+    except BaseException as error:
+        tracker.finish(run, "FAILED" if isinstance(error, Exception) else "KILLED", why=error)
+        raise
+    tracker.finish(run, "FAILED" if record.why else "FINISHED", why=record.why)
 
 
 def _record(

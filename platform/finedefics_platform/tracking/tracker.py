@@ -16,6 +16,7 @@ from time import time as now
 from typing import Any, Literal
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.reasons import in_a_line
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
@@ -26,6 +27,7 @@ from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, s
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 OWN_DATABASE = "the workspace's own database"
+FAILURE = "finedefics.failure"  # the tag that says in a line why a run did not finish
 BUFFERED_ENTRIES = 200
 SECONDS_BETWEEN_SENDS = 2.0
 # An unreachable host can cost a whole timeout, so it is not asked again at every batch.
@@ -119,8 +121,22 @@ class Tracker:
         place = self._workspace.name_of(Location.of(path))
         self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
 
-    def finish(self, run_id: str, status: Status = "FINISHED", *, time: float | None = None) -> None:
-        """Close a run and send everything that waits; ``time`` is when it ended (Unix seconds)."""
+    def finish(
+        self,
+        run_id: str,
+        status: Status = "FINISHED",
+        *,
+        why: str | BaseException | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Close a run and send everything that waits.
+
+        Args:
+            why: it did not finish, as a tag in one line.
+            time: when it ended (Unix seconds).
+        """
+        if why is not None and status != "FINISHED":
+            self.tags(run_id, {FAILURE: why if isinstance(why, str) else in_a_line(why)})
         self._add({"run": run_id, "entry": "finish", "status": status, "time": _milliseconds(time)})
         self.flush()
 

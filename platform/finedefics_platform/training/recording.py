@@ -63,7 +63,7 @@ class Recorder:
         if self._tracker is not None:
             for run in (self._stage_run, self.parent_run_id):
                 if run is not None:
-                    self._tracker.finish(run, _status(error))
+                    self._tracker.finish(run, _status(error), why=error)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Record and pass on what happened before this driver started; a person watching saw it then."""
