@@ -1,16 +1,21 @@
 """What the shell completes: names of runs, datasets, models and studies of the workspace at hand.
 
 A shell asks at every press of a key, so nothing heavy is imported here and no server is asked: folders are
-listed, and the workspace's own database is read as the file that it is.
+listed, and the workspace's own database is read as the file that it is. Which parameter takes which names is
+said in one table, by the words of the command.
 """
 
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
-from finedefics_platform.base.storage import Location
-from finedefics_platform.base.workspace import Workspace, open_workspace
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from finedefics_platform.base.storage import Location
+    from finedefics_platform.base.workspace import Workspace
 
 _MOST = 200  # a shell shows no more of them with profit
 
@@ -47,8 +52,50 @@ def studies(incomplete: str) -> list[str]:
     return _beginning(incomplete, _studied)
 
 
-def _beginning(incomplete: str, *sources: Callable[[Workspace], Iterator[str]]) -> list[str]:
+# Words that a command begins with, a parameter's name, and what completes it; the first that fits counts.
+_PARAMETERS: tuple[tuple[str, str, Callable[[str], list[str]]], ...] = (
+    ("study show", "name", studies),
+    ("models", "name", registered_models),
+    ("models", "reference", registered_models),
+    ("categories", "model", registered_models),
+    ("runs", "run", recorded_runs),
+    ("runs", "runs", recorded_runs),
+    ("report", "runs", recorded_runs),
+    ("", "resume", trained_runs),
+    ("", "register", registered_models),
+    ("", "dataset", datasets),
+    ("", "data", datasets),
+    ("", "model", models),
+)
+
+
+def complete_names(command: TyperCommand | TyperGroup, words: str) -> None:
+    """Have the parameters of a command, and of all under it, completed by the table above.
+
+    Args:
+        words: that call it, as ``runs show``.
+    """
+    for name, below in getattr(command, "commands", {}).items():
+        complete_names(below, f"{words} {name}")
+    for parameter in command.params:
+        for begins, named, names in _PARAMETERS:
+            if parameter.name == named and f"{words} ".startswith(f"{begins} ".lstrip()):
+                # what Typer sets by `autocompletion=` too
+                parameter._custom_shell_complete = _completer(names)
+                break
+
+
+def _completer(names: Callable[[str], list[str]]) -> Callable[[Any, Any, str], list[Any]]:
+    def complete(context: Any, parameter: Any, incomplete: str) -> list[Any]:
+        return list(names(incomplete))
+
+    return complete
+
+
+def _beginning(incomplete: str, *sources: "Callable[[Workspace], Iterator[str]]") -> list[str]:
     """What begins so; whatever goes wrong, a shell gets nothing rather than a traceback."""
+    from finedefics_platform.base.workspace import open_workspace
+
     try:
         workspace = open_workspace()
         names = dict.fromkeys(name for source in sources for name in source(workspace))
@@ -57,38 +104,38 @@ def _beginning(incomplete: str, *sources: Callable[[Workspace], Iterator[str]]) 
     return [name for name in names if name.startswith(incomplete)][:_MOST]
 
 
-def _folders(place: Location, *without: str) -> Iterator[str]:
+def _folders(place: "Location", *without: str) -> Iterator[str]:
     if place.local is not None:  # an object store is slower than a person types
         yield from (child.name for child in place.children() if child.name not in without)
 
 
-def _trained(workspace: Workspace) -> Iterator[str]:
+def _trained(workspace: "Workspace") -> Iterator[str]:
     return _folders(workspace.runs)
 
 
-def _searched(workspace: Workspace) -> Iterator[str]:
+def _searched(workspace: "Workspace") -> Iterator[str]:
     return _folders(workspace.searches)
 
 
-def _studied(workspace: Workspace) -> Iterator[str]:
+def _studied(workspace: "Workspace") -> Iterator[str]:
     return _folders(workspace.studies, "steps")
 
 
-def _datasets(workspace: Workspace) -> Iterator[str]:
+def _datasets(workspace: "Workspace") -> Iterator[str]:
     return (name for name in _folders(workspace.datasets))
 
 
-def _versions(workspace: Workspace, name: str) -> Iterator[str]:
+def _versions(workspace: "Workspace", name: str) -> Iterator[str]:
     kept = ("tables", "steps", "latest")
     return (f"{name}@{digest}" for digest in _folders(workspace.datasets / name, *kept))
 
 
-def _keys(workspace: Workspace) -> Iterator[str]:
+def _keys(workspace: "Workspace") -> Iterator[str]:
     query = "SELECT DISTINCT value FROM tags WHERE key = 'finedefics.key'"
     return (row[0] for row in _rows(workspace, query))
 
 
-def _models(workspace: Workspace) -> Iterator[str]:
+def _models(workspace: "Workspace") -> Iterator[str]:
     # a log of decisions is a registered model to MLflow, and none to a user
     for name, alias, version in _rows(
         workspace,
@@ -104,7 +151,7 @@ def _models(workspace: Workspace) -> Iterator[str]:
             yield f"{name}/{version}"
 
 
-def _rows(workspace: Workspace, query: str) -> list[tuple]:
+def _rows(workspace: "Workspace", query: str) -> list[tuple]:
     """Read from the own database, which is neither made nor locked by it; empty where there is none."""
     from finedefics_platform.tracking.own_database import DATABASE
 

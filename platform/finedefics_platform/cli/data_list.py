@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .completing import datasets
 from .console import reporter
 from .units import size
 
@@ -58,7 +57,7 @@ def list_command(json: Json = False) -> None:
 
 
 def show(
-    dataset: Annotated[str, typer.Argument(help="Its name, or name@digest.", autocompletion=datasets)],
+    dataset: Annotated[str, typer.Argument(help="Its name, or name@digest.")],
     json: Json = False,
 ) -> None:
     """Show a dataset's versions, or the tables of one (name@digest, or name@latest).

@@ -12,16 +12,20 @@ from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 from .console import Reporter
 
 
-def interrupted(command: str) -> FinedeficsError:
-    """The error of a command that Ctrl-C ended."""
-    cure = "run it again, finished steps are skipped"
-    return FinedeficsError("interrupted", place=command, cure=cure, exit_code=INTERRUPTED)
+def interrupted(command: str, line: str) -> FinedeficsError:
+    """The error of a command that Ctrl-C ended; ``line`` is what was typed."""
+    return FinedeficsError("interrupted", place=command, cure=_go_on(line), exit_code=INTERRUPTED)
 
 
-def terminated(command: str) -> FinedeficsError:
+def terminated(command: str, line: str) -> FinedeficsError:
     """The error of a command that was asked to end (SIGTERM)."""
-    cure = "run it again, finished steps are skipped"
-    return FinedeficsError("terminated", place=command, cure=cure, exit_code=TERMINATED)
+    return FinedeficsError("terminated", place=command, cure=_go_on(line), exit_code=TERMINATED)
+
+
+def _go_on(line: str) -> str:
+    if "--force" in line.split():
+        return f"run it again, and it starts over: {line}"
+    return f"go on with it, finished steps are skipped: {line}"
 
 
 def explain(error: BaseException, command: str) -> FinedeficsError:

@@ -9,11 +9,10 @@ import typer
 from rich.markup import escape
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.times import in_words
 
-from .completing import recorded_runs
 from .console import reporter
 from .runs_delete import delete
-from .units import took
 
 if TYPE_CHECKING:
     from finedefics_platform.tracking.runs import RunRecord
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Browse, compare, delete and synchronise recorded runs.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Run = Annotated[
-    str,
-    typer.Argument(help="A run: its key, name or id, or the beginning of one.", autocompletion=recorded_runs),
-]
+Run = Annotated[str, typer.Argument(help="A run: its key, name or id, or the beginning of one.")]
 
 _ID = 12  # characters of an id that are shown; `runs show` takes them
 _LOST = ("lost", "failed", "killed")
@@ -95,7 +91,7 @@ def show(run: Run, json: Json = False) -> None:
     out.event("run", **_fields(record), children=[child.run_id for child in under])
     out.say(f"[bold]{escape(record.handle)}[/] {record.kind} {record.run_id} {record.status}")
     verb = "running for" if record.status == "running" else "took"
-    out.say(f"started {_when(record.started)}, {verb} {took(record.seconds)}")
+    out.say(f"started {_when(record.started)}, {verb} {in_words(record.seconds)}")
     if record.failure:
         out.say(f"[yellow]{escape(record.failure)}[/]")
     for one in (record, *under):
@@ -111,7 +107,7 @@ def show(run: Run, json: Json = False) -> None:
         out.table("Metrics (last value)", ("name", "value"), rows)
     if under:
         lines = [
-            (child.run_id[:_ID], escape(child.name), child.kind, child.status, took(child.seconds))
+            (child.run_id[:_ID], escape(child.name), child.kind, child.status, in_words(child.seconds))
             for child in under
         ]
         out.table("Runs under it", ("id", "name", "kind", "status", "took"), lines)
@@ -208,7 +204,7 @@ def _row(
         record.kind,
         f"[{colour}]{record.status}[/]" if colour else record.status,
         _when(record.started),
-        took(record.seconds),
+        in_words(record.seconds),
         escape(_best_of(accuracy)),
         "" if loss is None else f"{loss:.4g}",
         escape(record.failure or holds),

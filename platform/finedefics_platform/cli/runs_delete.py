@@ -7,7 +7,6 @@ from rich.markup import escape
 
 from finedefics.errors import FinedeficsError
 
-from .completing import recorded_runs
 from .console import reporter
 from .units import size
 
@@ -15,7 +14,7 @@ from .units import size
 def delete(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Keys, names or ids, as `runs list` prints them.", autocompletion=recorded_runs),
+        typer.Argument(help="Keys, names or ids, as `runs list` prints them."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without, nothing is touched.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

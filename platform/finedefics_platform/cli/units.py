@@ -25,17 +25,6 @@ def age(length: timedelta) -> str:
     return f"{hours:.0f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
 
 
-def took(seconds: float) -> str:
-    """How long something took or will take: ``2 h 5 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def duration(text: str) -> timedelta:
     """``7d``, ``12h`` or ``30m``; FinedeficsError (exit code 2) for anything else."""
     if (match := re.fullmatch(r"(\d{1,6})([dhm])", text.strip())) is None:

@@ -1,4 +1,4 @@
-"""Which datasets a workspace has, and the versions of each: counts, tables, sizes. Only manifests are read."""
+"""Which datasets there are, and the versions of each: counts, tables, sizes; only manifests are read."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -126,11 +126,11 @@ def _files(dataset: Dataset) -> set[str]:
 def _step(dataset: Dataset, parent: Dataset | None) -> str:
     """What made the tables that its parent does not have so."""
     before = parent.manifest["tables"] if parent is not None else {}
+    tables = dataset.manifest["tables"]
     steps = Counter(
         about["step"]
         for name, about in dataset.manifest["provenance"].items()
-        if "step" in about
-        and dataset.manifest["tables"][name]["digest"] != before.get(name, {}).get("digest")
+        if "step" in about and tables[name]["digest"] != before.get(name, {}).get("digest")
     )
     return steps.most_common(1)[0][0] if steps else ""
 

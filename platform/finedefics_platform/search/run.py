@@ -14,7 +14,7 @@ from typing import Any
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
@@ -77,11 +77,10 @@ def run_search(
     place = workspace.searches / key
     finished = place / "search.json"
     if not force and finished.is_file():
-        progress.event("skipped", search=key, reason="finished before")
-        return _opened(place)
+        return _reused(place, progress)
     with lease(place / "lease", f"search {key}", progress=progress) as held:
         if not force and finished.is_file():  # by whoever had the lease
-            return _opened(place)
+            return _reused(place, progress)
         attempt = _attempt(place, force)
         with _recorded(tracker, search, key, force) as summary:
             summary |= _searched(workspace, search, document, attempt, summary, tracker, progress)
@@ -116,6 +115,11 @@ def longest(search: Search, document: Mapping[str, Any]) -> int:
     """Steps over all stages of the longest trial that the space allows."""
     steps = {key: max(domain.extremes()) for key, domain in search.space.items() if key.endswith(".steps")}
     return sum(stage.steps for stage in trial_experiment(document, steps, search.name).stages)
+
+
+def _reused(place: Location, progress: Progress) -> SearchResult:
+    say_reused(progress, "search", place.name, how="--force starts over")
+    return _opened(place)
 
 
 def _opened(place: Location) -> SearchResult:

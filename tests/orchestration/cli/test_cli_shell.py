@@ -132,7 +132,12 @@ def test_a_defect_is_one_line_and_its_traceback_is_asked_for(
 def test_an_interrupt_ends_with_130(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command(failing(KeyboardInterrupt()))
     assert shell.main(["probe"]) == 130
-    assert capsys.readouterr().err.startswith("error: finedefics probe: interrupted; run it again")
+    line = (
+        "error: finedefics probe: interrupted; go on with it, finished steps are skipped: finedefics probe\n"
+    )
+    assert capsys.readouterr().err == line
+    assert shell.main(["probe", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["cure"].endswith(": finedefics probe --json")
 
 
 def test_sigterm_ends_with_143(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +149,7 @@ def test_sigterm_ends_with_143(command: Any, capsys: pytest.CaptureFixture[str])
     command(wait)
     assert shell.main(["probe"]) == 143
     assert capsys.readouterr().err == (
-        "error: finedefics probe: terminated; run it again, finished steps are skipped\n"
+        "error: finedefics probe: terminated; go on with it, finished steps are skipped: finedefics probe\n"
     )
     assert signal.getsignal(signal.SIGTERM) == before
 
