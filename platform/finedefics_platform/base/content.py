@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from finedefics.errors import FinedeficsError
+from finedefics.errors import wrong_use
 from finedefics_platform.base.storage import Location, cache_folder, fetch
 
 _BLOCK = 1 << 20
@@ -22,7 +22,7 @@ def model_folder(place: Location) -> Path:
     try:
         return fetch(place)
     except FileNotFoundError as error:
-        raise FinedeficsError(
+        raise wrong_use(
             "there is no model here",
             place=str(place),
             cure="give a folder with config.json and safetensors that every node sees, or a hub name",
@@ -36,7 +36,7 @@ def model_digest(folder: Path) -> str:
         FinedeficsError: the folder holds no model.
     """
     if not (folder / "config.json").is_file():
-        raise FinedeficsError(
+        raise wrong_use(
             "no model in this folder",
             place=str(folder),
             cure="give a folder with config.json and safetensors",

@@ -41,6 +41,11 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
             place = getattr(inner, "filename", None) or "the workspace or the temporary folder"
             cure = "free space, or set FINEDEFICS_HOME (and TMPDIR) to a larger disk"
             return FinedeficsError("the disk is full", place=str(place), cure=cure)
+    for inner in chain(error):
+        if isinstance(inner, OSError) and inner.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            thing = f"not allowed ({(inner.strerror or str(inner)).lower()})"
+            cure = "check the rights of this place, or set FINEDEFICS_HOME to a folder you may write to"
+            return FinedeficsError(thing, place=str(inner.filename or command), cure=cure)
     first_line = next(iter(str(error).strip().splitlines()), "")
     thing = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return FinedeficsError(thing, place=command, cure="run again with --debug to see where")

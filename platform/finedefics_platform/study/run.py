@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
@@ -89,7 +90,9 @@ def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any
     there = [p for p in workspace.studies.children() if p.name != "steps" and p.name.startswith(name)]
     if not there or not name:
         names = [p.name for p in workspace.studies.children() if p.name != "steps"]
-        cure = f"choose one of: {', '.join(names)}" if names else "run one with `finedefics study run FILE`"
+        cure = f"{meant(name, names)}choose one of: {', '.join(names)}"
+        if not names:
+            cure = f"run one with `finedefics study run FILE` (looked in {workspace.studies})"
         raise wrong_use("there is no such study", place=name or "finedefics study show", cure=cure)
     exact = [p for p in there if p.name.rpartition("-")[0] == name] or there
     told = [p for p in exact if (p / RESULT).is_file()]

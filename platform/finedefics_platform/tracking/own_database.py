@@ -13,6 +13,7 @@ from pathlib import Path
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import IDENTITY, Workspace
+from finedefics_platform.tracking.reachability import sqlite_file, without_password
 
 DATABASE = "mlflow.db"
 _ROOT = "finedefics_root"
@@ -54,19 +55,29 @@ def is_workspace(workspace: Workspace) -> bool:
 
 
 def has_records(workspace: Workspace) -> bool:
-    """Whether there is something to read runs and models from; asking makes nothing."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return True
+    """Whether there is something to read runs and models from; asking makes nothing.
+
+    Raises:
+        FinedeficsError: MLFLOW_TRACKING_URI names a SQLite file in a folder that does not exist.
+    """
+    if chosen := os.environ.get("MLFLOW_TRACKING_URI"):
+        return not chosen.startswith("sqlite:///") or sqlite_file(chosen).is_file()
     if workspace.root.local is not None:  # `state` would make the folder
         return (workspace.artifacts.parent / DATABASE).is_file()
     return is_workspace(workspace) and own_file(workspace).is_file()
+
+
+def is_writable(workspace: Workspace) -> bool:
+    """Whether the own database can be written to; one that cannot is read all the same."""
+    file = own_file(workspace)
+    return os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
 
 
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:
     """The error of a question about runs or models where nothing was recorded (exit code 2)."""
     return wrong_use(
         "nothing was recorded here",
-        place=workspace.root.uri,
+        place=without_password(os.environ.get("MLFLOW_TRACKING_URI") or workspace.root.uri),
         cure="go to the folder that you worked in, or set FINEDEFICS_HOME (or MLFLOW_TRACKING_URI)",
     )
 

@@ -21,8 +21,15 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
-from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal, open_client, shown
-from finedefics_platform.tracking.own_database import is_own_database, is_workspace
+from finedefics_platform.tracking.mlflow_client import (
+    experiment_id,
+    is_refusal,
+    open_client,
+    read_only,
+    shown,
+)
+from finedefics_platform.tracking.own_database import is_own_database, is_workspace, is_writable
+from finedefics_platform.tracking.reachability import unanswered
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -53,7 +60,7 @@ class Tracker:
         self._client = open_client(workspace)
         self._identity = workspace.id
         self._lock = threading.RLock()
-        self._ask_again = 0.0
+        self._ask_again, self._away = 0.0, False
         self._check_experiment()
         writer = f"{strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._spool = Spool(_spool_folder(workspace), writer, destination(workspace))
@@ -167,6 +174,11 @@ class Tracker:
 
     def _check_experiment(self) -> None:
         """A deleted experiment is a mistake to report at the start; a server that is away is not."""
+        if is_own_database(self._workspace) and not is_writable(self._workspace):
+            raise read_only(self._workspace)
+        if reason := unanswered(self._workspace.tracking_uri):  # MLflow itself would try for a minute
+            self._note_absence(reason)
+            return
         try:
             experiment_id(self._client, self._workspace, self._experiment_name)
         except FinedeficsError:
@@ -208,7 +220,7 @@ class Tracker:
         """Send the spool, then the buffer; whatever stays goes to the spool, behind what waits there."""
         self._last_sent = monotonic()
         entries, self._buffer = self._buffer, []
-        if self._last_sent < self._ask_again:
+        if self._last_sent < self._ask_again or (self._away and unanswered(self._workspace.tracking_uri)):
             self._spool.append(entries)
             return False
         left = self._spool.drain(self._delivery.send)
@@ -218,9 +230,11 @@ class Tracker:
         if left or settled < len(entries):
             self._note_absence(self._delivery.failure)
             return False
+        self._away = False
         return True
 
-    def _note_absence(self, error: Exception | None) -> None:
+    def _note_absence(self, error: Exception | str | None) -> None:
+        self._away = True
         if self._ask_again == 0.0:
             log.debug("the tracking server is away: %s", error)
         self._ask_again = monotonic() + SECONDS_BEFORE_ASKING_AGAIN

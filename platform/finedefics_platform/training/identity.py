@@ -145,7 +145,7 @@ def _commit(name: str, revision: str | None) -> str:
 
 def _not_had(name: str, revision: str | None, error: Exception) -> FinedeficsError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return FinedeficsError(
+    return wrong_use(
         f"no such model can be had ({reason})",
         place=f"{name}@{revision}" if revision else name,
         cure="give a folder with config.json and safetensors, or the name of a model on the hub",

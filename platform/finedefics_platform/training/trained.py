@@ -11,6 +11,7 @@ from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.events import Event, read_events
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.storage import Location, discard
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
@@ -110,7 +111,9 @@ def find_run(workspace: Workspace, key: str) -> Location:
     raise wrong_use(
         "more than one run begins like this" if matches else "there is no such run",
         place=key,
-        cure=f"choose one of: {known}" if known else "train one with `finedefics train`",
+        cure=f"{meant(key, [place.name for place in there]) if not matches else ''}choose one of: {known}"
+        if known
+        else f"train one with `finedefics train` (looked in {workspace.runs})",
     )
 
 
