@@ -24,6 +24,17 @@ _PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+# Tables that hold what somebody wrote down: how a row is called, and what it says.
+_SAID = (
+    ("params", "key", "value"),
+    ("tags", "key", "value"),
+    ("experiment_tags", "key", "value"),
+    ("registered_model_tags", "key", "value"),
+    ("model_version_tags", "key", "value"),
+    ("logged_model_params", "param_key", "param_value"),
+    ("logged_model_tags", "tag_key", "tag_value"),
+    ("datasets", "name", "dataset_source"),
+)
 _SECONDS = 30.0
 # How MLflow spells a scheme, what it needs to reach such a place, and the package that brings it.
 _CLIENTS = {
@@ -131,6 +142,22 @@ def settle(workspace: Workspace) -> None:
         except BaseException:
             database.execute("ROLLBACK")
             raise
+
+
+def named_in_records(workspace: Workspace) -> list[str]:
+    """What the own database says of the workspace's place beside where artefacts lie: tables and the keys of
+    the rows, as ``mlflow.db: params model.path``. That is not put right after a move."""
+    here, file = workspace.root, own_file(workspace)
+    if here.local is None or not file.is_file():
+        return []
+    found = []
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
+        there = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table, key, value in _SAID:
+            if table in there:
+                query = f"SELECT DISTINCT {key} FROM {table} WHERE instr({value}, ?) > 0"
+                found += [f"{DATABASE}: {table} {row[0]}" for row in database.execute(query, (f"{here}/",))]
+    return found
 
 
 def _is_installed(module: str) -> bool:

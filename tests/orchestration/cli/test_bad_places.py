@@ -89,9 +89,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize(
-    "command", ["runs list", "models list", "runs show x", "models promote x 1 --reason x"]
-)
+@pytest.mark.parametrize("command", ["runs list", "models list", "models promote x 1 --reason x"])
 def test_an_address_that_does_not_answer_is_told_quietly_and_soon(
     command: str, silent: str, nowhere: Path, told: Told
 ) -> None:
@@ -200,18 +198,12 @@ def test_in_a_read_only_workspace_reading_works_and_writing_is_one_line_each(
     folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
     for path in (*folders, home / "mlflow" / "mlflow.db"):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    reading = [
-        ["runs", "list"],
-        ["runs", "show", "birds-0"],
-        ["models", "list"],
-        ["models", "show", "birds/1"],
-    ]
+    reading = [command.split() for command in ("runs list", "runs show birds-0", "models list", "gc")]
     writing = [
         ["models", "promote", "birds", "1", "--reason", "x"],
         ["train", str(experiment)],
         ["ui", "--port", "0"],
         ["categories", "add", "birds/1", "--name", "auk"],
-        ["runs", "delete", "birds-0", "--yes"],
     ]
     try:
         done = bound(READ_ONLY, json.dumps([*reading, *writing]), home=home)
@@ -223,7 +215,7 @@ def test_in_a_read_only_workspace_reading_works_and_writing_is_one_line_each(
     errors = done.stderr.splitlines()
     assert len(errors) == len(writing), done.stderr
     for error in errors:
-        assert error.startswith(f"error: {home}") or "sqlite:///" in error or "needed by" in error
+        assert error.startswith(f"error: {home}") or "sqlite:///" in error
         assert "run again with --debug" not in error
 
 

@@ -79,8 +79,10 @@ def view(
 
 def views(workspace: Workspace) -> list[JobView]:
     """All jobs, those submitted last first."""
+    if not (records := all_jobs(workspace)):  # a clock is asked by writing, and asking makes nothing
+        return []
     clusters, clock = Clusters(), clock_of(workspace)
-    found = [view(workspace, record, clusters, clock) for record in all_jobs(workspace)]
+    found = [view(workspace, record, clusters, clock) for record in records]
     return sorted(found, key=lambda seen: seen.age)
 
 
