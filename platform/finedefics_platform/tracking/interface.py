@@ -56,7 +56,7 @@ def serve_interface(
         FinedeficsError: runs are kept on a server (which has its own interface), the port is taken, or the
             server does not start.
     """
-    uri = workspace.tracking_uri
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # the own one would make its folder
     if uri.startswith(("http://", "https://")):
         cure = "open that server in a browser, or unset MLFLOW_TRACKING_URI"
         thing = "runs are recorded on a server that has its own web interface"

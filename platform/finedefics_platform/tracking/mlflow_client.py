@@ -32,7 +32,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-_NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
+_NOISY = ("alembic", "mlflow", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SECONDS_TO_OPEN = 120.0  # a busy machine takes 15 s for the tables
@@ -63,6 +63,8 @@ def open_client(workspace: Workspace) -> "MlflowClient":
 
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs every error of a database with its traceback, and raises it too: once is enough.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         # The first client of a database creates its tables, which no two must do at once.
         with _opening, _first(workspace):

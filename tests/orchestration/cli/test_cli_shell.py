@@ -17,6 +17,7 @@ import typer
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.progress import say_reused
 from finedefics_platform.cli import main as shell
 from finedefics_platform.cli.console import Reporter, reporter
 from finedefics_platform.cli.failures import explain
@@ -238,3 +239,28 @@ def test_progress_in_json_mode_begins_and_ends(capsys: pytest.CaptureFixture[str
         advance(1)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["completed"] for line in lines] == [0, 3]
+
+
+def test_what_was_found_finished_is_said_and_stands_in_the_last_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = Reporter(json=True)
+    say_reused(out, "run", "joint-1a2b", how="--force trains it again")
+    out.done(run="joint-1a2b")
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "skipped", "run": "joint-1a2b", "reason": "finished before"},
+        {"event": "done", "run": "joint-1a2b", "reused": ["joint-1a2b"]},
+    ]
+    say_reused(Reporter(), "run", "joint-1a2b", how="--force trains it again")
+    assert capsys.readouterr().out == "reused run joint-1a2b: finished before; --force trains it again\n"
+
+
+def test_an_interrupted_start_over_says_that_it_starts_over(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def probe(force: Annotated[bool, typer.Option("--force")] = False) -> None:
+        raise KeyboardInterrupt
+
+    command(probe)
+    assert shell.main(["probe", "--force"]) == 130
+    assert capsys.readouterr().err.endswith("run it again, and it starts over: finedefics probe --force\n")

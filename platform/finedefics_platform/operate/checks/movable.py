@@ -30,9 +30,7 @@ def check_movable(workspace: Workspace) -> Check:
     if not found:
         return Check("movable", "ok", f"nothing in {root} names its own place")
     shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-    cure = (
-        "what reads them finds the old place after a move: make them again (a search: finish it) before one"
-    )
+    cure = "they will name the old place after a move: make them again before one (a search: finish it)"
     return Check("movable", "warn", f"{len(found)} name the place of the workspace: {shown}", cure)
 
 
