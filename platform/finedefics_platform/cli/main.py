@@ -13,6 +13,7 @@ from typer.main import get_command, get_group
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.signals import INTERRUPTED, Terminated, terminable
 
 from .completing import complete_names
@@ -46,6 +47,15 @@ COMMANDS = {
 class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except typer.TyperException as error:
+            # Typer suggests what is loaded already, and here that is nothing.
+            if args and (near := meant(args[0], COMMANDS)):
+                error.message = f"{error.message.rstrip('.')}, {near.rstrip('? ')}?"
+            raise
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and cmd_name not in self.commands:

@@ -15,6 +15,7 @@ import pytest
 from registered import answers, evaluation_of, trained_run
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base import cluster_session, control_store
 from finedefics_platform.base.folders import files_below
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
@@ -249,3 +250,17 @@ def test_an_address_is_asked_once_and_then_trusted(silent: str, workspace: Works
         mlflow_client._answered.discard(silent)
     with pytest.raises(FinedeficsError, match="does not answer"), mlflow_client.answered(workspace):
         pass
+
+
+def test_a_cluster_that_does_not_answer_is_told_quietly_and_soon(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever listens there says nothing: Ray itself would write a line a second, for twenty."""
+    monkeypatch.setattr(control_store, "ANSWER_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(FinedeficsError, match=f"{address}: Ray is not available .* unset RAY_ADDRESS"):
+            cluster_session._connect(address, None)
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr() == ("", "")

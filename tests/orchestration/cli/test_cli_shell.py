@@ -72,6 +72,10 @@ def test_the_console_script_tells_its_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (
+            ["trian"],
+            "error: finedefics: no such command 'trian', did you mean train?; see `finedefics --help`\n",
+        ),
         (["nonsense"], "error: finedefics: no such command 'nonsense'; see `finedefics --help`\n"),
         (
             ["doctor", "--nonsense"],
