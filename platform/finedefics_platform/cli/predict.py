@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finedefics.errors import FinedeficsError, wrong_use
-from finedefics_platform.base.folders import files_below
 
 from .console import reporter
 
@@ -108,7 +107,7 @@ def _pictures(given: list[str]) -> list[Path]:
     for text in given:
         path = Path(text).expanduser()
         if path.is_dir():
-            found += sorted(p for p in files_below(path) if p.suffix.lower() in PICTURES)
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
         elif path.is_file():
             found.append(path)
         else:

@@ -16,7 +16,6 @@ from registered import answers, evaluation_of, trained_run
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base import cluster_session, control_store
-from finedefics_platform.base.folders import files_below
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.models.registration import register_run
@@ -225,20 +224,17 @@ def test_an_unreadable_folder_is_not_an_empty_one(tmp_path: Path, nowhere: Path)
     pictures = tmp_path / "pictures" / "auk"
     pictures.mkdir(parents=True)
     (pictures / "a.jpg").write_bytes(b"x")
-    assert list(files_below(tmp_path / "pictures")) == [pictures / "a.jpg"]
     program = (
-        "import sys; from pathlib import Path; from finedefics_platform.base.folders import files_below\n"
-        "try: print(list(files_below(Path(sys.argv[1]))))\n"
-        "except ValueError as error: print(error)\n"
-        "from finedefics_platform.cli.main import main; main(['data', 'ingest', sys.argv[1], '--name', 'x'])"
+        "import sys; from finedefics_platform.cli.main import main\n"
+        "for place in sys.argv[1:]: print(main(['data', 'ingest', place, '--name', 'x']))"
     )
     pictures.chmod(0)
     try:
-        done = bound(program, str(pictures.parent), home=tmp_path / "home")
+        done = bound(program, str(pictures.parent), str(pictures), home=tmp_path / "home")
     finally:
         pictures.chmod(0o755)
-    said = f"{pictures}: this folder cannot be listed (Permission denied); check its rights\n"
-    assert (done.stdout, done.stderr) == (said, f"error: {said}")
+    said = f"error: {pictures}: this folder cannot be listed (Permission denied); check its rights\n"
+    assert (done.stdout, done.stderr) == ("1\n1\n", 2 * said), "inside of another, and by itself"
 
 
 def test_an_address_is_asked_once_and_then_trusted(silent: str, workspace: Workspace) -> None:
