@@ -121,8 +121,8 @@ def evaluate_encoder(
                     about |= {**told, "finished": time.time()}
                     _write(draft, found, work, asked, categories, about)
                     held.check()
-                return open_evaluation(place)
-    say_reused(progress, "evaluation", place.name)
+    else:
+        say_reused(progress, "evaluation", place.name)
     return open_evaluation(place)
 
 

@@ -119,8 +119,8 @@ def evaluate(
                     write_evaluation(draft, question.parts, asked, index, {**about, "finished": time.time()})
                     held.check()
                 question.parts.delete()
-                return open_evaluation(place)
-    say_reused(progress, "evaluation", place.name)
+    else:
+        say_reused(progress, "evaluation", place.name)
     return open_evaluation(place)
 
 
