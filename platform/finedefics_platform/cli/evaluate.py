@@ -7,7 +7,8 @@ import typer
 from finedefics.errors import wrong_use
 
 from .console import reporter
-from .figures import show_figures
+from .details import show_details, show_probes
+from .figures import show_figures, show_place
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -15,7 +16,11 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 def evaluate(
     data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
     model: Annotated[
-        str | None, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
+        str | None,
+        typer.Argument(
+            help="A run's key, a registered model (birds@champion, models:/birds/3), a model folder, or a "
+            "model on the Hugging Face hub (owner/name, owner/name@revision)."
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -28,7 +33,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--answers",
-            help="By comma: names, names_corrected, names_free, alignment, alignment_plain, "
+            help="By comma: names, names_corrected, names_free, names_open, alignment, alignment_plain, "
             "alignment_calibrated, alignment_names, alignment_descriptions, describe, letters, "
             "letters_foci, letters_likelihood, ensemble "
             "[default: names,alignment,describe]; of an encoder zero_shot, zero_shot_texts, knn, "
@@ -48,6 +53,28 @@ def evaluate(
         str | None,
         typer.Option("--options", help="A published file of questions (FOCI), asked as it stands."),
     ] = None,
+    rotations: Annotated[
+        str | None,
+        typer.Option(
+            "--rotations",
+            help="Ask letters in so many orders of their options, or all: does a choice follow its place?",
+        ),
+    ] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            help="Choose on val below which score a picture is unknown: auto (answers that read the "
+            "embedding), on (every answer, asked on val too) or off.",
+        ),
+    ] = "auto",
+    probes: Annotated[
+        bool,
+        typer.Option("--probes", help="Also probe the object embeddings, and those of the run's base."),
+    ] = False,
+    per_category: Annotated[
+        bool, typer.Option("--per-category", help="Show every category, not the hardest few.")
+    ] = False,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
@@ -78,9 +105,12 @@ def evaluate(
 
     Options are the most similar wrong categories that are mined, random ones where too few are; of fewer than
     four categories all are asked. With --options the questions are those of a published file, matched by file
-    name. An evaluation that was cut off goes on where it was when it is run again.
+    name. An evaluation that was cut off goes on where it was when it is run again. Where its files lie is
+    printed last.
 
     Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
+
+    Example: `finedefics evaluate birds@champion --data birds --answers letters,letters_foci --rotations all`
 
     Example: `finedefics evaluate --encoder vision:facebook/dinov2-base --data birds`
     """
@@ -89,10 +119,27 @@ def evaluate(
 
         if calibration != "auto":
             raise wrong_use("an encoder is not calibrated", place="--calibration", cure="leave it out")
-        if micro_tokens is not None:
-            raise wrong_use("an encoder has no language model", place="--micro-tokens", cure="leave it out")
+        _refuse(
+            {
+                "--micro-tokens": micro_tokens is not None,
+                "--rotations": rotations is not None,
+                "--unknown": unknown != "auto",
+                "--probes": probes,
+            }
+        )
         return evaluate_encoder(
-            model, encoder, data, answers, split, limit, options, register, json, dtype, gpus_per_worker
+            model,
+            encoder,
+            data,
+            answers,
+            split,
+            limit,
+            options,
+            register,
+            json,
+            dtype,
+            gpus_per_worker,
+            per_category=per_category,
         )
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
@@ -100,9 +147,12 @@ def evaluate(
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
-    from finedefics_platform.models.references import open_model
+    from finedefics_platform.models.references import base_of_model, open_model
     from finedefics_platform.models.registration import check_registrable, register_evaluated
+    from finedefics_platform.models.registry import check_name
 
+    if register is not None:
+        check_name(register)  # before anything is looked for
     out = reporter(json)
     workspace = open_workspace()
     asked = {
@@ -112,12 +162,17 @@ def evaluate(
         "calibration": calibration,
         "dtype": dtype,
         "micro_tokens": micro_tokens,
+        "rotations": _orders(rotations),
+        "unknown": unknown,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
-    check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
+    categories = check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
     opened = open_model(workspace, model)
-    if register:
+    if register is not None:
         check_registrable(register, opened)
+    base = base_of_model(workspace, opened) if probes else None
+    if opened.hub:
+        out.say(f"{model} is {opened.hub}, whose own code is not run")
     done = evaluation.evaluate(
         workspace,
         opened.place,
@@ -125,10 +180,21 @@ def evaluate(
         settings,
         labelled=opened.labelled,
         options=options,
+        called=opened.called,
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
     tables = show_figures(out, model, done, settings.options)
+    names = {category.category_id: category.name for category in categories}
+    details = show_details(out, done, names, per_category=per_category)
+    if base is not None:
+        from finedefics_platform.evaluation.probing import BASE, TUNED, probe
+
+        places = {BASE: base.place, TUNED: opened.place}
+        details["probes"] = probe(
+            workspace, places, data, settings, gpus_per_worker=gpus_per_worker, progress=out
+        )
+        show_probes(out, details["probes"])
     placed = done.summary["placed"]
     where = f"{placed['cards']} of its cards" if placed["cards"] else "the CPU"
     out.say(f"a process held the model on {where}, at most {placed['micro_tokens']:,} tokens at a time")
@@ -136,8 +202,29 @@ def evaluate(
         if share:
             out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
     version = None
-    if register:
+    if register is not None:
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
-    out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
+    show_place(out, done)
+    out.done(
+        model=model, folder=str(done.place), summary=done.summary, tables=tables, **details, version=version
+    )
+
+
+def _orders(rotations: str | None) -> int | str | None:
+    """How many orders of the options ``--rotations`` asks for."""
+    if rotations is None or rotations == "all":
+        return rotations
+    if not rotations.isdecimal() or int(rotations) < 2:
+        raise wrong_use(
+            f"{rotations!r} is no number of orders", place="--rotations", cure="give all, or 2 or more"
+        )
+    return int(rotations)
+
+
+def _refuse(given: dict[str, bool]) -> None:
+    """Options that ask for something of a language model, where a frozen encoder is evaluated."""
+    for option, there in given.items():
+        if there:
+            raise wrong_use("an encoder has no language model", place=option, cure="leave it out")

@@ -3,7 +3,8 @@
 from finedefics.errors import wrong_use
 
 from .console import reporter
-from .figures import show_figures
+from .details import show_details
+from .figures import show_figures, show_place
 
 
 def evaluate_encoder(
@@ -18,6 +19,8 @@ def evaluate_encoder(
     json: bool,
     dtype: str | None,
     gpus_per_worker: float | None,
+    *,
+    per_category: bool = False,
 ) -> None:
     """Answer by an encoder, print the figures and what they can not say; arguments as of `evaluate`."""
     if (model is None) == (encoder is None):
@@ -39,6 +42,7 @@ def evaluate_encoder(
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
+    from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation.encoders import default_answers
     from finedefics_platform.evaluation.encoders import evaluate_encoder as run
 
@@ -71,7 +75,10 @@ def evaluate_encoder(
     for answer, chosen in summary["chosen"].items():
         if chosen:
             out.say(f"{answer}: " + ", ".join(f"{key} {_short(value)}" for key, value in chosen.items()))
-    out.done(encoder=encoder, folder=str(done.place), summary=summary, tables=tables)
+    names = {one.category_id: one.name for one in open_dataset(workspace, data).categories()}
+    details = show_details(out, done, names, per_category=per_category)
+    show_place(out, done)
+    out.done(encoder=encoder, folder=str(done.place), summary=summary, tables=tables, **details)
 
 
 def _short(value: object) -> str:

@@ -46,6 +46,9 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
             thing = f"not allowed ({(inner.strerror or str(inner)).lower()})"
             cure = "check the rights of this place, or set FINEDEFICS_HOME to a folder you may write to"
             return FinedeficsError(thing, place=str(inner.filename or command), cure=cure)
+    wrapped = getattr(error, "cause", None)
+    if isinstance(wrapped, BaseException):  # Ray's wrapper names its process first
+        error = wrapped
     first_line = next(iter(str(error).strip().splitlines()), "")
     thing = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return FinedeficsError(thing, place=command, cure="run again with --debug to see where")

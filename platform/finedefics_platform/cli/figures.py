@@ -28,13 +28,18 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
         if table:
             out.table(
                 "all categories" if scope == "all" else _options_title(done.summary),
-                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
-                _figures(table),
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "unparsed %", "pictures/s"],
+                _figures(table, done.summary["unparseable"]),
             )
     _say_options(out, done.summary, wanted)
     _say_chance(out, done.summary, tables)
     _say_calibration(out, done.summary)
     return tables
+
+
+def show_place(out: Reporter, done: "Evaluated") -> None:
+    """Say where an evaluation's files lie."""
+    out.say(f"files: {escape(str(done.place))} (summary.json, items.parquet, embeddings.npz)")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:
@@ -95,13 +100,15 @@ def _say_calibration(out: Reporter, summary: Mapping[str, Any]) -> None:
     out.say(said)
 
 
-def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each answer and group."""
+def _figures(table: Mapping[str, Mapping[str, Any]], unparsed: Mapping[str, float]) -> list[list[str]]:
+    """One row for each answer and group; what was unparsed is that of the answer, both groups together."""
     rows = []
     for answer, cells in table.items():
         speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
         for group in ("labelled", "new"):
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
-                rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
+                unread = f"{100 * unparsed[answer]:.1f}" if unparsed.get(answer) else ""
+                between = " to ".join(percent[1:])
+                rows.append([answer, group, percent[0], between, str(cell["n"]), unread, speed])
     return rows

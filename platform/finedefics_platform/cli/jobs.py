@@ -81,7 +81,7 @@ def list_command(json: Json = False) -> None:
     Example: `finedefics jobs list`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.operate.jobs.views import views
+    from finedefics_platform.operate.jobs.views import run_page, views
 
     out = reporter(json)
     workspace = open_workspace()
@@ -97,6 +97,8 @@ def list_command(json: Json = False) -> None:
         for seen in found:
             if seen.state in ("lost", "waiting"):
                 out.say(f"{escape(seen.id)}: {escape(seen.message)}")
+            if page := run_page(seen):
+                out.say(f"{escape(seen.id)}: {escape(page)}")
     else:
         place = escape(workspace.root.uri)
         out.say(f"No jobs in {place}: `finedefics jobs submit JOB.yaml` sends one.")
@@ -111,7 +113,7 @@ def status(id_: Id, json: Json = False) -> None:
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.operate.jobs.records import find_job
-    from finedefics_platform.operate.jobs.views import Clusters, missing, view
+    from finedefics_platform.operate.jobs.views import Clusters, missing, run_page, show_command, view
 
     out, workspace = reporter(json), open_workspace()
     record, clusters = find_job(workspace, id_), Clusters()
@@ -131,6 +133,7 @@ def status(id_: Id, json: Json = False) -> None:
         ("ended", seen.status.get("ended")),
         ("exit code", seen.status.get("exit_code")),
         ("run", escape(_run(seen)) or None),
+        ("see", escape(run_page(seen) or show_command(seen) or "") or None),
         ("step", seen.status.get("run", {}).get("step")),
         ("heartbeat", None if seen.silent is None else f"{_duration(seen.silent)} ago"),
         ("message", escape(seen.message) or None),
@@ -211,7 +214,11 @@ def _follow(out: Reporter, record: "JobRecord", *, attempt: int | None) -> None:
             cure="mend what it says and submit it again with --resume",
         )
     if run := _run(seen):
+        from finedefics_platform.operate.jobs.views import run_page, show_command
+
         out.say(f"succeeded; run {escape(run)}")
+        if see := run_page(seen) or show_command(seen):
+            out.say(f"see: {escape(see)}")
     out.done(job=record.id, state=seen.state, run=seen.status.get("run", {}))
 
 
@@ -222,6 +229,8 @@ def _print(out: Reporter, text: str) -> None:
 
 
 def _fields(seen: "JobView") -> dict[str, Any]:
+    from finedefics_platform.operate.jobs.views import run_page, show_command
+
     spec = seen.job["spec"]
     return {
         "job": seen.id,
@@ -232,6 +241,8 @@ def _fields(seen: "JobView") -> dict[str, Any]:
         "silent_seconds": None if seen.silent is None else round(seen.silent, 1),
         "asks_for": spec["entrypoint"],
         "run": seen.status.get("run", {}),
+        "page": run_page(seen),
+        "show": show_command(seen),
         "exit_code": seen.status.get("exit_code"),
         "heartbeat": seen.status.get("heartbeat"),
         "message": seen.message,
