@@ -30,6 +30,7 @@ def list_command(json: Json = False) -> None:
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.models.decisions import champions, standing
     from finedefics_platform.models.registry import versions
+    from finedefics_platform.tracking.runs import record_place
 
     out, workspace = reporter(json), open_workspace()
     found = versions(workspace)
@@ -52,7 +53,8 @@ def list_command(json: Json = False) -> None:
     if found:
         out.table("Models", ("version", "alias", "accuracy", "trained on", "run", "promoted"), rows)
     else:
-        out.say("No registered models yet: `finedefics evaluate RUN --register NAME` makes one.")
+        place = escape(record_place(workspace))
+        out.say(f"No registered models in {place}: `finedefics evaluate RUN --register NAME` makes one.")
     for now in moved:
         _warn(out, now)
     out.done(versions=len(found))

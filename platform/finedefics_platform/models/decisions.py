@@ -30,6 +30,7 @@ from finedefics_platform.models.registry import (
 )
 from finedefics_platform.models.texts import PREFIX, gathered, spread
 from finedefics_platform.tracking.mlflow_client import answered, open_client
+from finedefics_platform.tracking.own_database import has_records
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,7 +94,10 @@ class Standing:
 
 
 def read_log(workspace: Workspace, name: str) -> list[Entry]:
-    """All decisions on a model, oldest first, the void ones marked."""
+    """All decisions on a model, oldest first, the void ones marked; none, and nothing made, where nothing was
+    recorded."""
+    if not has_records(workspace):
+        return []
     client = open_reader(workspace)
     with answered(workspace):
         stored = stored_versions(client, name + DECISIONS)
@@ -156,6 +160,8 @@ def write(workspace: Workspace, name: str, entry: Entry) -> Entry:
 
 def standing(workspace: Workspace, name: str) -> Standing:
     """Where things stand; a decision that has not reached the aliases yet is carried out first."""
+    if not has_records(workspace):
+        return Standing(name, None, None)
     done: int | None = None
     while True:
         latest = _latest(read_log(workspace, name))
