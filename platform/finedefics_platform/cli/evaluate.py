@@ -1,5 +1,6 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from finedefics.errors import wrong_use
 
 from .console import reporter
-from .figures import show_figures
+from .figures import say_recorded, show_figures
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -100,8 +101,9 @@ def evaluate(
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
+    from finedefics_platform.evaluation.recording import record_evaluation
     from finedefics_platform.models.references import open_model
-    from finedefics_platform.models.registration import check_registrable, register_evaluated
+    from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
 
     out = reporter(json)
     workspace = open_workspace()
@@ -118,6 +120,7 @@ def evaluate(
     opened = open_model(workspace, model)
     if register:
         check_registrable(register, opened)
+    began = time.time()
     done = evaluation.evaluate(
         workspace,
         opened.place,
@@ -128,7 +131,9 @@ def evaluate(
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
+    recorded = record_evaluation(workspace, done, model, run=opened.run, run_id=made_by(opened), began=began)
     tables = show_figures(out, model, done, settings.options)
+    say_recorded(out, done, recorded)
     placed = done.summary["placed"]
     where = f"{placed['cards']} of its cards" if placed["cards"] else "the CPU"
     out.say(f"a process held the model on {where}, at most {placed['micro_tokens']:,} tokens at a time")
@@ -140,4 +145,11 @@ def evaluate(
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
-    out.done(model=model, folder=str(done.place), summary=done.summary, tables=tables, version=version)
+    out.done(
+        model=model,
+        folder=str(done.place),
+        summary=done.summary,
+        tables=tables,
+        version=version,
+        mlflow_run=recorded.run_id,
+    )

@@ -1,9 +1,11 @@
 """`finedefics evaluate --encoder`: what a frozen encoder reaches on the same pictures."""
 
+import time
+
 from finedefics.errors import wrong_use
 
 from .console import reporter
-from .figures import show_figures
+from .figures import say_recorded, show_figures
 
 
 def evaluate_encoder(
@@ -41,6 +43,7 @@ def evaluate_encoder(
     from finedefics_platform.config.section import parse_document
     from finedefics_platform.evaluation.encoders import default_answers
     from finedefics_platform.evaluation.encoders import evaluate_encoder as run
+    from finedefics_platform.evaluation.recording import record_evaluation
 
     from .mine import tuned_folder
 
@@ -50,6 +53,7 @@ def evaluate_encoder(
     wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place, data)
     asked = {"split": split, "answers": wanted, "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    began = time.time()
     done = run(
         workspace,
         encoder_place,
@@ -60,7 +64,9 @@ def evaluate_encoder(
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
+    recorded = record_evaluation(workspace, done, encoder, began=began)
     tables = show_figures(out, encoder, done, settings.options)
+    say_recorded(out, done, recorded)
     summary = done.summary
     for answer, able in summary["able"].items():
         if able < summary["categories"]:
@@ -71,7 +77,9 @@ def evaluate_encoder(
     for answer, chosen in summary["chosen"].items():
         if chosen:
             out.say(f"{answer}: " + ", ".join(f"{key} {_short(value)}" for key, value in chosen.items()))
-    out.done(encoder=encoder, folder=str(done.place), summary=summary, tables=tables)
+    out.done(
+        encoder=encoder, folder=str(done.place), summary=summary, tables=tables, mlflow_run=recorded.run_id
+    )
 
 
 def _short(value: object) -> str:

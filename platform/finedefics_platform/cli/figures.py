@@ -9,6 +9,7 @@ from .console import Reporter
 
 if TYPE_CHECKING:
     from finedefics_platform.evaluation.items import Evaluated
+    from finedefics_platform.evaluation.recording import Recorded
 
 
 def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> dict[str, Any]:
@@ -35,6 +36,12 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
     _say_chance(out, done.summary, tables)
     _say_calibration(out, done.summary)
     return tables
+
+
+def say_recorded(out: Reporter, done: "Evaluated", recorded: "Recorded") -> None:
+    """Where an evaluation lies, and its run in MLflow."""
+    waits = " (the tracking server is away: `finedefics runs sync` sends it)" if recorded.waiting else ""
+    out.say(f"files in {escape(str(done.place))}; MLflow run {recorded.run_id}{waits}")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:

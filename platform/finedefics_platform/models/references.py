@@ -79,7 +79,7 @@ def _in_folder(reference: str, folder: Path) -> OpenedModel:
         raise wrong_use("there is no such folder", place=reference, cure="give a folder or name@alias")
     folder = folder.resolve()
     if (folder / "config.json").is_file():
-        return OpenedModel(reference, folder, Location.of(folder))
+        return OpenedModel(reference, folder, Location.of(folder), _index(folder))
     if not (folder / "model" / "config.json").is_file():
         raise wrong_use(
             "the folder has no model in it", place=reference, cure="give a model's folder or a run's"
