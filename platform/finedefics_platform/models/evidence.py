@@ -64,7 +64,7 @@ class Evidence:
     at: str
     unparseable: Mapping[str, float] | None = None
     chance: Mapping[str, float] | None = None
-    leaks: Mapping[str, int] | None = None
+    leaks: Mapping[str, Any] | None = None
 
     def tags(self) -> dict[str, str]:
         """The record as tags of the version."""

@@ -14,6 +14,7 @@ from finedefics_platform.models.describing import describe_model
 from finedefics_platform.models.evidence import figures
 from finedefics_platform.models.gate import Decision, Gate, Missing, Verdict, decide, load_gate
 from finedefics_platform.models.registry import CHAMPION, ModelVersion, get_version, versions
+from finedefics_platform.tracking.own_database import check_writable
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,11 @@ def promote(
 
     Raises:
         FinedeficsError: the gate refuses (exit code 1, with its reasons), somebody else decided meanwhile,
-            or there is no such version.
+            there is no such version, or the workspace cannot be written to.
     """
     if not reason.strip() or (force is not None and not force.strip()):
         raise wrong_use("a reason is empty", place=f"{name}/{version}", cure="say why, for the history")
+    check_writable(workspace)
     candidate = get_version(workspace, f"{name}/{version}")
     now = standing(workspace, name)
     if now.champion == version:
@@ -81,6 +83,7 @@ def rollback(workspace: Workspace, name: str, *, reason: str, by: str | None = N
     Raises:
         FinedeficsError: there is no such model, or no champion before the present one.
     """
+    check_writable(workspace)
     if not versions(workspace, name):
         get_version(workspace, name)  # says which models there are
     now = standing(workspace, name)

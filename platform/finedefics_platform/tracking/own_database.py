@@ -62,6 +62,25 @@ def has_records(workspace: Workspace) -> bool:
     return is_workspace(workspace) and own_file(workspace).is_file()
 
 
+def check_writable(workspace: Workspace) -> None:
+    """Ask before something is decided whether it can be written down (a server is asked when that is done).
+
+    Raises:
+        FinedeficsError: the workspace's own database is on a disk that may only be read.
+    """
+    if not is_own_database(workspace) or workspace.root.local is None:
+        return
+    folder = workspace.root.local / "mlflow"
+    effective = os.access in os.supports_effective_ids
+    for place in (folder / DATABASE, folder, workspace.root.local):
+        if place.exists() and not os.access(place, os.W_OK, effective_ids=effective):
+            raise FinedeficsError(
+                "the workspace cannot be written to",
+                place=workspace.root.uri,
+                cure="get the rights to write there, or copy it and set FINEDEFICS_HOME to the copy",
+            )
+
+
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:
     """The error of a question about runs or models where nothing was recorded (exit code 2)."""
     return wrong_use(

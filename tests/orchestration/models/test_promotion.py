@@ -292,7 +292,7 @@ def test_a_version_without_provenance_is_refused(recorded: Workspace) -> None:
     client = open_client(recorded)
     for tag in ("model_digest", "code"):
         client.delete_model_version_tag("loons", "1", f"finedefics.{tag}")
-    with pytest.raises(FinedeficsError, match=r"Nothing says its model digest\.") as caught:
+    with pytest.raises(FinedeficsError, match="Nothing says its model digest;") as caught:
         promote(recorded, "loons", 1, reason="the first")
     assert "code" not in str(caught.value), "its run says that"
     assert holders(recorded, "loons") == {"candidate": 1}

@@ -71,8 +71,8 @@ class Measured:
         limit: of pictures; None: the whole split.
         unparsed: by answer, the share of replies that named nothing; None where that was not counted.
         chance: by scope, what guessing gives; None where that was not computed.
-        leaks: ``pictures`` of ``of`` test pictures that stand in the training split too; None where that was
-            not looked for.
+        leaks: ``pictures`` of ``of`` test pictures that are training pictures too, and ``unchecked``, data that
+            was not to be had for a comparison; None where nobody looked.
     """
 
     ground: Ground
@@ -80,7 +80,7 @@ class Measured:
     limit: int | None = None
     unparsed: Mapping[str, float] | None = None
     chance: Mapping[str, float] | None = None
-    leaks: Mapping[str, int] | None = None
+    leaks: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,5 +56,8 @@ def no_leak(case: Case, *, most: int = 0, unlooked: bool = False) -> Verdict:
             against.append(f"Nobody looked whether {where} are training pictures too.")
             answers = tuple(sorted({answer_of(name) for name in case.deciding([one])}))
             missing.append(Missing("candidate", one.ground, answers, one.limit))
-    told = "No test picture is a training picture." if looked else "Leaks were not looked for."
-    return verdict(list(dict.fromkeys(against)), [told], figures, missing)
+    told = ["No test picture is a training picture." if looked else "Leaks were not looked for."]
+    unchecked = sorted({name for one in judged for name in (one.leaks or {}).get("unchecked", ())})
+    if unchecked:
+        told.append(f"The training pictures of {', '.join(unchecked)} were not to be had for a comparison.")
+    return verdict(list(dict.fromkeys(against)), told, figures, missing)
