@@ -4,6 +4,7 @@ Recorded once: the same evaluation asked again adds nothing. A server that is aw
 could not be sent waits in the workspace (`finedefics_platform.tracking.tracker`).
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from finedefics_platform.config.experiment import Tracking
 from finedefics_platform.evaluation.items import Evaluated, open_evaluation
 from finedefics_platform.evaluation.kept import finished_evaluations
 from finedefics_platform.tracking.delivery import WORKSPACE, quoted
-from finedefics_platform.tracking.mlflow_client import is_refusal, open_client
+from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.notes import figure_rows, figure_table, training_note
 from finedefics_platform.tracking.spool import UNSENT
 from finedefics_platform.tracking.tracker import Tracker, environment, server_run_id, sync
@@ -24,6 +25,8 @@ from finedefics_platform.training.trained import TrainedRun
 
 KIND = "evaluation"
 TAG = "finedefics.evaluation"  # its value is the evaluation's name in the workspace
+log = logging.getLogger(__name__)
+
 _SCOPES = ("options", "all")  # what competes with every category says more, so it comes last
 
 
@@ -121,9 +124,9 @@ def _known(
             made_in = client.get_run(server_run_id(workspace, parent)).info.experiment_id
             experiment = client.get_experiment(made_in).name
     except Exception as error:
-        if not is_refusal(error):  # the server is away: it is sent later, and found again there
-            return None, experiment
-        found = []  # the run that made the model was deleted
+        # Away: it is sent later, and found again there. A refusal: the run that made the model was deleted.
+        log.debug("nothing is known of the evaluation %s: %s", name, error)
+        return None, experiment
     return (found[0].info.run_id if found else None), experiment
 
 
@@ -141,9 +144,14 @@ def _open(tracker: Tracker, evaluated: Evaluated, model: str, parent: str | None
     if parent is None:
         title = f"{model.rpartition('/')[2]} on {title}"
         return tracker.parent(title, key=f"{KIND}-{name}", tags=tags, params=params, time=start)
-    # its name is its identity under the parent
-    given = {"tags": tags, "params": params, "time": start, "texts": environment()}
-    return tracker.child(parent, f"evaluation: {title}", **given)
+    return tracker.child(
+        parent,
+        f"evaluation: {title}",  # its name is its identity under the parent
+        tags=tags,
+        params=params,
+        time=start,
+        texts=environment(),
+    )
 
 
 def _metrics(evaluated: Evaluated, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -71,8 +71,8 @@ class Measured:
         limit: of pictures; None: the whole split.
         unparsed: by answer, the share of replies that named nothing; None where that was not counted.
         chance: by scope, what guessing gives; None where that was not computed.
-        leaks: ``pictures`` of ``of`` test pictures that are training pictures too, and ``unchecked``, data that
-            was not to be had for a comparison; None where nobody looked.
+        leaks: ``pictures`` of ``of`` test pictures that are training pictures too, and ``unchecked``, data
+            that was not to be had for a comparison; None where nobody looked.
     """
 
     ground: Ground

@@ -72,28 +72,34 @@ def load_gate(file: str | Path | None = None, given: Sequence[str] = ()) -> Gate
     document = read_yaml(file or DEFAULT, "gate")
     for assignment in given:
         override_by_text(document, assignment)
-    return parse_gate(
-        document, name=Path(file or DEFAULT).stem, place=str(file) if file else "the default gate"
-    )
+    source = Path(file or DEFAULT)
+    place = str(file) if file else "the default gate"
+    return parse_gate(document, name=source.stem, place=place, folder=source.parent)
 
 
-def parse_gate(document: Mapping[str, Any], *, name: str, place: str) -> Gate:
-    """A gate by the mapping that its file holds; raises as `load_gate`."""
+def parse_gate(document: Mapping[str, Any], *, name: str, place: str, folder: Path | None = None) -> Gate:
+    """A gate by the mapping that its file holds; raises as `load_gate`.
+
+    Args:
+        folder: where a ``.py`` file of a rule is looked for first, as it mostly lies beside the gate.
+    """
     read = parse_document(GateDocument, document, place=place)
     if not read.rules:
         raise wrong_use("no rule: it would let everything through", place=place, cure="name a rule")
-    rules = tuple(_rule(of, settings or {}, place) for of, settings in read.rules.items())
+    rules = tuple(_rule(of, settings or {}, place, folder) for of, settings in read.rules.items())
     return Gate(name, rules, read.slices)
 
 
-def _rule(name: str, given: Mapping[str, Any], place: str) -> GateRule:
+def _rule(name: str, given: Mapping[str, Any], place: str, folder: Path | None) -> GateRule:
     if not name.endswith(".py") and name not in set(RULES):
         raise wrong_use(
             f"unknown rule `{name}`",
             place=place,
             cure=_choose(name, list(RULES)) + ", or name a .py file that registers one",
         )
-    rule = RULES[name]
+    beside = None if folder is None else folder / name
+    found = str(beside) if name.endswith(".py") and beside is not None and beside.is_file() else name
+    rule = RULES[found]
     kind = _settings(rule)
     known = list(kind.model_fields)
     for key in given:
@@ -101,7 +107,7 @@ def _rule(name: str, given: Mapping[str, Any], place: str) -> GateRule:
             what = f"unknown setting `{key}`"
             raise wrong_use(what, place=f"{place}, rule `{name}`", cure=_choose(key, known))
     read = parse_document(kind, given, place=f"{place}, rule `{name}`")
-    return GateRule(name, RULES.identity(name), rule, read.model_dump(mode="json"))
+    return GateRule(name, RULES.identity(found), rule, read.model_dump(mode="json"))
 
 
 def _settings(rule: Rule) -> type[Section]:
