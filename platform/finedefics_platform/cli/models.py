@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from finedefics_platform.models.registry import ModelVersion
 
 app = typer.Typer(help="List, promote, roll back and export registered models.", no_args_is_help=True)
-app.command()(export)
-app.command()(card)
 
 HISTORY = ("number", "what", "version", "who, when", "why", "decision", "figures")
 
@@ -36,6 +34,7 @@ def list_command(json: Json = False) -> None:
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.models.decisions import champions, standing
     from finedefics_platform.models.registry import versions
+    from finedefics_platform.tracking.runs import record_place
 
     out, workspace = reporter(json), open_workspace()
     found = versions(workspace)
@@ -58,7 +57,8 @@ def list_command(json: Json = False) -> None:
     if found:
         out.table("Models", ("version", "alias", "accuracy", "trained on", "run", "promoted"), rows)
     else:
-        out.say("No registered models yet: `finedefics evaluate RUN --register NAME` makes one.")
+        place = escape(record_place(workspace))
+        out.say(f"No registered models in {place}: `finedefics evaluate RUN --register NAME` makes one.")
     for now in moved:
         _warn(out, now)
     out.done(versions=len(found))
@@ -77,9 +77,11 @@ def show(
     from finedefics_platform.models.decisions import standing
     from finedefics_platform.models.evidence import evidence_of
     from finedefics_platform.models.promotion import history
-    from finedefics_platform.models.registry import get_version, parse
+    from finedefics_platform.models.registry import get_version, parse, versions
 
     out, workspace = reporter(json), open_workspace()
+    if not versions(workspace, parse(reference)[0]):
+        get_version(workspace, reference)  # says which models there are
     now = standing(workspace, parse(reference)[0])
     version = get_version(workspace, reference)
     events = history(workspace, version.name)
@@ -203,6 +205,10 @@ def history(
     if now.moved:
         _warn(out, now)
     out.done(name=name, decisions=len(told))
+
+
+app.command()(export)
+app.command()(card)
 
 
 def _tell(out: Reporter, change: "Change") -> None:

@@ -13,6 +13,7 @@ from finedefics.errors import wrong_use
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.texts import PREFIX
 from finedefics_platform.tracking.mlflow_client import answered, open_client
+from finedefics_platform.tracking.own_database import has_records
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +44,12 @@ class ModelVersion:
 
 
 def versions(workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
-    """Versions of one registered model or of all, newest first; empty if there is none."""
+    """Versions of one registered model or of all, newest first; empty if there is none.
+
+    Where nothing was recorded there are none; asking makes nothing.
+    """
+    if not has_records(workspace):
+        return []
     client = open_client(workspace)
     with answered(workspace):
         models = pages(client.search_registered_models, None if name is None else f"name = '{name}'")

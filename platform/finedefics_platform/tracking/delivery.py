@@ -172,7 +172,7 @@ class Delivery:
             {"dataset": entry["dataset"], "open": f"finedefics data inspect {entry['dataset']}"}
         )
         profile = None if entry["pictures"] is None else json.dumps({"num_rows": entry["pictures"]})
-        dataset = Dataset(name, digest[:LONGEST_DIGEST], "finedefics", source, profile=profile)
+        dataset = Dataset(name, digest[:LONGEST_DIGEST], "code", source, profile=profile)
         tags = [InputTag("mlflow.data.context", entry["context"])]
         self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 

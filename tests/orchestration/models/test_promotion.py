@@ -324,3 +324,23 @@ def test_a_read_only_workspace_is_named_in_one_line(tmp_path: Path) -> None:
         word for word in ("cannot be written to", str(workspace.root)) if word not in str(caught.value)
     ] == []
     assert holders(workspace, "smews") == {"candidate": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("list",), "No registered models in"),
+        (("show", "birds"), "no registered model of this name"),
+        (("history", "birds"), "no registered model of this name"),
+        (("promote", "birds", "1", "--reason", "x"), "no registered model of this name"),
+        (("rollback", "birds"), "no registered model of this name"),
+        (("card", "birds"), "no registered model of this name"),
+    ],
+)
+def test_asking_where_nothing_was_recorded_makes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    home = tmp_path / "nothing"
+    done = CliRunner().invoke(app, list(arguments), env={"FINEDEFICS_HOME": str(home), "COLUMNS": "300"})
+    assert words in done.output + str(done.exception)
+    assert not home.exists()
