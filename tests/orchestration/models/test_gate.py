@@ -439,6 +439,19 @@ def test_a_rule_of_a_users_own_file(tmp_path: Path) -> None:
     assert other.digest != gate.digest
 
 
+@pytest.mark.parametrize(
+    ("line", "words"), [("1 / 0", "ZeroDivisionError"), ("return True", "answered with bool")]
+)
+def test_a_rule_that_fails_lets_nothing_through(tmp_path: Path, line: str, words: str) -> None:
+    code = (
+        f"from finedefics_platform.models.gate import RULES\n@RULES.register('r')\ndef r(case):\n    {line}\n"
+    )
+    (tmp_path / "rule.py").write_text(code)
+    gate = parse_gate({"rules": {"rule.py": {}}}, name="own", place="own", folder=tmp_path)
+    with pytest.raises(FinedeficsError, match=words):
+        decide([answered(90, 10)], None, gate)
+
+
 def test_the_gate_to_copy_is_the_one_that_is_asked() -> None:
     root = Path(__file__).parents[3]
     assert load_gate(root / "jobs/gates/default.yaml").told() == load_gate().told()
