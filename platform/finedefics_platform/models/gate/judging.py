@@ -23,7 +23,7 @@ def decide(case: Case, gate: "Gate") -> Decision:
     """Judge a candidate by every rule of a gate: one that refuses is enough.
 
     Raises:
-        FinedeficsError: a rule fails, or answers with something else than a verdict: that lets nothing through.
+        FinedeficsError: a rule fails or answers with no verdict: that lets nothing through.
     """
     case = replace(case, slices=gate.slices)
     told = []
