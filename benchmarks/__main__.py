@@ -13,6 +13,7 @@ import benchmarks.answers
 import benchmarks.collating
 import benchmarks.false_conflicts
 import benchmarks.jobs
+import benchmarks.letters
 import benchmarks.memory
 import benchmarks.mining
 import benchmarks.packing

@@ -16,8 +16,8 @@ SIZES = (32, 256)
 MICRO_TOKENS = 2048  # less than the smaller batch has, so that both are divided
 REPEATS = 3
 LAYERS = 16  # each layer's own activations are a small part then
-# else glibc keeps freed megabytes as chance has it: 256 rows by 32 then read 404 to 689 MiB from run to run
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# else glibc keeps freed blocks as chance has it: at 1 MiB, 256 rows read 115 or 553 MiB, 33 of them live
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
 
 
 @benchmark("contrastive_memory")

@@ -1,22 +1,34 @@
 """Evaluation as a table: one row for each picture, answer and scope, from which every figure is computed."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from finedefics.evaluation.choices import choose_options
+from finedefics.evaluation.rows import ALL, LABELLED, NEW, OPTIONS, Questions
 from finedefics.records import Sample
-from finedefics.scoring import ANSWERS, Answered, Pictures, Recogniser, best_category, multiple_choice
+from finedefics.scoring import ANSWERS, Answered, Pictures, Recogniser, is_graded
 from finedefics.scoring.recogniser import BATCH
 
-LABELLED, NEW = "labelled", "new"
-ALL, OPTIONS = "all", "options"
+__all__ = [
+    "ALL",
+    "LABELLED",
+    "NEW",
+    "OPTIONS",
+    "Items",
+    "Questions",
+    "check_answers",
+    "embeddings_and_scores",
+    "evaluate_samples",
+    "object_embeddings",
+    "retrieved",
+    "unparseable",
+]
 
 
 @dataclass
@@ -24,9 +36,12 @@ class Items:
     """What a model answered.
 
     Attributes:
-        rows: dictionaries with ``sample_id, category_id, group, answer, scope, predicted, correct`` and
-            ``description`` (the model's own words; None where the answer writes none). ``predicted`` is None
-            where those words name no category, or no option.
+        rows: dictionaries with ``sample_id, category_id, group, answer, scope, predicted, correct``,
+            ``description`` and ``reply`` (the model's own words; None where the answer writes none),
+            ``options`` (ids of categories in the order shown) and ``position`` (of the truth among them; both
+            None where every category competes), ``score`` (the answer's own of what it chose; None where it
+            is not graded) and ``rotation`` (how far the order of the options was turned). ``predicted`` is
+            None where the model's words name no category, or no option.
         seconds: time each answer takes alone over all pictures: decoding, vision tower and whatever else
             several answers share were done once, and count for each of them (`Answered.seconds`).
         tokens: ``{answer: (forwarded, generated)}`` language-model tokens over all pictures.
@@ -49,6 +64,7 @@ def evaluate_samples(
     labelled: Collection[str],
     options: int = 4,
     choices: Sequence[Sequence[str]] | None = None,
+    rotations: int = 1,
     warm: bool = False,
 ) -> Items:
     """Ask a model for the category of every picture, by every answer, on all categories and on hard options.
@@ -63,6 +79,9 @@ def evaluate_samples(
         options: size of the multiple choice: the truth and the most similar wrong categories.
         choices: for each picture the ids of its options, the truth among them; default: `choose_options` by
             the model's seed.
+        rotations: orders in which the options of a multiple choice are shown, each turned by one; a question
+            with fewer options is asked in as many orders as it has. What is asked again costs what it costs,
+            and counts in neither ``seconds`` nor ``tokens``.
         warm: whether the model gave these answers before. The first call of a kind allocates, which is not
             the answer's cost: a cold model is asked of the first picture once more, untimed.
 
@@ -74,25 +93,38 @@ def evaluate_samples(
     if choices is None:
         choices = [c.options for c in choose_options(samples, [*place], options, seed=model.seed)]
     positions = [[place[category] for category in choice] for choice in choices]
-    found: dict[str, list[Answered]] = {answer: [] for answer in answers}
+    turned = [answer for answer in answers if ANSWERS[answer].asks_options]
+    asked = [(answer, 0) for answer in answers]
+    asked += [(answer, turn) for turn in range(1, rotations) for answer in turned]
+    found: dict[tuple[str, int], list[Answered]] = {one: [] for one in asked}
     objects = []
     for start in range(0, len(samples), BATCH):
         pictures = _show(model, samples[start : start + BATCH], positions[start : start + BATCH])
         if not warm:
             model.ask(pictures.first(), answers)
             warm = True
-        for answer, answered in model.ask(pictures, answers).items():
-            found[answer].append(answered)
+        for turn in range(rotations if turned else 1):
+            again = replace(pictures, rotation=turn) if turn else pictures
+            for answer, answered in model.ask(again, turned if turn else answers).items():
+                found[answer, turn].append(answered)
         objects.append(model.embed_objects(pictures, pictures.sample_ids)[0].cpu().numpy())
-    for answer, parts in found.items():
-        items.seconds[answer] = sum(part.seconds for part in parts)
-        items.tokens[answer] = (
-            sum(part.forwarded_tokens for part in parts),
-            sum(part.generated_tokens for part in parts),
+    truth = [sample.category_id for sample in samples]
+    questions = Questions(items.sample_ids, truth, positions, [*place], labelled, model.seed)
+    for (answer, turn), parts in found.items():
+        if not turn:
+            items.seconds[answer] = sum(part.seconds for part in parts)
+            items.tokens[answer] = (
+                sum(part.forwarded_tokens for part in parts),
+                sum(part.generated_tokens for part in parts),
+            )
+        items.rows += questions.rows(
+            answer,
+            torch.cat([part.scores for part in parts]),
+            among_all=not ANSWERS[answer].asks_options,
+            graded=is_graded(answer),
+            texts=[text for part in parts for text in part.texts],
+            rotation=turn,
         )
-        scores = torch.cat([part.scores for part in parts])
-        texts = [text for part in parts for text in part.texts]
-        items.rows += _rows(model, samples, answer, scores, positions, texts, labelled)
     items.objects = np.concatenate(objects)
     return items
 
@@ -102,35 +134,6 @@ def _show(
 ) -> Pictures:
     images, ids = [sample.image for sample in samples], [sample.sample_id for sample in samples]
     return model.show(images, options=choices, sample_ids=ids)
-
-
-def _rows(
-    model: Recogniser,
-    samples: Sequence[Sample],
-    answer: str,
-    scores: Tensor,
-    choices: list[list[int]],
-    texts: Sequence[str],
-    labelled: Collection[str],
-) -> list[dict[str, Any]]:
-    predictions = {OPTIONS: multiple_choice(scores, choices)}
-    if not ANSWERS[answer].asks_options:
-        predictions = {ALL: best_category(scores), **predictions}
-    ids: dict[int | None, str] = {i: category.category_id for i, category in enumerate(model.categories)}
-    return [
-        {
-            "sample_id": sample.sample_id,
-            "category_id": sample.category_id,
-            "group": LABELLED if sample.category_id in labelled else NEW,
-            "answer": answer,
-            "scope": scope,
-            "predicted": (predicted := ids.get(best[row])),
-            "correct": predicted == sample.category_id,
-            "description": texts[row] if texts else None,
-        }
-        for scope, best in predictions.items()
-        for row, sample in enumerate(samples)
-    ]
 
 
 def object_embeddings(model: Recogniser, samples: Sequence[Sample]) -> np.ndarray:

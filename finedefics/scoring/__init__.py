@@ -4,6 +4,7 @@
 ``names``                     likelihood of each name as the answer to the open question
 ``names_corrected``           the same, less the name's likelihood without the picture
 ``names_free``                the generated answer, matched strictly to a name
+``names_open``                … matched where case, punctuation, articles and plural do not count
 ``alignment``                 similarity with the category index, one forward pass; calibrated where
                               the index says so
 ``alignment_plain``           … never calibrated: the cosine
@@ -20,8 +21,8 @@
 ============================  ==================================================================
 
 A new answer is one class with its settings as fields, registered by name in its own file. Imports run one
-way, and import-linter holds it: language, weighing and calibration, the index, the model that is asked,
-answers, the strategies, and the recogniser that calls them by name.
+way, and import-linter holds it: language, weighing, calibration, thresholds and how words are read, the
+index, the model that is asked, answers, the strategies, and the recogniser that calls them by name.
 """
 
 from finedefics.scoring import alignment, describe, ensemble, letters, names
@@ -31,13 +32,17 @@ from finedefics.scoring.answers import (
     Answered,
     as_mapping,
     best_category,
+    is_graded,
     multiple_choice,
 )
 from finedefics.scoring.asked import AskedModel, Pictures
 from finedefics.scoring.calibration import Calibration, Trial
 from finedefics.scoring.index import CategoryIndex
+from finedefics.scoring.letters import shown
+from finedefics.scoring.naming import named, normalised
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
 from finedefics.scoring.recogniser import Recogniser
+from finedefics.scoring.unknown import Unknown
 from finedefics.scoring.weighing import EnsembleWeight, choose_weight
 
 __all__ = [
@@ -51,15 +56,20 @@ __all__ = [
     "Pictures",
     "Recogniser",
     "Trial",
+    "Unknown",
     "alignment",
     "as_mapping",
     "best_category",
     "choose_weight",
     "describe",
     "ensemble",
+    "is_graded",
     "letters",
     "multiple_choice",
+    "named",
     "names",
+    "normalised",
     "parse_letter",
     "parse_letter_foci",
+    "shown",
 ]

@@ -32,7 +32,10 @@ class Answered:
 
 
 class Answer(Protocol):
-    """A strategy. ``asks_options``: it shows the options to the model, so it answers among them only."""
+    """A strategy. ``asks_options``: it shows the options to the model, so it answers among them only.
+
+    One may have ``graded = False`` (`is_graded`) where its scores say nothing but what was chosen.
+    """
 
     @property
     def asks_options(self) -> bool:
@@ -45,6 +48,11 @@ class Answer(Protocol):
 
 
 ANSWERS: Registry[Answer] = Registry("answer", package="finedefics.scoring", group="finedefics.answers")
+
+
+def is_graded(answer: str) -> bool:
+    """Whether the score of what an answer chose says how sure it is: not so of a reply that is read."""
+    return bool(getattr(ANSWERS[answer], "graded", True))
 
 
 def best_category(scores: Tensor) -> list[int | None]:

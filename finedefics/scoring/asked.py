@@ -62,6 +62,7 @@ class Pictures:
             chance; only answers that do either need them.
         options: for each picture the positions in the category table that are offered (multiple choice); None
             where every category competes.
+        rotation: how far a multiple choice turns the order in which it shows the options.
         seconds: that it took to decode and encode them.
     """
 
@@ -69,6 +70,7 @@ class Pictures:
     blocks: Sequence[Sequence[int]]
     sample_ids: Sequence[str] = ()
     options: Sequence[Sequence[int]] | None = None
+    rotation: int = 0
     seconds: float = 0.0
     kept: Kept = field(default_factory=Kept, init=False, repr=False, compare=False)
 

@@ -1,7 +1,8 @@
 """Multiple choice as the FOCI protocol asks it: the options are shown, the answer is a letter."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,17 +22,24 @@ class Letters:
 
     parse: Callable[[str, str], int | None] = parse_letter
     asks_options: ClassVar[bool] = True
+    graded: ClassVar[bool] = False
 
     def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
-        """The replies are the answer's ``texts``."""
-        orders, prompts = _questions(model, pictures)
-        replies, generated = model.language.write(prompts, pictures.tokens, limit=LIMIT)
-        scores = torch.full((len(replies), len(model.categories)), -torch.inf)
-        for row, (order, reply) in enumerate(zip(orders, replies, strict=True)):
+        """The replies are the answer's ``texts``; both ways of reading them share what was generated."""
+        orders, written = pictures.once("replies to the multiple choice", partial(_replies, model, pictures))
+        scores = torch.full((len(written.texts), len(model.categories)), -torch.inf)
+        for row, (order, reply) in enumerate(zip(orders, written.texts, strict=True)):
             if (place := self.parse(reply, letters(len(order)))) is not None:
                 scores[row, order[place]] = 0.0
-        forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a reply's last token is not forwarded
-        return Answered(scores, forwarded, generated, tuple(replies))
+        return replace(written, scores=scores)
+
+
+def _replies(model: AskedModel, pictures: Pictures) -> tuple[list[list[int]], Answered]:
+    """The options in the order shown, and the replies alone."""
+    orders, prompts = _questions(model, pictures)
+    replies, generated = model.language.write(prompts, pictures.tokens, limit=LIMIT)
+    forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a reply's last token is not forwarded
+    return orders, Answered(torch.empty(0), forwarded, generated, tuple(replies))
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,25 @@ def _questions(model: AskedModel, pictures: Pictures) -> tuple[list[list[int]], 
     assert pictures.options is not None, "Recogniser.answer gives options to answers that ask them"
     orders, prompts = [], []
     for block, offered, sample_id in zip(pictures.blocks, pictures.options, pictures.sample_ids, strict=True):
-        shown = option_order(len(offered), seed=model.seed, sample_id=sample_id)
-        order = [offered[i] for i in shown]
+        order = shown(offered, seed=model.seed, sample_id=sample_id, rotation=pictures.rotation)
         question = model.render.templates.multiple_choice([model.categories[i].name for i in order])
         prompt = model.render.prompt(question)
         orders.append(order)
         prompts.append((*prompt.before, *block, *prompt.after))
     _letter_tokens(model, max(map(len, orders)))
     return orders, prompts
+
+
+def shown(offered: Sequence[int], *, seed: int, sample_id: str, rotation: int = 0) -> list[int]:
+    """The options of a picture in the order in which they are shown.
+
+    Args:
+        seed: of the recogniser; with the picture's id it decides the ordinary order.
+        rotation: how far that is turned: 1 begins with its second option and ends with its first.
+    """
+    order = option_order(len(offered), seed=seed, sample_id=sample_id)
+    first = rotation % len(order)
+    return [offered[i] for i in (*order[first:], *order[:first])]
 
 
 def _letter_tokens(model: AskedModel, count: int) -> list[tuple[int, ...]]:

@@ -1,7 +1,6 @@
 """Answers by the category's name: its likelihood, or the name the model says by itself."""
 
-import re
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -10,6 +9,7 @@ import torch
 
 from finedefics.scoring.answers import ANSWERS, Answered
 from finedefics.scoring.asked import AskedModel, Pictures
+from finedefics.scoring.naming import named, normalised, plain
 
 
 @dataclass(frozen=True)
@@ -42,34 +42,37 @@ def _plain(model: AskedModel, pictures: Pictures) -> Answered:
 class FreeNames:
     """The generated answer to the open question, matched to a name: open-set recognition.
 
-    Strict: the answer must be the name up to case, spacing and punctuation. Anything else chooses nothing;
-    so does an answer that two names share, or one without a word.
+    Strict by default: the answer must be the name up to case, spacing and punctuation. ``form`` says what two
+    spellings of one name have in common. Anything else chooses nothing; so does an answer that two names
+    share, or one without a word.
     """
 
+    form: Callable[[str], str] = plain
     asks_options: ClassVar[bool] = False
+    graded: ClassVar[bool] = False
 
     def __call__(self, model: AskedModel, pictures: Pictures) -> Answered:
-        """Score 0 for the name that was said, -inf for the others."""
-        prompts = model.prompted(pictures, model.render.templates.question)
-        # an answer that is still going on a few tokens after the longest name is none
-        limit = max(map(len, model.answered_names)) + 4
-        texts, generated = model.language.write(prompts, pictures.tokens, limit=limit)
-        said = [plain(category.name) for category in model.categories]
-        times = Counter(said)
-        known = {words: i for i, words in enumerate(said) if words and times[words] == 1}
-        scores = torch.full((len(texts), len(model.categories)), -torch.inf)
-        for row, text in enumerate(texts):
-            if plain(text) in known:
-                scores[row, known[plain(text)]] = 0.0
-        forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a text's last token is not forwarded
-        return Answered(scores, forwarded, generated, tuple(texts))
+        """Score 0 for the name that was said, -inf for the others; both kinds share what was generated."""
+        written = pictures.once("free answers", partial(_written, model, pictures))
+        scores = torch.full((len(written.texts), len(model.categories)), -torch.inf)
+        names = [category.name for category in model.categories]
+        for row, position in enumerate(named(written.texts, names, self.form)):
+            if position is not None:
+                scores[row, position] = 0.0
+        return replace(written, scores=scores)
 
 
-def plain(text: str) -> str:
-    """A name's words in lower case, one space between them."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+def _written(model: AskedModel, pictures: Pictures) -> Answered:
+    """The texts alone."""
+    prompts = model.prompted(pictures, model.render.templates.question)
+    # an answer that is still going on a few tokens after the longest name is none
+    limit = max(map(len, model.answered_names)) + 4
+    texts, generated = model.language.write(prompts, pictures.tokens, limit=limit)
+    forwarded = sum(map(len, prompts)) + generated - len(prompts)  # a text's last token is not forwarded
+    return Answered(torch.empty(0), forwarded, generated, tuple(texts))
 
 
 ANSWERS.register("names")(Names())
 ANSWERS.register("names_corrected")(Names(corrected=True))
 ANSWERS.register("names_free")(FreeNames())
+ANSWERS.register("names_open")(FreeNames(normalised))

@@ -169,7 +169,9 @@ def champion(service: Service) -> str:
     lines, _ = finedefics(service, "train", str(service.folder / "experiment.yaml"))
     run = next(line["run"] for line in lines if line["event"] == "step")
     finedefics(service, "evaluate", run, "--data", "birds", "--answers", "names", "--register", "birds")
-    finedefics(service, "models", "promote", "birds", "1", "--reason", "the first")
+    # The gate wants more pictures and a better model: this is about where things lie, so it is overruled.
+    because = ("--reason", "the first", "--force", "a model of four steps, looked at on six pictures")
+    finedefics(service, "models", "promote", "birds", "1", *because)
     return str(run)
 
 

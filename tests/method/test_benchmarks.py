@@ -39,6 +39,7 @@ NAMES = {
     "alignment_vs_describe_long",
     "alignment_calibrated_cost",
     "evaluate_decode_once",
+    "likelihood_vs_generation",
     "stream_vs_dataloader",
     "stream_amplification",
     "stream_rank_memory",

@@ -1,6 +1,7 @@
 """Which option a reply means: what both parses read, and where they differ."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ def test_the_foci_parse_reads_the_first_character() -> None:
     read = {reply: parse_letter_foci(reply, "ABCD") for reply in ("Answer: B", "b", "(B)", "Bird", "", "E")}
     assert read == {"Answer: B": 0, "b": 1, "(B)": None, "Bird": 1, "": None, "E": None}
     assert parse_letter("Answer: B", "ABCD") == 1
+
+
+DOCUMENTED = re.compile(
+    r"^\| `(?P<reply>[^`]*)`(?: \([^)]*\))? \| (?P<strict>[A-D–]) \| (?P<foci>[A-D–]) \|$"
+)
+
+
+def test_the_replies_of_the_documentation_are_read_as_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "answers.md").read_text()
+    rows = [found for line in page.splitlines() if (found := DOCUMENTED.match(line))]
+    assert {"Answer: B", "b)", "The answer is C", " ", "AB"} <= {row["reply"] for row in rows}
+    for row in rows:
+        for parse, column in ((parse_letter, "strict"), (parse_letter_foci, "foci")):
+            expected = None if row[column] == "–" else "ABCD".index(row[column])
+            assert parse(row["reply"], "ABCD") == expected, (row["reply"], column)
+    assert parse_letter("", "ABCD") is parse_letter_foci("", "ABCD") is None
 
 
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published predictions are not here")

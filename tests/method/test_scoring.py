@@ -44,7 +44,7 @@ CATEGORIES = [
 ]
 OPTIONS = [[0, 1, 2, 3], [5, 4, 3, 2], [1, 0, 5], [2, 3, 4, 5], [4, 1, 0, 2], [3, 5, 1, 0], [0, 5, 2, 1]]
 IDS = [f"bird-{i}" for i in range(7)]
-WRITTEN = ("names_free", "describe", "describe_sampled", "letters", "letters_foci")
+WRITTEN = ("names_free", "names_open", "describe", "describe_sampled", "letters", "letters_foci")
 WEIGHT = EnsembleWeight(0.3, "birds", "val", 10, 0.5)
 
 

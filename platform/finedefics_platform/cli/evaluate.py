@@ -1,6 +1,7 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from finedefics.errors import wrong_use
 
 from .console import reporter
+from .details import show_details, show_probes
 from .figures import say_recorded, show_figures
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -16,7 +18,11 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 def evaluate(
     data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
     model: Annotated[
-        str | None, typer.Argument(help="Run key, model folder, or registered model (birds@champion).")
+        str | None,
+        typer.Argument(
+            help="A run's key, a registered model (birds@champion, models:/birds/3), a model folder, or a "
+            "model on the Hugging Face hub (owner/name, owner/name@revision)."
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -29,7 +35,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--answers",
-            help="By comma: names, names_corrected, names_free, alignment, alignment_plain, "
+            help="By comma: names, names_corrected, names_free, names_open, alignment, alignment_plain, "
             "alignment_calibrated, alignment_names, alignment_descriptions, describe, letters, "
             "letters_foci, letters_likelihood, ensemble "
             "[default: names,alignment,describe]; of an encoder zero_shot, zero_shot_texts, knn, "
@@ -49,6 +55,28 @@ def evaluate(
         str | None,
         typer.Option("--options", help="A published file of questions (FOCI), asked as it stands."),
     ] = None,
+    rotations: Annotated[
+        str | None,
+        typer.Option(
+            "--rotations",
+            help="Ask letters in so many orders of their options, or all: does a choice follow its place?",
+        ),
+    ] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            help="Choose on val below which score a picture is unknown: auto (answers that read the "
+            "embedding), on (every answer, asked on val too) or off.",
+        ),
+    ] = "auto",
+    probes: Annotated[
+        bool,
+        typer.Option("--probes", help="Also probe the object embeddings, and those of the run's base."),
+    ] = False,
+    per_category: Annotated[
+        bool, typer.Option("--per-category", help="Show every category, not the hardest few.")
+    ] = False,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
@@ -79,9 +107,12 @@ def evaluate(
 
     Options are the most similar wrong categories that are mined, random ones where too few are; of fewer than
     four categories all are asked. With --options the questions are those of a published file, matched by file
-    name. An evaluation that was cut off goes on where it was when it is run again.
+    name. An evaluation that was cut off goes on where it was when it is run again. Where its files lie is
+    printed last.
 
     Example: `finedefics evaluate joint-1a2b3c4d5e6f --data birds --register birds`
+
+    Example: `finedefics evaluate birds@champion --data birds --answers letters,letters_foci --rotations all`
 
     Example: `finedefics evaluate --encoder vision:facebook/dinov2-base --data birds`
     """
@@ -90,10 +121,27 @@ def evaluate(
 
         if calibration != "auto":
             raise wrong_use("an encoder is not calibrated", place="--calibration", cure="leave it out")
-        if micro_tokens is not None:
-            raise wrong_use("an encoder has no language model", place="--micro-tokens", cure="leave it out")
+        _refuse(
+            {
+                "--micro-tokens": micro_tokens is not None,
+                "--rotations": rotations is not None,
+                "--unknown": unknown != "auto",
+                "--probes": probes,
+            }
+        )
         return evaluate_encoder(
-            model, encoder, data, answers, split, limit, options, register, json, dtype, gpus_per_worker
+            model,
+            encoder,
+            data,
+            answers,
+            split,
+            limit,
+            options,
+            register,
+            json,
+            dtype,
+            gpus_per_worker,
+            per_category=per_category,
         )
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
@@ -102,9 +150,12 @@ def evaluate(
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
     from finedefics_platform.evaluation.recording import record_evaluation
-    from finedefics_platform.models.references import open_model
+    from finedefics_platform.models.references import base_of_model, open_model
     from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
+    from finedefics_platform.models.registry import check_name
 
+    if register is not None:
+        check_name(register)  # before anything is looked for
     out = reporter(json)
     workspace = open_workspace()
     asked = {
@@ -114,12 +165,17 @@ def evaluate(
         "calibration": calibration,
         "dtype": dtype,
         "micro_tokens": micro_tokens,
+        "rotations": _orders(rotations),
+        "unknown": unknown,
     }
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
-    check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
+    categories = check_evaluable(open_dataset(workspace, data), settings)  # before a model is fetched
     opened = open_model(workspace, model)
-    if register:
+    if register is not None:
         check_registrable(register, opened)
+    base = base_of_model(workspace, opened) if probes else None
+    if opened.hub:
+        out.say(f"{model} is {opened.hub}, whose own code is not run")
     began = time.time()
     done = evaluation.evaluate(
         workspace,
@@ -128,12 +184,23 @@ def evaluate(
         settings,
         labelled=opened.labelled,
         options=options,
+        called=opened.called,
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
-    recorded = record_evaluation(workspace, done, model, run=opened.run, run_id=made_by(opened), began=began)
+    called = opened.called or Path(model).name  # a folder's place is of this machine
+    recorded = record_evaluation(workspace, done, called, run=opened.run, run_id=made_by(opened), began=began)
     tables = show_figures(out, model, done, settings.options)
-    say_recorded(out, done, recorded)
+    names = {category.category_id: category.name for category in categories}
+    details = show_details(out, done, names, per_category=per_category)
+    if base is not None:
+        from finedefics_platform.evaluation.probing import BASE, TUNED, probe
+
+        places = {BASE: base.place, TUNED: opened.place}
+        details["probes"] = probe(
+            workspace, places, data, settings, gpus_per_worker=gpus_per_worker, progress=out
+        )
+        show_probes(out, details["probes"])
     placed = done.summary["placed"]
     where = f"{placed['cards']} of its cards" if placed["cards"] else "the CPU"
     out.say(f"a process held the model on {where}, at most {placed['micro_tokens']:,} tokens at a time")
@@ -141,15 +208,35 @@ def evaluate(
         if share:
             out.say(f"{answer}: {100 * share:.1f} % of the replies named no category or option (wrong above)")
     version = None
-    if register:
+    if register is not None:
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
+    say_recorded(out, done, recorded)
     out.done(
         model=model,
         folder=str(done.place),
         summary=done.summary,
         tables=tables,
+        **details,
         version=version,
         mlflow_run=recorded.run_id,
     )
+
+
+def _orders(rotations: str | None) -> int | str | None:
+    """How many orders of the options ``--rotations`` asks for."""
+    if rotations is None or rotations == "all":
+        return rotations
+    if not rotations.isdecimal() or int(rotations) < 2:
+        raise wrong_use(
+            f"{rotations!r} is no number of orders", place="--rotations", cure="give all, or 2 or more"
+        )
+    return int(rotations)
+
+
+def _refuse(given: dict[str, bool]) -> None:
+    """Options that ask for something of a language model, where a frozen encoder is evaluated."""
+    for option, there in given.items():
+        if there:
+            raise wrong_use("an encoder has no language model", place=option, cure="leave it out")

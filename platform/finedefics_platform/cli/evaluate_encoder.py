@@ -5,6 +5,7 @@ import time
 from finedefics.errors import wrong_use
 
 from .console import reporter
+from .details import show_details
 from .figures import say_recorded, show_figures
 
 
@@ -20,6 +21,8 @@ def evaluate_encoder(
     json: bool,
     dtype: str | None,
     gpus_per_worker: float | None,
+    *,
+    per_category: bool = False,
 ) -> None:
     """Answer by an encoder, print the figures and what they can not say; arguments as of `evaluate`."""
     if (model is None) == (encoder is None):
@@ -41,6 +44,7 @@ def evaluate_encoder(
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import Evaluation
     from finedefics_platform.config.section import parse_document
+    from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation.encoders import default_answers
     from finedefics_platform.evaluation.encoders import evaluate_encoder as run
     from finedefics_platform.evaluation.recording import record_evaluation
@@ -77,9 +81,11 @@ def evaluate_encoder(
     for answer, chosen in summary["chosen"].items():
         if chosen:
             out.say(f"{answer}: " + ", ".join(f"{key} {_short(value)}" for key, value in chosen.items()))
-    out.done(
-        encoder=encoder, folder=str(done.place), summary=summary, tables=tables, mlflow_run=recorded.run_id
-    )
+    names = {one.category_id: one.name for one in open_dataset(workspace, data).categories()}
+    details = show_details(out, done, names, per_category=per_category)
+    say_recorded(out, done, recorded)
+    told = {"summary": summary, "tables": tables, **details, "mlflow_run": recorded.run_id}
+    out.done(encoder=encoder, folder=str(done.place), **told)
 
 
 def _short(value: object) -> str:

@@ -40,6 +40,9 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
             place = getattr(inner, "filename", None) or "the workspace or the temporary folder"
             cure = "free space, or set FINEDEFICS_HOME (and TMPDIR) to a larger disk"
             return FinedeficsError("the disk is full", place=str(place), cure=cure)
+    wrapped = getattr(error, "cause", None)
+    if isinstance(wrapped, BaseException):  # Ray's wrapper names its process first
+        error = wrapped
     first_line = next(iter(str(error).strip().splitlines()), "")
     thing = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return FinedeficsError(thing, place=command, cure="run again with --debug to see where")

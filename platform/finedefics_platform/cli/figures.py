@@ -29,8 +29,8 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
         if table:
             out.table(
                 "all categories" if scope == "all" else _options_title(done.summary),
-                ["answer", "group", "accuracy %", "95 % interval", "pictures", "pictures/s"],
-                _figures(table),
+                ["answer", "group", "accuracy %", "95 % interval", "pictures", "unparsed %", "pictures/s"],
+                _figures(table, done.summary["unparseable"]),
             )
     _say_options(out, done.summary, wanted)
     _say_chance(out, done.summary, tables)
@@ -39,9 +39,10 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
 
 
 def say_recorded(out: Reporter, done: "Evaluated", recorded: "Recorded") -> None:
-    """Where an evaluation lies, and its run in MLflow."""
+    """Say where an evaluation's files lie, and which run in MLflow has them."""
+    out.say(f"files: {escape(str(done.place))} (summary.json, items.parquet, embeddings.npz)")
     waits = " (the tracking server is away: `finedefics runs sync` sends it)" if recorded.waiting else ""
-    out.say(f"files in {escape(str(done.place))}; MLflow run {recorded.run_id}{waits}")
+    out.say(f"MLflow run: {recorded.run_id}{waits}")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:
@@ -102,13 +103,15 @@ def _say_calibration(out: Reporter, summary: Mapping[str, Any]) -> None:
     out.say(said)
 
 
-def _figures(table: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each answer and group."""
+def _figures(table: Mapping[str, Mapping[str, Any]], unparsed: Mapping[str, float]) -> list[list[str]]:
+    """One row for each answer and group; what was unparsed is that of the answer, both groups together."""
     rows = []
     for answer, cells in table.items():
         speed = f"{cells['pictures_per_second']:.0f}" if "pictures_per_second" in cells else ""
         for group in ("labelled", "new"):
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
-                rows.append([answer, group, percent[0], " to ".join(percent[1:]), str(cell["n"]), speed])
+                unread = f"{100 * unparsed[answer]:.1f}" if unparsed.get(answer) else ""
+                between = " to ".join(percent[1:])
+                rows.append([answer, group, percent[0], between, str(cell["n"]), unread, speed])
     return rows

@@ -81,7 +81,7 @@ def list_command(json: Json = False) -> None:
     Example: `finedefics jobs list`
     """
     from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.operate.jobs.views import views
+    from finedefics_platform.operate.jobs.views import run_page, views
 
     out = reporter(json)
     found = views(open_workspace())
@@ -96,6 +96,8 @@ def list_command(json: Json = False) -> None:
         for seen in found:
             if seen.state in ("lost", "waiting"):
                 out.say(f"{escape(seen.id)}: {escape(seen.message)}")
+            if page := run_page(seen):
+                out.say(f"{escape(seen.id)}: {escape(page)}")
     else:
         out.say("No jobs yet: `finedefics jobs submit JOB.yaml` sends one.")
     out.done(jobs=len(found))
@@ -109,7 +111,7 @@ def status(id_: Id, json: Json = False) -> None:
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.operate.jobs.records import find_job
-    from finedefics_platform.operate.jobs.views import Clusters, missing, view
+    from finedefics_platform.operate.jobs.views import Clusters, missing, run_page, show_command, view
 
     out, workspace = reporter(json), open_workspace()
     record, clusters = find_job(workspace, id_), Clusters()
@@ -129,6 +131,7 @@ def status(id_: Id, json: Json = False) -> None:
         ("ended", seen.status.get("ended")),
         ("exit code", seen.status.get("exit_code")),
         ("run", escape(_run(seen)) or None),
+        ("see", escape(run_page(seen) or show_command(seen) or "") or None),
         ("step", seen.status.get("run", {}).get("step")),
         ("heartbeat", None if seen.silent is None else f"{_duration(seen.silent)} ago"),
         ("message", escape(seen.message) or None),
@@ -209,7 +212,11 @@ def _follow(out: Reporter, record: "JobRecord", *, attempt: int | None) -> None:
             cure="mend what it says and submit it again with --resume",
         )
     if run := _run(seen):
+        from finedefics_platform.operate.jobs.views import run_page, show_command
+
         out.say(f"succeeded; run {escape(run)}")
+        if see := run_page(seen) or show_command(seen):
+            out.say(f"see: {escape(see)}")
     out.done(job=record.id, state=seen.state, run=seen.status.get("run", {}))
 
 
@@ -220,6 +227,8 @@ def _print(out: Reporter, text: str) -> None:
 
 
 def _fields(seen: "JobView") -> dict[str, Any]:
+    from finedefics_platform.operate.jobs.views import run_page, show_command
+
     spec = seen.job["spec"]
     return {
         "job": seen.id,
@@ -230,6 +239,8 @@ def _fields(seen: "JobView") -> dict[str, Any]:
         "silent_seconds": None if seen.silent is None else round(seen.silent, 1),
         "asks_for": spec["entrypoint"],
         "run": seen.status.get("run", {}),
+        "page": run_page(seen),
+        "show": show_command(seen),
         "exit_code": seen.status.get("exit_code"),
         "heartbeat": seen.status.get("heartbeat"),
         "message": seen.message,

@@ -59,6 +59,9 @@ class Autoscaler(Section):
 
     idle_seconds: int = Field(120, gt=0, description="After this long without work a node is given back.")
     upscaling: Literal["Default", "Aggressive", "Conservative"] = Field("Default", description="How fast.")
+    job_start_seconds: int = Field(
+        86400, gt=0, description="How long a job may wait for its node; by default Ray gives up after 900 s."
+    )
 
 
 class FaultTolerance(Section):

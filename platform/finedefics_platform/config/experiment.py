@@ -7,7 +7,7 @@ alive during instruction tuning, and the joint recipe are three files and no cod
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -59,6 +59,18 @@ class Evaluation(Section):
         description="Draws the order in which options are shown, and the pictures to calibrate on.",
     )
     options: int = Field(4, ge=2, description="Options of the multiple choice, the truth and hard ones.")
+    rotations: Literal["all"] | Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        exclude_if=lambda rotations: rotations is None,
+        description="Orders in which the options of every question are shown, each turned by one, to see how "
+        "a choice depends on its place; all: as many as there are options.",
+    )
+    unknown: Literal["auto", "on", "off"] = Field(
+        "auto",
+        exclude_if=lambda unknown: unknown == "auto",
+        description="Thresholds below which a picture shows something unknown, chosen on `val`. auto: of the "
+        "answers that read the object's embedding, which costs one pass; on: of all, which are asked there.",
+    )
     every: int | None = Field(None, gt=0, description="Steps between checks on `val` during training.")
     limit: int | None = Field(None, gt=0, description="Use only so many pictures.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
@@ -74,7 +86,7 @@ class Evaluation(Section):
         "(memory and speed only); default: 65,536, or what a card has room for.",
     )
 
-    @field_validator("calibration", mode="before")
+    @field_validator("calibration", "unknown", mode="before")
     @classmethod
     def _a_switch_in_yaml_is_a_truth_value(cls, value: Any) -> Any:
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

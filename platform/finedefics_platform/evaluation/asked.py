@@ -136,6 +136,12 @@ def asked_places(dataset: Dataset, settings: Settings, file: Published | None) -
 
 
 def effective(settings: Settings, categories: Sequence[Category], file: Published | None) -> Settings:
-    """The settings with as many options as are asked: of fewer categories all, of a file its own."""
+    """The settings with as many options as are asked, and as many orders of them.
+
+    Of fewer categories than options all are asked, of a file its own; in no more orders than there are.
+    """
     options = file.most if file is not None else min(settings.options, len(categories))
-    return settings.model_copy(update={"options": options})
+    rotations = settings.rotations
+    if rotations is not None:
+        rotations = options if rotations == "all" else min(rotations, options)
+    return settings.model_copy(update={"options": options, "rotations": rotations})

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError, reason_of, wrong_use
 from finedefics.records import SPLITS
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import Dataset
@@ -53,8 +54,9 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
 
     Raises:
         FinedeficsError: there is one category only, no labelled picture in the split, none to weigh the
-            ensemble on, the ensemble is asked for where its weight is chosen (exit code 2), or alignment is
-            to be calibrated and cannot.
+            ensemble on, the ensemble or thresholds are asked for where they are chosen (exit code 2),
+            options are to be turned and none are shown (exit code 2), or alignment is to be calibrated and
+            cannot.
     """
     from finedefics.evaluation.items import check_answers
 
@@ -73,6 +75,8 @@ def check_evaluable(dataset: Dataset, settings: Settings) -> "list[Category]":
             cure="leave the answer `ensemble` out, or add a val split",
         )
     _check_calibration(dataset, settings)
+    _check_unknown(dataset, settings)
+    _check_rotations(settings)
     return categories
 
 
@@ -110,6 +114,50 @@ def _check_calibration(dataset: Dataset, settings: Settings) -> None:
         place=dataset.reference,
         cure=f"ingest training pictures, or set evaluation.calibration to off and leave `{CALIBRATED}` out",
     )
+
+
+def _check_unknown(dataset: Dataset, settings: Settings) -> None:
+    if settings.unknown != "on":
+        return
+    if settings.split == DECIDED_ON:
+        raise wrong_use(
+            f"the thresholds are chosen on {DECIDED_ON}, so what they do there would flatter them",
+            place="evaluation.unknown",
+            cure="evaluate on the split test, or leave --unknown out",
+        )
+    if not labelled_pictures(dataset, DECIDED_ON):
+        raise FinedeficsError(
+            f"no labelled picture in the split {DECIDED_ON}, on which thresholds are chosen",
+            place=dataset.reference,
+            cure="leave --unknown out, or add a val split",
+        )
+
+
+def _check_rotations(settings: Settings) -> None:
+    from finedefics.scoring import ANSWERS
+
+    if settings.rotations is not None and not any(ANSWERS[one].asks_options for one in settings.answers):
+        raise wrong_use(
+            f"none of the answers {', '.join(settings.answers)} shows its options, so none can be turned",
+            place="evaluation.rotations",
+            cure="ask for letters, letters_foci or letters_likelihood, or leave --rotations out",
+        )
+
+
+def check_weights(folder: Path) -> None:
+    """FinedeficsError where a model folder's weights cannot be read; their headers alone are looked at."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="pt") as weights:
+                weights.keys()
+        except (SafetensorError, OSError) as error:
+            raise FinedeficsError(
+                f"the weights cannot be read ({reason_of(error)})",
+                place=str(file),
+                cure="copy or download the model again",
+            ) from error
 
 
 def check_categories(dataset: Dataset, split: str) -> "list[Category]":

@@ -28,7 +28,7 @@ from finedefics_platform.data.embeddings import Array, Embeddings, embed, named_
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.evaluation.asked import Asked, ask, effective, published
 from finedefics_platform.evaluation.checks import check_categories
-from finedefics_platform.evaluation.items import ITEMS, Evaluated, open_evaluation
+from finedefics_platform.evaluation.items import FORMAT, ITEMS, Evaluated, open_evaluation
 
 if TYPE_CHECKING:
     from finedefics.embedders import Settings
@@ -151,7 +151,7 @@ def _check_learns(answers: Sequence[str], dataset: Dataset) -> None:
 
 def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> dict[str, Any]:
     """What the figures are measured on and how; with the name left out, what determines them."""
-    others = {"split", "limit", "every", "calibration", "dtype", "micro_tokens"}
+    others = {"split", "limit", "every", "calibration", "dtype", "micro_tokens", "rotations", "unknown"}
     protocol = settings.model_dump(mode="json", exclude=others)
     return {
         "dataset": dataset.reference,
@@ -161,6 +161,7 @@ def _about(dataset: Dataset, settings: Evaluation, identity: str, file: Any) -> 
         "protocol": protocol if file is None else {**protocol, "options_of": file.digest},
         "model_digest": identity,
         "encoder": True,
+        "format": FORMAT,
         "labelled_digest": digest_of(sorted(dataset.labelled_category_ids())),
     }
 
@@ -175,6 +176,7 @@ class _Work:
 
     def __call__(self, asked: Asked) -> tuple[Answers, Array]:
         """Answers to all pictures, and their embeddings."""
+        from finedefics.evaluation.rows import Questions
         from finedefics.probes import ENCODER_ANSWERS, Known
 
         ids = [sample.sample_id for sample in asked.samples]
@@ -200,6 +202,7 @@ class _Work:
         position = {category.category_id: i for i, category in enumerate(categories)}
         offered = [[position[option] for option in choice] for choice in asked.choices]
         labelled = self.dataset.labelled_category_ids()
+        questions = Questions(ids, truth, offered, [*position], labelled, self.settings.seed)
         answers = Answers([], {}, {}, {})
         for name in self.settings.answers:
             answerer = ENCODER_ANSWERS[name](known)
@@ -208,7 +211,7 @@ class _Work:
             answers.seconds[name] = time.perf_counter() - started
             answers.chosen[name] = answerer.chosen
             answers.able[name] = int((scores > -np.inf).any(0).sum()) if len(scores) else 0
-            answers.rows.extend(_rows(categories, ids, truth, name, scores, offered, labelled))
+            answers.rows.extend(questions.rows(name, scores))
         return answers, pictures
 
     def labelled(self, split: str) -> tuple[Array, npt.NDArray[np.intp], list[str]]:
@@ -229,35 +232,6 @@ class _Work:
         return np.concatenate(rows), np.array(own, np.intp), ids
 
 
-def _rows(
-    categories: Sequence[Category],
-    ids: Sequence[str],
-    truth: Sequence[str | None],
-    answer: str,
-    scores: Any,
-    offered: Sequence[Sequence[int]],
-    labelled: set[str],
-) -> list[dict[str, Any]]:
-    from finedefics.evaluation.items import ALL, LABELLED, NEW, OPTIONS
-    from finedefics.scoring import best_category, multiple_choice
-
-    predictions = {ALL: best_category(scores), OPTIONS: multiple_choice(scores, offered)}
-    return [
-        {
-            "sample_id": sample_id,
-            "category_id": own,
-            "group": LABELLED if own in labelled else NEW,
-            "answer": answer,
-            "scope": scope,
-            "predicted": (said := None if best is None else categories[best].category_id),
-            "correct": said == own,
-            "description": None,
-        }
-        for scope, found in predictions.items()
-        for sample_id, own, best in zip(ids, truth, found, strict=True)
-    ]
-
-
 def _write(
     folder: Path,
     found: tuple[Answers, Array],
@@ -267,8 +241,11 @@ def _write(
     about: dict[str, Any],
 ) -> None:
     answers, pictures = found
+    from finedefics.evaluation.selective import selective
+
     rows = sorted(answers.rows, key=lambda row: (row["answer"], row["scope"]))
-    pq.write_table(pa.Table.from_pylist(rows, ITEMS), folder / "items.parquet")
+    table = pa.Table.from_pylist(rows, ITEMS)
+    pq.write_table(table, folder / "items.parquet")
     texts = {"name": work.texts.get("names"), "description": work.texts.get("descriptions")}
     np.savez(
         folder / "embeddings.npz",
@@ -287,6 +264,9 @@ def _write(
         "pictures_per_second": speeds,
         "tokens_per_picture": {answer: {"forwarded": 0.0, "generated": 0.0} for answer in answered},
         "unparseable": dict.fromkeys(answered, 0.0),
+        "unknown": selective(table),
+        "rotations": {},
+        "open_set": {},
         "ensemble": None,
         "able": answers.able,
         "chosen": answers.chosen,

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from finedefics_platform.evaluation.asked import told
 from finedefics_platform.evaluation.parts import Part, read_arrays, read_rows
 
 if TYPE_CHECKING:
-    from finedefics.scoring import CategoryIndex
+    from finedefics.scoring import CategoryIndex, Unknown
 
 _UNPACKED = "objects.npy"
 
@@ -31,8 +31,14 @@ ITEMS = pa.schema(
         ("predicted", pa.string()),
         ("correct", pa.bool_()),
         ("description", pa.string()),
+        ("options", pa.list_(pa.string())),  # in the order shown; null where every category competes
+        ("position", pa.int32()),  # of the truth among them, from 0; null likewise
+        ("reply", pa.string()),  # what the model wrote, word for word; null where it writes nothing
+        ("score", pa.float32()),  # of the prediction, by the answer itself; null where it has none
+        ("rotation", pa.int32()),  # how far the order of the options was turned; 0: the ordinary order
     ]
 )
+FORMAT = 2  # of an evaluation's folder: what an older one lacks is not taken for an answer
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,21 @@ class Evaluated:
             ``index/``.
         place: of the folder in the workspace.
         summary: what was measured on (``dataset``, its ``dataset_digest``, ``split``, ``limit``,
-            ``pictures``, ``categories``, ``model_digest``, ``labelled_digest``) and how (``protocol``:
-            answers, options, seed, and for options of a file its digest, ``options_of``; and the model's
-            ``dtype``); how many pictures
-            were asked on random options (``options_random``), what ``chance`` gives, and what of an
-            ``options_file`` was asked; ``finished`` in Unix seconds; ``pictures_per_second`` and
-            ``tokens_per_picture`` by answer (a speed is that of one process that gives this answer alone:
+            ``pictures``, ``categories``, ``model_digest``, ``labelled_digest``; ``model`` is what it was
+            called where it was first asked, None of a folder) and how (``format``; ``protocol``: answers,
+            options, seed, and for options of a file its digest, ``options_of``; and the model's
+            ``dtype``); how many pictures were asked on random options (``options_random``), what ``chance``
+            gives, and what of an ``options_file`` was asked; ``finished`` in Unix seconds;
+            ``pictures_per_second`` and ``tokens_per_picture`` by answer (a speed is that of one process that
+            gives this answer alone:
             what several answers share was done once and counts for each), the ``unparseable`` share of
             replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
             ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
-            decided (None where no answer could use one), and ``retrieval`` of names and descriptions from
-            object embeddings.
+            decided (None where no answer could use one), ``retrieval`` of names and descriptions from
+            object embeddings; and by answer what a threshold on its score does (``unknown``,
+            `finedefics.evaluation.selective`), how its choices follow the order of the options
+            (``rotations``, of answers that were asked in several), and how often a free reply was a name
+            (``open_set``).
     """
 
     folder: Path
@@ -71,9 +81,20 @@ class Evaluated:
         """The item table, Parquet."""
         return self.folder / "items.parquet"
 
-    def items(self) -> pa.Table:
-        """The item table (schema `ITEMS`)."""
-        return pq.read_table(self.items_file)
+    def items(self, *, rotated: bool = False) -> pa.Table:
+        """The item table (schema `ITEMS`), in which each picture, answer and scope stands once.
+
+        What the tables of older formats lack is null.
+
+        Args:
+            rotated: with what was asked in other orders of the options, too.
+        """
+        stored = pq.read_table(self.items_file)
+        for column in ITEMS:
+            if column.name not in stored.column_names:
+                stored = stored.append_column(column, pa.nulls(len(stored), column.type))
+        stored = stored.select(ITEMS.names)
+        return stored if rotated else stored.filter(pc.equal(stored["rotation"].fill_null(0), 0))
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """``objects`` [pictures, dim], ``name`` and ``description`` [categories, dim], and their ids."""
@@ -88,7 +109,12 @@ def open_evaluation(place: Location) -> Evaluated:
 
 
 def write_evaluation(
-    folder: Path, parts: Location, asked: Sequence[Part], index: "CategoryIndex", about: dict[str, Any]
+    folder: Path,
+    parts: Location,
+    asked: Sequence[Part],
+    index: "CategoryIndex",
+    unknown: "Unknown | None",
+    about: dict[str, Any],
 ) -> None:
     """Fill an evaluation's folder from its finished parts.
 
@@ -96,15 +122,17 @@ def write_evaluation(
         parts: where they are kept.
         asked: all of them, in the order of their pictures.
         index: of the model, with what was decided.
+        unknown: thresholds, where any were chosen; kept with the index.
         about: what was measured on and how; the head of the summary.
     """
-    from finedefics.evaluation.items import unparseable
-
     rows = read_rows(parts, asked)
-    # a stable order: within an answer and scope that of the pictures
-    rows = rows.take(pc.sort_indices(rows, [("answer", "ascending"), ("scope", "ascending")]))
+    # a stable order: within an answer, scope and rotation that of the pictures
+    order = [(column, "ascending") for column in ("answer", "scope", "rotation")]
+    rows = rows.take(pc.sort_indices(rows, order))
     pq.write_table(rows, folder / "items.parquet")
     index.save(folder / "index")
+    if unknown is not None:
+        unknown.save(folder / "index")
     gathered = _gather(folder, parts, asked, index)
     texts = {"name": index.names.numpy(), "description": index.descriptions.numpy()}
     np.savez(
@@ -127,11 +155,33 @@ def write_evaluation(
                 answers, (gathered.tokens / pictures).tolist(), strict=True
             )
         },
-        "unparseable": unparseable(rows),
+        **figures_of(rows, {one.category_id: one.name for one in index.categories}, unknown),
         "ensemble": asdict(index.ensemble) if index.ensemble else None,
         "retrieval": {f"object_to_{of}": hits / pictures for of, hits in gathered.retrieved.items()},
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+def figures_of(rows: pa.Table, names: Mapping[str, str], unknown: "Unknown | None" = None) -> dict[str, Any]:
+    """For a summary, what the item table says beside accuracy: what was unparsed, unknown, turned and free.
+
+    Args:
+        rows: of schema `ITEMS`, of answers that the product's own registry has.
+        names: of all categories, by id.
+        unknown: thresholds, where any were chosen.
+    """
+    from finedefics.evaluation.categories import open_set
+    from finedefics.evaluation.items import unparseable
+    from finedefics.evaluation.rotations import rotation_figures
+    from finedefics.evaluation.selective import selective
+
+    ordinary = rows.filter(pc.equal(rows["rotation"], 0))
+    return {
+        "unparseable": unparseable(ordinary),
+        "unknown": selective(ordinary, unknown),
+        "rotations": rotation_figures(rows),
+        "open_set": open_set(ordinary, names),
+    }
 
 
 @dataclass

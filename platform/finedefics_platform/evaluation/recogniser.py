@@ -12,6 +12,7 @@ from finedefics_platform.base.storage import Location, commit, committed, fetch
 from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.asked import choose
+from finedefics_platform.evaluation.foreign import asked_for_thresholds
 from finedefics_platform.evaluation.items import ITEMS
 from finedefics_platform.evaluation.parts import DECIDING, PLACED, Part, write_arrays, write_rows
 
@@ -54,10 +55,11 @@ class Question:
 
 
 class Embedding:
-    """Embeds the pictures of parts, for the calibration and the ensemble's weight; lives in a process.
+    """Embeds the pictures of parts, to calibrate, weigh and choose thresholds; lives in a process.
 
     A part's arrays: ``objects`` [pictures, dim], and of those to decide on the scores [pictures, categories]
-    of the answer ``names`` where the ensemble is asked for.
+    of the answer ``names`` where the ensemble is asked for, and by ``best_<answer>`` the best score
+    [pictures] of each of `asked_for_thresholds`.
     """
 
     def __init__(self, question: Question) -> None:
@@ -68,10 +70,15 @@ class Embedding:
         """Write what a part gives."""
         from finedefics.evaluation.items import embeddings_and_scores
 
-        weighs = part.kind == DECIDING and "ensemble" in self.question.settings.answers
+        settings = self.question.settings
+        deciding = part.kind == DECIDING
+        whole = ["names"] if deciding and "ensemble" in settings.answers else []
+        best = asked_for_thresholds(settings) if deciding else []
         samples = self.dataset.samples_at(part.places, _BYTES_ONLY)
-        objects, scores = embeddings_and_scores(self.model, samples, ["names"] if weighs else [])
-        write_arrays(self.question.parts / part.name, objects=objects, **scores)
+        objects, scores = embeddings_and_scores(self.model, samples, list(dict.fromkeys([*whole, *best])))
+        arrays = {name: scores[name] for name in whole}
+        arrays |= {f"best_{name}": scores[name].max(1) for name in best}
+        write_arrays(self.question.parts / part.name, objects=objects, **arrays)
 
 
 class Answering:
@@ -98,7 +105,13 @@ class Answering:
         else:
             choices, drawn = [part.options[sample.sample_id] for sample in samples], 0
         items = evaluate_samples(
-            self.model, samples, answers, labelled=question.labelled, choices=choices, warm=self.warm
+            self.model,
+            samples,
+            answers,
+            labelled=question.labelled,
+            choices=choices,
+            rotations=_orders(question.settings),
+            warm=self.warm,
         )
         self.warm = True
         place = {category.category_id: i for i, category in enumerate(self.model.categories)}
@@ -113,6 +126,12 @@ class Answering:
             sizes=sorted(Counter(map(len, choices)).items()),
             drawn=drawn,
         )
+
+
+def _orders(settings: Settings) -> int:
+    """In how many orders options are shown (`finedefics_platform.evaluation.asked.effective`)."""
+    assert settings.rotations != "all", "settled before anything is asked"
+    return settings.rotations or 1
 
 
 def open_recogniser(question: Question) -> "Recogniser":

@@ -22,8 +22,9 @@ from finedefics_platform.data.store import Dataset, Place, open_dataset
 from finedefics_platform.evaluation.asked import Published, asked_places, effective, published
 from finedefics_platform.evaluation.calibrating import calibrate, ensemble_weight, fitting_places
 from finedefics_platform.evaluation.calibrating import told as told_calibration
-from finedefics_platform.evaluation.checks import Planned, check_evaluable, planned
-from finedefics_platform.evaluation.items import Evaluated, open_evaluation, write_evaluation
+from finedefics_platform.evaluation.checks import Planned, check_evaluable, check_weights, planned
+from finedefics_platform.evaluation.foreign import thresholds, with_thresholds
+from finedefics_platform.evaluation.items import FORMAT, Evaluated, open_evaluation, write_evaluation
 from finedefics_platform.evaluation.parts import (
     ASKED,
     DECIDING,
@@ -43,7 +44,7 @@ from finedefics_platform.evaluation.validation import validation_places
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finedefics.scoring import CategoryIndex
+    from finedefics.scoring import CategoryIndex, Unknown
 
 # Has missing parts made by processes that open their work with the question.
 Make = Callable[[Callable[[Question], Callable[[Part], None]], Question, Sequence[Part], str], None]
@@ -57,6 +58,7 @@ def evaluate(
     *,
     labelled: Collection[str] | None = None,
     options: str | os.PathLike[str] | None = None,
+    called: str | None = None,
     shards: int | None = None,
     gpus_per_worker: float | None = None,
     progress: Progress = SILENT,
@@ -73,13 +75,14 @@ def evaluate(
             default: those that have labels in the dataset.
         options: a published file of questions (`finedefics.evaluation.options`): its pictures and options are
             asked, and no others.
+        called: what the model is called wherever it lies: a run, a version, or a hub name at a commit.
         shards: processes that share the pictures; default: as many as the GPUs have room for, two without.
         gpus_per_worker: of each process; default: 1 where the cluster has a GPU, else 0.
 
     Raises:
         FinedeficsError: an answer is unknown, the split has no labelled picture, there is one category only,
             alignment is to be calibrated and cannot, the options are of other pictures, there is no model,
-            or its dtype is none that it can be asked in.
+            its weights cannot be read, or its dtype is none that it can be asked in.
     """
     from finedefics.backbones import stored_dtype
 
@@ -98,14 +101,15 @@ def evaluate(
         known,
         workspace.evaluation_parts,
     )
-    about = _about(question, dataset, file)
+    check_weights(folder)
+    about = {"model": called, **_about(question, dataset, file)}
     place = workspace.evaluations / _address(about)
     if committed(place) is None:
         claims = workspace.evaluation_lease(place.name)
         with lease(claims, f"evaluation {place.name}", progress=progress) as held:
             if committed(place) is None:
                 question = replace(question, parts=question.parts / place.name)
-                begin(question.parts, {"model": workspace.name_of(question.model), **about})
+                begin(question.parts, {**about, "model": workspace.name_of(question.model)})
                 make = partial(_make, shards=shards, gpus_per_worker=gpus_per_worker, progress=progress)
                 plan = planned(dataset, settings)
                 question = _decided(question, dataset, plan, make)
@@ -116,7 +120,8 @@ def evaluate(
                 about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
                 about |= {"placed": (question.parts / PLACED).read_json()}
                 with commit(place) as draft:
-                    write_evaluation(draft, question.parts, asked, index, {**about, "finished": time.time()})
+                    about["finished"] = time.time()
+                    write_evaluation(draft, question.parts, asked, index, _unknown(question), about)
                     held.check()
                 question.parts.delete()
     return open_evaluation(place)
@@ -130,6 +135,7 @@ def _about(question: Question, dataset: Dataset, file: Published | None) -> dict
     settings = question.settings
     protocol = settings.model_dump(mode="json", exclude={"split", "limit", "every", "dtype", "micro_tokens"})
     return {
+        "format": FORMAT,
         "dataset": dataset.reference,
         "dataset_digest": dataset.digest,
         "split": settings.split,
@@ -144,7 +150,8 @@ def _about(question: Question, dataset: Dataset, file: Published | None) -> dict
 def _address(about: dict[str, Any]) -> str:
     """Digest of what determines the figures: not of the dataset's name, nor of the dtype that is usual."""
     usual = about["dtype"] == "float32"
-    return digest_of({k: v for k, v in about.items() if k != "dataset" and not (usual and k == "dtype")})
+    named = ("dataset", "model")
+    return digest_of({k: v for k, v in about.items() if k not in named and not (usual and k == "dtype")})
 
 
 def _told(file: Published | None) -> dict[str, Any]:
@@ -152,11 +159,12 @@ def _told(file: Published | None) -> dict[str, Any]:
 
 
 def _decided(question: Question, dataset: Dataset, plan: Planned | None, make: Make) -> Question:
-    """The question with the index that holds the calibration and the ensemble's weight that it asks for."""
+    """The question with the index that holds the calibration, weight and thresholds that it asks for."""
     settings = question.settings
     fits, weighs = plan is not None and plan.fits, "ensemble" in settings.answers
-    decides = weighs or (plan is not None and plan.decides)
-    if not fits and not weighs:
+    foreign = with_thresholds(dataset, settings)
+    decides = bool(weighs or foreign or (plan is not None and plan.decides))
+    if not fits and not decides:
         return question
     decided = replace(question, decided=True)
     if committed(decided.index) is None:
@@ -166,18 +174,24 @@ def _decided(question: Question, dataset: Dataset, plan: Planned | None, make: M
             FITTING: in_parts(FITTING, fitting, DRAWN_PART),
             DECIDING: in_parts(DECIDING, deciding, PART),
         }
-        label = "calibrating" if fits else "weighing the ensemble"
+        label = "calibrating" if fits else "weighing the ensemble" if weighs else "choosing thresholds"
         make(Embedding, question, [*parts[FITTING], *parts[DECIDING]], label)
         index, truth = _index(question), _truth(dataset, deciding)
         fitted, judged = (_stacked(question, parts[kind], "objects") for kind in (FITTING, DECIDING))
         found = calibrate(plan, index, fitted, judged, truth, dataset.digest)
         index = replace(index, calibration=found)
+        names = _stacked(question, parts[DECIDING] if weighs else [], "names")
         if weighs:
-            names = _stacked(question, parts[DECIDING], "names")
             weight = ensemble_weight(index, names, judged, truth, dataset.digest)
             index = replace(index, ensemble=weight)
+
+        def best(answer: str) -> "Tensor":
+            return _stacked(question, parts[DECIDING], f"best_{answer}")
+
         with commit(decided.index) as draft:
             index.save(draft)
+            if foreign:
+                thresholds(foreign, index, judged, names, best, dataset.digest).save(draft)
     return decided
 
 
@@ -208,6 +222,12 @@ def _index(question: Question) -> "CategoryIndex":
     from finedefics.scoring import CategoryIndex
 
     return CategoryIndex.load(fetch(question.index))
+
+
+def _unknown(question: Question) -> "Unknown | None":
+    from finedefics.scoring import Unknown
+
+    return Unknown.find(fetch(question.index))
 
 
 def _truth(dataset: Dataset, places: Sequence[Place]) -> list[int]:

@@ -8,6 +8,8 @@ import os
 import secrets
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.storage import Location
@@ -18,15 +20,31 @@ def main(uri: str, seconds: float) -> None:
     watch = threading.Timer(seconds, _leave, (f"no answer within {seconds:.0f} s",))
     watch.daemon = True
     watch.start()
-    probe = Location.of(uri) / f"doctor-{secrets.token_hex(4)}"
+    root = Location.of(uri)
     try:
-        probe.exists()  # asked first: whoever is not let in is told so most plainly here
-        probe.write_bytes(b"x")
-        same = probe.read_bytes() == b"x"
-        probe.delete()
+        root.exists()  # asked first: whoever is not let in is told so most plainly here
+        with written(root, f"doctor-{secrets.token_hex(4)}", b"x") as probe:
+            same = probe.read_bytes() == b"x"
     except (FinedeficsError, FileNotFoundError) as error:
         _leave(getattr(error, "thing", str(error)))
     _leave("" if same else "what was written is not what is read")
+
+
+@contextmanager
+def written(root: Location, name: str, content: bytes) -> Iterator[Location]:
+    """A file that is there for a while; afterwards it is gone, and so are folders that were made for it."""
+    local = root.local
+    missing = [] if local is None else [one for one in (local, *local.parents) if not one.exists()]
+    try:
+        (root / name).write_bytes(content)
+        try:
+            yield root / name
+        finally:
+            (root / name).delete()
+    finally:
+        with suppress(OSError):  # somebody else wrote there meanwhile
+            for folder in missing:
+                folder.rmdir()
 
 
 def _leave(reason: str) -> None:

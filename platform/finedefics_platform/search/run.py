@@ -84,6 +84,7 @@ def run_search(
             return _opened(place)
         attempt = _attempt(place, force)
         with _recorded(tracker, search, key, force) as summary:
+            progress.event("recording", search=key, mlflow_run=summary["parent_run_id"])
             summary |= _searched(workspace, search, document, attempt, summary, tracker, progress)
         held.check()
         finished.write_json(summary)

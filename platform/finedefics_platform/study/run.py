@@ -68,6 +68,7 @@ def run_study(
         lease(place / "lease", f"study {planned.key}", progress=progress),
         _recorded(tracker, planned) as record,
     ):
+        progress.event("recording", study=planned.key, mlflow_run=record.run)
         outcome = carry_out(workspace, planned, place, progress, at_once)
         told = summary(planned, outcome)
         (place / RESULT).write_json(told)

@@ -172,6 +172,13 @@ def test_an_error_from_a_ray_task_is_the_users_line(ray_cluster: Any) -> None:
     wrapped.__cause__ = caught.value
     assert str(explain(wrapped, "finedefics train")) == "train/a.jpg: not a picture; remove it"
 
+    def fail() -> None:
+        raise KeyError("weights")
+
+    with pytest.raises(Exception) as foreign:  # noqa: PT011
+        ray_cluster.get(ray_cluster.remote(fail).remote(), timeout=120)
+    assert explain(foreign.value, "finedefics evaluate").thing == "KeyError: 'weights'"
+
 
 def test_stdout_is_for_json_lines_alone(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def probe(json: Annotated[bool, typer.Option("--json")] = False) -> None:

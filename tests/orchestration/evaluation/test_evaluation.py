@@ -17,9 +17,9 @@ from finedefics.base_model import untrained_backbone
 from finedefics.conversation import Templates
 from finedefics.data.generated import WorldPlan, make_world, write_world
 from finedefics.errors import FinedeficsError
-from finedefics.scoring import CategoryIndex
+from finedefics.scoring import CategoryIndex, Unknown
 from finedefics_platform.base.content import model_digest
-from finedefics_platform.base.storage import commit, holder
+from finedefics_platform.base.storage import Location, commit, holder
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.describing import describe
@@ -27,11 +27,13 @@ from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.mining import mine
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.evaluation.items import Evaluated
+from finedefics_platform.evaluation.probing import BASE, TUNED, probe
 from finedefics_platform.evaluation.run import evaluate
 
 ASKED = Templates(question="What is this red tern ?")
-ANSWERS = ("names", "names_free", "alignment", "letters", "letters_likelihood", "ensemble")
-WANTED = Evaluation(answers=ANSWERS, seed=3)
+ANSWERS = ("names", "names_free", "names_open", "alignment", "letters", "letters_likelihood", "ensemble")
+WANTED = Evaluation(answers=ANSWERS, seed=3, rotations="all", unknown="on")
+CHEAP = Evaluation(answers=("alignment",), seed=3)
 EQUAL = Evaluation(answers=("alignment", "ensemble"), limit=4)  # what equal_evaluation.py asks for
 
 
@@ -89,6 +91,71 @@ def test_the_index_says_how_its_model_is_asked_and_weighed(done: Evaluated) -> N
     assert done.summary["ensemble"]["weight"] == index.ensemble.weight
 
 
+def test_options_are_asked_in_all_their_orders_and_count_in_one(done: Evaluated) -> None:
+    letters = ("letters", "letters_likelihood")
+    rows = done.items(rotated=True).to_pylist()
+    turned = [row for row in rows if row["rotation"]]
+    assert {(row["answer"], row["rotation"]) for row in turned} == {
+        (a, k) for a in letters for k in (1, 2, 3)
+    }
+    assert done.items().num_rows + len(turned) == len(rows)
+    for row in rows:
+        if row["scope"] == "options":
+            assert row["options"][row["position"]] == row["category_id"]
+        else:
+            assert row["options"] is row["position"] is None
+    told = done.summary["rotations"]
+    assert set(told) == set(letters)
+    assert (told["letters"]["orders"], told["letters"]["questions"]) == (4, 8)
+    likelihood = told["letters_likelihood"]
+    assert sum(one["chosen"] for one in likelihood["positions"]) == 4 * 8
+    assert {one["truth"] for one in likelihood["positions"]} == {8}
+
+
+def test_thresholds_are_chosen_on_val_and_kept_with_the_index(
+    place: tuple[Workspace, Path], done: Evaluated
+) -> None:
+    workspace, model = place
+    unknown = Unknown.load(done.index)
+    assert set(unknown.thresholds) == {"names", "alignment", "ensemble"}
+    assert (unknown.split, unknown.pictures) == ("val", 8)
+    assert set(done.summary["unknown"]) == set(unknown.thresholds)
+    on_val = evaluate(workspace, model, "birds", Evaluation(answers=("names",), split="val", seed=3))
+    scores = [row["score"] for row in on_val.items().to_pylist() if row["scope"] == "all"]
+    # of eight pictures none may be refused
+    assert unknown.thresholds["names"] == pytest.approx(min(scores), abs=1e-4)
+    assert Unknown.find(on_val.index) is None, "it would be judged where it was chosen"
+    told = done.summary["unknown"]["names"]
+    own = [row for row in done.items().to_pylist() if (row["answer"], row["scope"]) == ("names", "all")]
+    answered = [row for row in own if row["score"] >= told["threshold"]]
+    assert told["coverage"] == len(answered) / len(own)
+    assert told["curve"][-1] == [1.0, sum(not row["correct"] for row in own) / len(own)]
+
+
+def test_a_free_reply_is_judged_exactly_and_in_normal_form(done: Evaluated) -> None:
+    found = done.summary["open_set"]
+    assert set(found) == {"names_free", "names_open"}
+    replies = {
+        answer: [r["reply"] for r in done.items().to_pylist() if (r["answer"], r["scope"]) == (answer, "all")]
+        for answer in found
+    }
+    assert replies["names_free"] == replies["names_open"]
+    assert found["names_free"] == found["names_open"]
+    assert found["names_free"]["exact"]["n"] == 8
+
+
+def test_probes_of_a_model_and_its_base_are_compared_on_the_same_pictures(
+    place: tuple[Workspace, Path], done: Evaluated
+) -> None:
+    workspace, model = place
+    there = Location.of(model)
+    found = probe(workspace, {BASE: there, TUNED: there}, "birds", CHEAP)
+    assert found["tables"][BASE] == found["tables"][TUNED]
+    assert {one["answer"] for one in found["differences"]} == {"zero_shot", "knn", "linear_probe"}
+    assert {one["mean"] for one in found["differences"]} == {0.0}
+    assert {len(set(found["evaluations"].values())), sum(o["n"] for o in found["differences"])} == {1, 3 * 8}
+
+
 def test_a_weight_is_not_judged_where_it_was_chosen(place: tuple[Workspace, Path]) -> None:
     workspace, model = place
     with pytest.raises(FinedeficsError, match="chosen on val"):
@@ -100,10 +167,9 @@ def test_other_words_are_another_evaluation(place: tuple[Workspace, Path], done:
     assert evaluate(workspace, model, "birds", WANTED).folder == done.folder
     Templates().save(model)
     try:
-        cheap = WANTED.model_copy(update={"answers": ("alignment",)})
-        before = evaluate(workspace, model, "birds", cheap).folder
+        before = evaluate(workspace, model, "birds", CHEAP).folder
         ASKED.save(model)
-        assert evaluate(workspace, model, "birds", cheap).folder != before
+        assert evaluate(workspace, model, "birds", CHEAP).folder != before
     finally:
         ASKED.save(model)
 
@@ -115,7 +181,7 @@ def test_figures_say_what_they_were_measured_on(place: tuple[Workspace, Path], d
     assert (said["dataset"], said["dataset_digest"]) == (dataset.reference, dataset.digest)
     assert (said["split"], said["limit"], said["pictures"]) == ("test", None, 8)
     protocol = {"answers": list(ANSWERS), "calibration": "auto", "options": 4, "seed": 3}
-    assert said["protocol"] == protocol
+    assert said["protocol"] == {**protocol, "rotations": 4, "unknown": "on"}
     assert said["model_digest"] == model_digest(model)
     assert said["finished"] == pytest.approx(time.time(), abs=600)
     assert str(workspace.root) not in (done.folder / "summary.json").read_text()
@@ -123,7 +189,7 @@ def test_figures_say_what_they_were_measured_on(place: tuple[Workspace, Path], d
 
 def test_what_was_labelled_is_told_by_the_training(place: tuple[Workspace, Path]) -> None:
     workspace, model = place
-    cheap = WANTED.model_copy(update={"answers": ("alignment",)})
+    cheap = CHEAP
     usual = evaluate(workspace, model, "birds", cheap)
     labelled = open_dataset(workspace, "birds").labelled_category_ids()
     assert labelled_in(usual) == labelled
@@ -139,7 +205,7 @@ def labelled_in(evaluated: Evaluated) -> set[str]:
 
 def test_a_model_is_its_content(place: tuple[Workspace, Path], tmp_path: Path) -> None:
     workspace, model = place
-    cheap = WANTED.model_copy(update={"answers": ("alignment",), "limit": 2})
+    cheap = CHEAP.model_copy(update={"limit": 2})
     shutil.copytree(model, tmp_path / "copy")
     first = evaluate(workspace, model, "birds", cheap).place
     assert evaluate(workspace, tmp_path / "copy", "birds", cheap).place == first

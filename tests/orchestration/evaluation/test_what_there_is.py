@@ -1,11 +1,16 @@
 """An evaluation asks what there is, says what it asked, and refuses at once what cannot be asked."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bird_folder import encoded, put
+from safetensors.torch import load_file, save_file
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
@@ -15,7 +20,7 @@ from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.ingesting import ingest
 from finedefics_platform.data.store import open_dataset
 from finedefics_platform.evaluation import run as evaluation
-from finedefics_platform.evaluation.checks import evaluable_splits
+from finedefics_platform.evaluation.checks import check_weights, evaluable_splits
 from finedefics_platform.evaluation.run import evaluate
 from finedefics_platform.models.evidence import collect
 
@@ -55,12 +60,22 @@ def test_fewer_categories_than_options_and_nothing_mined(
     assert said["protocol"] == {"answers": ["alignment"], "calibration": "auto", "options": 3, "seed": 0}
     assert (said["pictures"], said["options_random"], said["categories"]) == (6, 6, 3)
     assert said["chance"] == {"all": pytest.approx(1 / 3), "options": pytest.approx(1 / 3)}
-    assert main(asked) == 0
+    assert {row["category_id"] for row in last["categories"]["alignment"]} == set(category_ids(place))
+    assert sum(row["n"] for row in last["categories"]["alignment"]) == 6
+    wrong = sum(pair["count"] for pair in last["confused"]["alignment"])
+    assert wrong == sum(round(row["n"] * (1 - row["accuracy"])) for row in last["categories"]["alignment"])
+    assert main([*asked, "--per-category"]) == 0
     told = capfd.readouterr().out
+    assert f"files: {last['folder']} (" in told
+    assert "hardest categories" not in told
     assert "3 options: there are no more categories" in told
     assert "6 of 6 pictures were asked on random options" in told
     assert "3 options, some random" in told
     assert "not shown to be better than guessing among options (33.3 %): alignment (labelled)" in told
+
+
+def category_ids(place: Workspace) -> list[str]:
+    return [category.category_id for category in open_dataset(place, "three").categories()]
 
 
 def test_asking_for_as_many_as_there_are_is_the_same_evaluation(place: Workspace, tiny_model: Path) -> None:
@@ -109,6 +124,8 @@ def test_a_published_file_is_asked_as_it_stands(place: Workspace, tiny_model: Pa
             "no labelled picture in the split val; nothing is held out",
         ),
         ("three", Evaluation(answers=("ensemble",), split="val"), "chosen on val"),
+        ("three", CHEAP.model_copy(update={"unknown": "on", "split": "val"}), "thresholds are chosen on val"),
+        ("three", CHEAP.model_copy(update={"rotations": "all"}), "alignment shows its options, so none"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_starts(
@@ -122,6 +139,71 @@ def test_what_cannot_be_asked_is_said_before_anything_starts(
     with pytest.raises(FinedeficsError, match=message) as caught:
         evaluate(place, "no model at all", name, settings)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["./nowhere"], "error: ./nowhere: there is no such folder"),
+        (["no/such/model"], "error: no/such/model: there is no such folder"),
+        (
+            ["some/model"],
+            "error: some/model: neither a run, a registered model nor a folder, and on the hub no ",
+        ),
+        (["./nowhere", "--register", "a b"], "error: 'a b': not a model name"),
+        (["./nowhere", "--register", ""], "error: '': not a model name"),
+        (["./nowhere", "--rotations", "1"], "error: --rotations: '1' is no number of orders; give all, or 2"),
+        (
+            ["./nowhere", "--rotations", "all"],
+            "error: evaluation.rotations: none of the answers names, align",
+        ),
+        (["--encoder", "clip:x", "--rotations", "2"], "error: --rotations: an encoder has no language model"),
+    ],
+)
+def test_a_wrong_request_is_one_line_before_anything_starts(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: Any, asked: list[str], message: str
+) -> None:
+    def started(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an evaluation was begun")
+
+    monkeypatch.setattr(evaluation, "evaluate", started)
+    monkeypatch.setenv("FINEDEFICS_HOME", str(place.root))
+    assert main(["evaluate", *asked, "--data", "three"]) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith(message)
+
+
+@pytest.mark.slow
+def test_nothing_follows_the_one_line_of_an_error_in_a_process(
+    place: Workspace, tiny_model: Path, tmp_path: Path, ray_cluster: Any
+) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "diverged")
+    weights = load_file(broken / "model.safetensors")
+    ruined = {name: tensor * float("nan") for name, tensor in weights.items()}
+    save_file(ruined, broken / "model.safetensors", metadata={"format": "pt"})
+    command = [
+        sys.executable,
+        "-m",
+        "finedefics_platform.cli.main",
+        "evaluate",
+        str(broken),
+        "--data",
+        "three",
+    ]
+    address = ray_cluster.get_runtime_context().gcs_address
+    env = {**os.environ, "FINEDEFICS_HOME": str(place.root), "RAY_ADDRESS": address}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "is not finite" in done.stderr.strip().splitlines()[-1]
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path, tiny_model: Path) -> None:
+    check_weights(tiny_model)
+    (tmp_path / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(FinedeficsError, match=r"model\.safetensors: the weights cannot be read \(.*download"):
+        check_weights(tmp_path)
 
 
 def test_an_ensemble_without_a_val_split_is_refused(place: Workspace) -> None:

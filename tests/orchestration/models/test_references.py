@@ -18,7 +18,7 @@ from finedefics_platform.base.storage import fetch
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.models.evidence import measured
 from finedefics_platform.models.promotion import promote
-from finedefics_platform.models.references import open_model
+from finedefics_platform.models.references import base_of_model, open_model
 from finedefics_platform.models.registration import register_run
 from finedefics_platform.models.registry import get_version, versions
 
@@ -48,6 +48,56 @@ def test_a_version_a_run_and_a_folder_are_all_models(
     assert open_model(recorded, "artifacts").model == version.model
 
 
+def test_a_version_as_mlflow_writes_it_and_a_hub_model_at_its_commit(
+    recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = registered(recorded, "written", 3, 12)
+    for reference in ("models:/written/1", "models:/written@candidate"):
+        opened = open_model(recorded, reference)
+        assert (opened.version, opened.called) == (made, "written/1")
+    with pytest.raises(FinedeficsError, match="written has no version 9; use one of: written/1"):
+        open_model(recorded, "models:/written/9")
+    commit = "a1" * 20
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--someone--birds"
+    for file, text in (("config.json", "{}"), ("w.safetensors", "weights")):
+        (cached / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (cached / "snapshots" / commit / file).write_text(text)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    for reference in ("someone/birds", f"someone/birds@{commit}", "someone/birds@main"):
+        opened = open_model(recorded, reference)
+        assert opened.model == cached / "snapshots" / commit
+        assert opened.called == opened.hub == f"someone/birds@{commit}"
+    for unknown in ("someone/birds@v2", "someone/wrens"):
+        with pytest.raises(
+            FinedeficsError, match=f"^{unknown}: neither a run, a registered model nor a folder"
+        ):
+            open_model(recorded, unknown)
+
+
+def test_a_folder_without_weights_is_refused_before_anything_loads_it(
+    recorded: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FinedeficsError, match="no weights in it"):
+        open_model(recorded, str(tmp_path))
+
+
+def test_the_base_of_a_run_and_of_its_version_is_known(recorded: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    run = trained_run(recorded, "tuned-1", model=None)
+    told = (run.place / "result.json").read_json()
+    told["experiment"]["model"]["path"] = str(tmp_path)
+    (run.place / "result.json").write_json(told)
+    version = register_run(recorded, "tuned", run, evaluation_of(recorded, run, answers(3, 12)))
+    for reference in ("tuned-1", version.reference):
+        assert base_of_model(recorded, open_model(recorded, reference)).model == tmp_path
+    folder = open_model(recorded, str(open_model(recorded, "tuned-1").model))
+    with pytest.raises(FinedeficsError, match="nothing here says what this model was tuned from"):
+        base_of_model(recorded, folder)
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
@@ -58,6 +108,7 @@ def test_a_version_a_run_and_a_folder_are_all_models(
         ("known/latest", "not a version number"),
         ("kn own", "not a model name"),
         ("./nowhere", "no such folder"),
+        ("no/such/model", "no such folder"),
     ],
 )
 def test_a_wrong_reference_names_the_right_ones(recorded: Workspace, reference: str, words: str) -> None:

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,13 +35,13 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def holders(folder: Path) -> list[str]:
-    """Files at or below a folder that hold a planted secret, with the secret."""
+def holders(folder: Path, texts: Sequence[str] = ALL) -> list[str]:
+    """Files at or below a folder that hold one of the texts (a planted secret), with the text."""
     return [
         f"{file}: {secret}"
         for file in folder.rglob("*")
         if file.is_file() and not file.is_symlink()
-        for secret in ALL
+        for secret in texts
         if secret.encode() in file.read_bytes()
     ]
 
@@ -48,7 +49,7 @@ def holders(folder: Path) -> list[str]:
 def test_a_run_that_knows_secrets_writes_none(
     drawn_workspace: Workspace, drawn_dataset: Dataset, tiny_model: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
-    document = {
+    document: dict[str, Any] = {
         "name": "planted",
         "data": {"dataset": drawn_dataset.reference, "negatives": 2},
         "model": {"path": str(tiny_model)},
@@ -94,5 +95,8 @@ def test_a_run_that_knows_secrets_writes_none(
     assert (written / "home" / "mlflow.db").is_file() or list(written.rglob("mlflow.db"))
     assert list(written.rglob("*.jsonl")), "what waits for the server that is away"
     assert list(ray_folder.rglob("*.log")), "Ray's own logs"
+    # What is in no secret is found, so the secrets would be: the run's name, and what Ray says of itself.
+    assert holders(written, [document["name"]])
+    assert holders(ray_folder, ["raylet"])
     assert holders(written) == []
     assert holders(ray_folder) == []

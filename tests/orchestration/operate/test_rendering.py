@@ -67,6 +67,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "groups.0.tolerations": ([{"key": "k", "operator": "Exists"}], {}, {"key": "k", "operator": "Exists"}),
     "autoscaler.idle_seconds": (777, {}, {"idleTimeoutSeconds": 777}),
     "autoscaler.upscaling": ("Aggressive", {}, None),
+    "autoscaler.job_start_seconds": (
+        8888,
+        {},
+        {"name": "RAY_JOB_START_TIMEOUT_SECONDS", "value": "8888"},
+    ),
     "fault_tolerance.backend": ("redis", {"fault_tolerance": {"redis_address": "redis:6379"}}, None),
     "fault_tolerance.size": ("11Gi", {}, None),
     "fault_tolerance.storage_class": ("fast", {}, None),

@@ -163,6 +163,7 @@ def _started(nodes: NodesWanted, home: Path, mark: str) -> Iterator[dict[str, st
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "token"),
         "RAY_raylet_start_wait_time_s": "120",  # by default 30 s, too few where all cores are taken
+        "RAY_JOB_START_TIMEOUT_SECONDS": "86400",  # a job waits for its turn; by default it fails after 900 s
         "SPT_NOENV": "1",
         records.MARK_VARIABLE: mark,
         **records.LOOPBACK_VARIABLES,

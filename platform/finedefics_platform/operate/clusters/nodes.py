@@ -46,8 +46,8 @@ class NodesWanted:
 def main() -> None:
     """Read what is wanted from stdin; say what was started, one JSON object a line, on stdout."""
     wanted = NodesWanted(**json.loads(sys.stdin.read()))
-    head = _start(_head_parameters(wanted), head=True)
-    _write_address(head.address, wanted.folder)
+    head = start_node(_head_parameters(wanted), head=True)
+    write_address(head.address, wanted.folder)
     _tell(
         {
             "address": head.address,
@@ -60,7 +60,7 @@ def main() -> None:
     for position, cpus in enumerate(wanted.worker_cpus, 1):
         # The machine's GPUs are counted once: Ray hands them out by node, and the nodes share them.
         gpus = None if position == 1 else 0
-        worker = _start(
+        worker = start_node(
             {
                 **_common(wanted, cpus),
                 "num_gpus": gpus,
@@ -90,14 +90,14 @@ def _common(wanted: NodesWanted, cpus: int) -> dict[str, Any]:
         "num_cpus": cpus,
         "memory": wanted.memory,
         "object_store_memory": wanted.object_store,
-        **_agent_ports(),
+        **agent_ports(),
         "min_worker_port": 0,  # free ones: Ray's range of 10002 and on is shared by all its nodes here
         "max_worker_port": 0,
     }
 
 
-def _agent_ports() -> dict[str, int]:
-    """Free ports for a node's agents, chosen before the agents run: see `_start`."""
+def agent_ports() -> dict[str, int]:
+    """Free ports for a node's agents, chosen before the agents run: see `start_node`."""
     names = (
         "dashboard_agent_listen_port",
         "metrics_agent_port",
@@ -111,7 +111,8 @@ def _agent_ports() -> dict[str, int]:
         return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
 
 
-def _start(parameters: dict[str, Any], *, head: bool) -> Any:
+def start_node(parameters: dict[str, Any], *, head: bool) -> Any:
+    """Start a node by Ray's own parameters; its processes stay when this one ends."""
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
@@ -129,7 +130,7 @@ def _start(parameters: dict[str, Any], *, head: bool) -> Any:
     return PatientNode(RayParams(**parameters), head=head, shutdown_at_exit=False, spawn_reaper=False)
 
 
-def _write_address(address: str, folder: str) -> None:
+def write_address(address: str, folder: str) -> None:
     """Where Ray's jobs look for their cluster; without it, for one of several on the machine."""
     from ray._private.utils import write_ray_address
 

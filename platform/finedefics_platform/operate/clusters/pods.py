@@ -86,6 +86,8 @@ def variables(cluster: Cluster) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "FINEDEFICS_CACHE": CACHE,
     }
+    if cluster.autoscaler is not None:
+        chosen["RAY_JOB_START_TIMEOUT_SECONDS"] = str(cluster.autoscaler.job_start_seconds)
     if home := cluster.storage or (cluster.volume.path if cluster.volume else None):
         chosen["FINEDEFICS_HOME"] = home
     if cluster.tracking is not None:

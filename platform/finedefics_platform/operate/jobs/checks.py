@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.progress import Progress
+from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.job import SUBMITTER, Job
 from finedefics_platform.operate.connection import Cluster
 from finedefics_platform.operate.jobs import probe
 from finedefics_platform.operate.jobs.needs import Bundle, Group, nodes_of, refuse_what_never_fits
 from finedefics_platform.operate.jobs.package import Package
+from finedefics_platform.operate.storage_probe import written
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -72,7 +74,7 @@ def check_from_the_cluster(
     ground: Ground,
     job: Job,
     package: Package,
-    workspace_id: str,
+    workspace: Workspace,
     place: str,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -86,8 +88,9 @@ def check_from_the_cluster(
         "outside": list(package.outside),
         "variables": [name for name, source in job.secrets.items() if source != SUBMITTER],
     }
-    with progress.progress("asking the cluster what it sees", None):
-        found = _run_probe(cluster, ground, asked)
+    name = f".seen-{secrets.token_hex(8)}"  # whoever sees this file sees this workspace
+    with progress.progress("asking the cluster what it sees", None), written(workspace.root, name, b""):
+        found = _run_probe(cluster, ground, {**asked, "written": name})
     if "error" in found:
         raise FinedeficsError(
             f"the cluster cannot use this ({found['error']})", place=place, cure="correct the job's keys"
@@ -98,7 +101,7 @@ def check_from_the_cluster(
             place=place,
             cure="check address, network and credentials there, or set `storage` to what the cluster reaches",
         )
-    if found["workspace"] != workspace_id:
+    if not found["workspace"]:
         raise FinedeficsError(
             "the cluster sees another workspace there than this machine",
             place=place,

@@ -1,7 +1,8 @@
 """Runs on the cluster before a job does: what does it see of storage, tracking, files and variables?
 
-``python -m finedefics_platform.operate.jobs.probe '{"outside": […], "variables": […]}'`` prints one line that
-begins with `MARK`, JSON after it.
+``python -m finedefics_platform.operate.jobs.probe '{"outside": […], "variables": […], "written": …}'`` prints
+one line that begins with `MARK`, JSON after it. ``written`` names a file that the submitter has just put into
+the workspace: who sees the file sees the same workspace.
 """
 
 import json
@@ -9,12 +10,13 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.secrets import without_secrets
-from finedefics_platform.base.workspace import IDENTITY, Workspace, open_workspace
+from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.operate.jobs.sealing import open_sealed
 from finedefics_platform.tracking.reachability import reach_tracking
 
@@ -30,17 +32,15 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "variables": [name for name in asked["variables"] if not os.environ.get(name)],
         "outside": [path for path in asked["outside"] if not Path(path).exists()],
         "storage": "",
-        "workspace": None,
+        "workspace": False,
         "tracking": "",
         "groups": _groups(),
     }
     workspace = open_workspace()
     found["storage"] = _storage(workspace)
     if not found["storage"]:
-        try:
-            found["workspace"] = (workspace.root / IDENTITY).read_json()["id"]
-        except (FileNotFoundError, FinedeficsError, ValueError):
-            found["workspace"] = None
+        with suppress(FinedeficsError):
+            found["workspace"] = (workspace.root / asked["written"]).is_file()
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         try:
             reach_tracking(uri)

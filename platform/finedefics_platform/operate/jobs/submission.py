@@ -34,6 +34,7 @@ from finedefics_platform.operate.jobs.package import Package, gather
 from finedefics_platform.operate.jobs.records import JobRecord, JobView, now
 from finedefics_platform.operate.jobs.sealing import HOOK, SEALED, seal
 from finedefics_platform.operate.jobs.views import view
+from finedefics_platform.tracking.reachability import without_password
 
 _GRACE_FOR_RAY = 60  # beyond the command's own: the supervisor writes log and status
 _DIGITS = 12
@@ -108,7 +109,7 @@ def submit(
     with _staged(package, values | more, chosen.token) as folder:
         ground = Ground(chosen.client(), _runtime_env(folder, environment, bool(values or more)))
         place = f"{spec_place(spec, job)}, {environment['FINEDEFICS_HOME']}"
-        found = check_from_the_cluster(chosen, ground, job, package, workspace.id, place, progress)
+        found = check_from_the_cluster(chosen, ground, job, package, workspace, place, progress)
         check_resources(chosen, bundles, found["groups"], progress)
         try:
             with lease(record.place / "lease", f"the submission of {record.id}", progress=progress):
@@ -173,6 +174,7 @@ def _send(
         "files": sorted(package.files),
         "bytes": package.size,
         "asks_for": bundles,
+        "tracking": _shown_tracking(job),
         "spec": job.model_dump(mode="json"),
         "version": __version__,
         "attempts": [*attempts, this],
@@ -215,6 +217,12 @@ def _environment(workspace: Workspace, job: Job) -> tuple[dict[str, str], dict[s
         held = plain if without_secrets(tracking) == tracking else sealed
         held["MLFLOW_TRACKING_URI"] = tracking
     return plain, sealed
+
+
+def _shown_tracking(job: Job) -> str | None:
+    """Where a run's page is, for whoever looks at the job: a server's address without user and password."""
+    tracking = job.tracking or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    return without_password(tracking) if tracking.startswith(("http://", "https://")) else None
 
 
 @contextmanager

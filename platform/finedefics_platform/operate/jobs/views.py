@@ -15,6 +15,7 @@ from finedefics_platform.operate.jobs.records import (
     all_jobs,
     clock_of,
 )
+from finedefics_platform.tracking.spool import UNSENT
 
 _RAY = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "stopped"}
 _ASK_SECONDS = 8.0
@@ -79,9 +80,30 @@ def view(
 
 def views(workspace: Workspace) -> list[JobView]:
     """All jobs, those submitted last first."""
+    records = all_jobs(workspace)
+    if not records:
+        return []  # where there are none, the storage is not written to for its clock
     clusters, clock = Clusters(), clock_of(workspace)
-    found = [view(workspace, record, clusters, clock) for record in all_jobs(workspace)]
+    found = [view(workspace, record, clusters, clock) for record in records]
     return sorted(found, key=lambda seen: seen.age)
+
+
+def run_page(seen: JobView) -> str | None:
+    """Address of its run's page, where a server records it; None where none does, or there is no run yet."""
+    run, server = _recorded_run(seen), seen.job.get("tracking")
+    return f"{server.rstrip('/')}/#/runs/{run}" if run and server else None
+
+
+def show_command(seen: JobView) -> str | None:
+    """The command that shows its run; None where there is none yet."""
+    run = _recorded_run(seen)
+    return f"finedefics runs show {run[:12]}" if run else None
+
+
+def _recorded_run(seen: JobView) -> str | None:
+    """Its run's id in MLflow; None before it has one, and where the server has not been told of it yet."""
+    run = seen.status.get("run", {}).get("mlflow_run")
+    return None if run is None or run.startswith(UNSENT) else str(run)
 
 
 def missing(cluster: Cluster) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.cli.main import main
 from finedefics_platform.operate.connection import Cluster, clock_difference, find_cluster
 from finedefics_platform.operate.jobs.sealing import SEALED, open_sealed, seal, unseal
 
@@ -93,6 +95,21 @@ def test_a_clock_that_is_off_is_told_and_a_second_is_not(api: tuple[str, dict]) 
     assert Cluster(address, address).check() == pytest.approx(-90, abs=5)
     assert clock_difference(formatdate(1000, usegmt=True), 1002.0) == 0
     assert clock_difference("no date", 1000.0) == 0
+
+
+def test_submitting_to_a_cluster_whose_clock_is_off_says_so(
+    api: tuple[str, dict], workspace: Workspace, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, told = api
+    told["ahead"] = 300
+    monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
+    spec = tmp_path / "job.yaml"
+    spec.write_text("{name: tried, job: mine, arguments: [nothing]}")
+    assert main(["jobs", "submit", str(spec), "--cluster", address]) == 1  # this API takes no job
+    printed = capsys.readouterr()
+    said = " ".join((printed.out + printed.err).split())
+    assert "the cluster's clock is 300 s ahead of this machine's: times in logs are the cluster's" in said
+    assert not workspace.root.exists()
 
 
 def test_no_cluster_named_and_none_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

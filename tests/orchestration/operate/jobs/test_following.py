@@ -138,6 +138,40 @@ def test_a_job_whose_cluster_is_gone_is_lost_and_its_log_is_read(
     assert main(["jobs", "logs", record.id, "--follow"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("server", "see"),
+    [
+        ("http://mlflow:5000/", "http://mlflow:5000/#/runs/3f2a9c0123456789"),
+        (None, "finedefics runs show 3f2a9c012345"),
+    ],
+)
+def test_where_its_run_is_seen_is_told(
+    begin: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Any, server: str, see: str
+) -> None:
+    record = begin("")
+    record.write_job({**record.job(), "tracking": server})
+    run = {"run": "one", "mlflow_run": "3f2a9c0123456789"}
+    kept = {"attempt": 1, "state": "succeeded", "message": "", "heartbeat": None}
+    monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
+    record.write_status({**kept, "run": {}})
+    assert main(["jobs", "status", record.id]) == 0
+    assert "see" not in capsys.readouterr().out
+    record.write_status({**kept, "run": run})
+    assert main(["jobs", "status", record.id]) == 0
+    assert see in capsys.readouterr().out
+    assert main(["jobs", "list"]) == 0
+    assert (see in capsys.readouterr().out) == (server is not None)
+
+
+def test_a_list_of_no_jobs_makes_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
+    assert main(["jobs", "list"]) == 0
+    assert "No jobs yet" in capsys.readouterr().out
+    assert not workspace.root.exists()
+
+
 def test_a_job_that_is_not_there_or_not_one_alone(begin: Any, workspace: Workspace) -> None:
     for name in ("talks-1a2b", "talks-1a3c"):
         begin("", name)

@@ -30,6 +30,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEPS = 40
 PLANTED = "planted-0123456789abcdef"
+AWAY = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 TALKS = """
 import time
 for number in range(10**6):
@@ -96,6 +101,7 @@ def test_without_the_token_every_command_says_so_in_one_line(
         ({"entrypoint": {"cpus": 1, "gpus": 3}}, r"asks for .*3 GPU.*; the cluster has 1 node: .*8 CPU"),
         ({"tracking": "http://127.0.0.1:1"}, "does not reach the tracking server"),
         ({"storage": "/tmp/finedefics-no-such-workspace"}, "sees another workspace"),
+        ({"storage": "s3://away/home", "environment": AWAY}, "the cluster does not reach it"),
         ({"arguments": ["nothing", "--miner", "/no/such/file.py"]}, "not there on the cluster: /no/such"),
         ({"secrets": {"NOT_SET_THERE_TOKEN": "cluster"}}, "not set on the cluster: NOT_SET_THERE_TOKEN"),
         ({"secrets": {"NOT_SET_HERE_TOKEN": "submitter"}}, "not set here"),
@@ -107,8 +113,8 @@ def test_a_job_that_cannot_work_there_is_refused_and_leaves_nothing(
     with pytest.raises(FinedeficsError, match=said):
         sent(workspace, spec(tmp_path, **keys))
     assert [job for job in jobs_of(let_in) if "probe" in job or "tried" in job] == []
-    assert not workspace.jobs.exists()
-    assert not Path("/tmp/finedefics-no-such-workspace/workspace.json").exists()
+    assert not workspace.root.exists(), "the first thing that is asked of it is refused: nothing is begun"
+    assert not Path("/tmp/finedefics-no-such-workspace").exists()
 
 
 def test_submitted_followed_stopped_and_gone_on_with_as_one_run(
@@ -220,7 +226,9 @@ def test_a_job_outlives_its_killed_head(
     numbers = [int(line.split()[1]) for line in lines if line.startswith("line")]
     assert numbers == list(range(len(numbers)))
     assert float(lines[-1].split()[2]) > killed - 1
-    # the commands say the same, without a cluster
+    # the commands say the same, without a cluster, and when nothing of it is left on the machine
+    let_in.end()
+    assert not let_in.folder.exists()
     monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
     assert main(["jobs", "status", made.record.id]) == 0
     assert "lost" in capsys.readouterr().out
