@@ -54,7 +54,7 @@ def training_note(key: str, experiment: Experiment, dataset: str, figures: Seque
         for stage in experiment.stages
     ]
     base, adapters = PurePath(experiment.model.path).name, experiment.adapters.identity() or "none"
-    shown = f"\n{figure_table(figures)}" if figures else "Not evaluated yet.\n"
+    shown = f"\n\n{figure_table(figures)}" if figures else "Not evaluated yet.\n"
     return f"""Training run **{key}** on `{dataset}`.
 
 **Figures.** {shown}
