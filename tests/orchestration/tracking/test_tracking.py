@@ -78,7 +78,11 @@ def test_a_pipeline_is_read_back_as_it_was_written(
     assert (run.info.status, stage.info.status) == ("FINISHED", "FAILED")
     tags = run.data.tags
     assert (tags["finedefics.dataset_digest"], tags["finedefics.config_digest"]) == ("d123", "c456")
-    assert {"finedefics.version.torch", "finedefics.version.mlflow", "finedefics.python"} <= tags.keys()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.git.commit", "finedefics.code"} <= tags.keys()
+    environment = json.loads(
+        Path(client.download_artifacts(parent, "environment.json", str(tmp_path))).read_text()
+    )
+    assert {"version.torch", "version.mlflow", "python", "git_commit"} <= environment.keys()
     assert stage.data.tags["mlflow.parentRunId"] == parent
     assert stage.data.tags["finedefics.restarts"] == "1"
     assert [file.path for file in client.list_artifacts(child, "tables")] == ["tables/table.txt"]
