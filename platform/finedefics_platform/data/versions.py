@@ -175,21 +175,29 @@ def _descends(home: Location, digest: str | None, ancestor: str) -> bool:
 
 
 def _sweep(home: Location) -> None:
-    """Remove files of tables that no version names: of runs that were killed, or of versions removed.
+    """Remove files of tables that no version names.
 
     A run that is under way writes a file more often than once a day; what it has so far stays.
+    """
+    found = unnamed(home)
+    if all(map(_is_abandoned, found)):
+        for file in found:
+            file.delete()
+
+
+def unnamed(home: Location) -> list[Location]:
+    """Files of tables that no version of a dataset names: of drivers that were killed, of versions removed.
+
+    None where a version cannot be read: what it names is not known.
     """
     named: set[str] = set()
     for version in versions(home):
         manifest = _opened(home / version)
-        if manifest is None:  # what it names is not known
-            return
+        if manifest is None:
+            return []
         named |= {way for table in manifest.manifest["tables"].values() for way in table["files"]}
     ways = {f"{TABLES_FOLDER}/{way}" for way in (home / TABLES_FOLDER).files()}
-    unnamed = [home / way for way in sorted(ways - named)]
-    if all(map(_is_abandoned, unnamed)):
-        for file in unnamed:
-            file.delete()
+    return [home / way for way in sorted(ways - named)]
 
 
 def _is_abandoned(file: Location) -> bool:
