@@ -191,6 +191,12 @@ def _recognised(source: Source) -> str:
             place=source.place,
             cure=f"say which with --reader {'|'.join(found)}",
         )
+    if source.file is not None and source.tree.exists(source.file):
+        raise wrong_use(
+            "this file is neither an archive nor a table of pictures",
+            place=source.place,
+            cure="give a folder of pictures, a .zip or .tar, or a table: .csv, .tsv, .jsonl or .parquet",
+        )
     if source.file is None and not any(source.tree.files()):
         for path, reason in source.tree.refused:
             if reason.startswith(UNLISTED):  # nothing is seen in it, which does not make it empty

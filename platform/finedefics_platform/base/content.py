@@ -17,7 +17,7 @@ def model_folder(place: Location) -> Path:
     """The folder of a model on this node, brought here where it lies elsewhere.
 
     Raises:
-        FinedeficsError: nothing is there, or the store does not answer.
+        FinedeficsError: nothing is there (exit code 2), or the store does not answer.
     """
     try:
         return fetch(place)
@@ -33,7 +33,7 @@ def model_digest(folder: Path) -> str:
     """Sixteen hex digits of the content of a model folder, whatever its path and times.
 
     Raises:
-        FinedeficsError: the folder holds no model.
+        FinedeficsError: the folder holds no model (exit code 2).
     """
     if not (folder / "config.json").is_file():
         raise wrong_use(

@@ -46,11 +46,9 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
             thing = f"not allowed ({(inner.strerror or str(inner)).lower()})"
             cure = "check the rights of this place, or set FINEDEFICS_HOME to a folder you may write to"
             return FinedeficsError(thing, place=str(inner.filename or command), cure=cure)
-    wrapped = getattr(error, "cause", None)
-    if isinstance(wrapped, BaseException):  # Ray's wrapper names its process first
-        error = wrapped
-    first_line = next(iter(str(error).strip().splitlines()), "")
-    thing = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    first = _first(error)  # Ray's own words about it are where it happened, and not what
+    first_line = next(iter(str(first).strip().splitlines()), "")
+    thing = f"{type(first).__name__}: {first_line}" if first_line else type(first).__name__
     return FinedeficsError(thing, place=command, cure="run again with --debug to see where")
 
 
@@ -66,6 +64,13 @@ def report(error: FinedeficsError, *, json: bool) -> int:
 def print_traceback(error: BaseException) -> None:
     """The whole story, for ``--debug``."""
     print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a Ray task failed with, without what Ray wrapped around it."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .figures import by_category
 
 if TYPE_CHECKING:
     from finedefics_platform.models.decisions import Entry, Standing
@@ -89,12 +90,13 @@ def show(
         asked = f"at most {one.limit} pictures" if one.limit else "all pictures"
         out.table(
             f"On {one.ground}, {asked}",
-            ("answer", "accuracy", "95 % interval", "pictures"),
+            ("answer", "accuracy", "95 % by picture", "95 % by category", "pictures"),
             [
                 (
                     f"{answer}/{group}",
                     f"{cell['accuracy']:.3f}",
                     f"{cell['low']:.3f} to {cell['high']:.3f}",
+                    by_category(cell),
                     cell["n"],
                 )
                 for answer, cells in one.figures.items()

@@ -135,13 +135,18 @@ def lease_of(workspace: Workspace, name: str, step: str) -> Location:
     return workspace.datasets / ".leases" / name / step
 
 
-def _home(workspace: Workspace, name: str) -> Location:
+def check_name(name: str) -> None:
+    """FinedeficsError (exit code 2) where a dataset cannot be called so."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise wrong_use(
             "not a name for a dataset",
             place=repr(name),
             cure="use letters, digits and . - _",
         )
+
+
+def _home(workspace: Workspace, name: str) -> Location:
+    check_name(name)
     return workspace.datasets / name
 
 

@@ -26,9 +26,10 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.embeddings import Array, Embeddings, embed, named_embedder, text_rows
 from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.evaluation.asked import Asked, ask, effective, published
+from finedefics_platform.evaluation.asked import Asked, ask, asked_places, effective, published
 from finedefics_platform.evaluation.checks import check_categories
 from finedefics_platform.evaluation.items import FORMAT, ITEMS, Evaluated, open_evaluation
+from finedefics_platform.evaluation.leaking import leaked
 
 if TYPE_CHECKING:
     from finedefics.embedders import Settings
@@ -118,6 +119,7 @@ def evaluate_encoder(
                     told = asked.told(len(categories))
                     if file is not None:
                         told["options_file"] = {"name": file.reference, **file.matched.told()}
+                    told["leaks"] = leaked(dataset, asked_places(dataset, settings, file))
                     about |= {**told, "finished": time.time()}
                     _write(draft, found, work, asked, categories, about)
                     held.check()
@@ -242,9 +244,10 @@ def _write(
     categories: Sequence[Category],
     about: dict[str, Any],
 ) -> None:
-    answers, pictures = found
+    from finedefics.evaluation.chance import near_chance
     from finedefics.evaluation.selective import selective
 
+    answers, pictures = found
     rows = sorted(answers.rows, key=lambda row: (row["answer"], row["scope"]))
     table = pa.Table.from_pylist(rows, ITEMS)
     pq.write_table(table, folder / "items.parquet")
@@ -262,6 +265,7 @@ def _write(
     answered = list(answers.seconds)
     summary = {
         **about,
+        "near_chance": near_chance(table, about["chance"]),
         "pictures": count,
         "pictures_per_second": speeds,
         "tokens_per_picture": {answer: {"forwarded": 0.0, "generated": 0.0} for answer in answered},

@@ -23,6 +23,7 @@ from finedefics_platform.models.registry import (
     ModelVersion,
     get_version,
     make_registered_model,
+    open_reader,
     own_tags,
     parse,
     stored_versions,
@@ -97,7 +98,7 @@ def read_log(workspace: Workspace, name: str) -> list[Entry]:
     recorded."""
     if not has_records(workspace):
         return []
-    client = open_client(workspace)
+    client = open_reader(workspace)
     with answered(workspace):
         stored = stored_versions(client, name + DECISIONS)
     entries: list[Entry] = []
@@ -161,13 +162,13 @@ def standing(workspace: Workspace, name: str) -> Standing:
     """Where things stand; a decision that has not reached the aliases yet is carried out first."""
     if not has_records(workspace):
         return Standing(name, None, None)
-    client = open_client(workspace)
     done: int | None = None
     while True:
         latest = _latest(read_log(workspace, name))
         # Slower than a decision that came meanwhile, one would have left its aliases as they were before.
         if latest is None or (latest.carried_out and done in (None, latest.number)):
             break
+        client = open_client(workspace)
         with answered(workspace):
             _set_aliases(client, name, latest)
             client.set_model_version_tag(
@@ -175,7 +176,7 @@ def standing(workspace: Workspace, name: str) -> Standing:
             )
         done = latest.number
     with answered(workspace):
-        alias = _aliases(client, name).get(CHAMPION)
+        alias = _aliases(open_reader(workspace), name).get(CHAMPION)
     return Standing(name, latest, alias)
 
 
@@ -206,7 +207,7 @@ def _latest(log: list[Entry]) -> Entry | None:
     return next((entry for entry in reversed(log) if not entry.void), None)
 
 
-def _aliases(client: "MlflowClient", name: str) -> dict[str, int]:
+def _aliases(client: Any, name: str) -> dict[str, int]:
     found = client.search_registered_models(filter_string=f"name = '{name}'")
     return {alias: int(number) for model in found for alias, number in model.aliases.items()}
 

@@ -15,6 +15,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.texts import PREFIX
 from finedefics_platform.tracking.mlflow_client import answered, open_client
 from finedefics_platform.tracking.own_database import has_records
+from finedefics_platform.tracking.own_registry import own_registry
 from finedefics_platform.tracking.runs import record_place
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def versions(workspace: Workspace, name: str | None = None) -> list[ModelVersion
     """Versions of one registered model or of all, newest first; empty, and nothing made, if there is none."""
     if not has_records(workspace):
         return []
-    client = open_client(workspace)
+    client = open_reader(workspace)
     with answered(workspace):
         models = pages(client.search_registered_models, None if name is None else f"name = '{name}'")
         return [
@@ -58,6 +59,11 @@ def versions(workspace: Workspace, name: str | None = None) -> list[ModelVersion
             if KIND not in model.tags
             for stored in stored_versions(client, model.name)
         ]
+
+
+def open_reader(workspace: Workspace) -> Any:
+    """What answers the searches of a registry: the workspace's own database, or MLflow's client."""
+    return own_registry(workspace) or open_client(workspace)
 
 
 def get_version(workspace: Workspace, reference: str) -> ModelVersion:
@@ -132,7 +138,7 @@ def make_registered_model(client: "MlflowClient", name: str, **more: Any) -> Non
             raise
 
 
-def stored_versions(client: "MlflowClient", name: str) -> list["StoredVersion"]:
+def stored_versions(client: Any, name: str) -> list["StoredVersion"]:
     """MLflow's own versions of a registered model, newest first; empty where there is no such model."""
     found = pages(client.search_model_versions, f"name = '{name}'")
     return sorted(found, key=lambda stored: int(stored.version), reverse=True)

@@ -81,6 +81,7 @@ def run_search(
     with lease(place / "lease", f"search {key}", progress=progress) as held:
         if not force and finished.is_file():  # by whoever had the lease
             return _reused(place, progress)
+        ensure_ray(progress=progress)  # before anything that was begun is given up
         attempt = _attempt(place, force)
         with _recorded(tracker, search, key, force) as summary:
             progress.event("recording", search=key, mlflow_run=summary["parent_run_id"])
@@ -169,7 +170,6 @@ def _searched(
     tracker: Tracker | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    ensure_ray(progress=progress)
     from finedefics_platform.search.trial import TrialTask
     from finedefics_platform.search.tuning import run_trials
 

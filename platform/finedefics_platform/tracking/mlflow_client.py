@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -165,6 +166,12 @@ def _first_line(error: Exception) -> str:
     return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
 
 
+def _is_mlflows(error: Exception) -> bool:
+    """Whether MLflow raised it; who has not imported MLflow does not have to for that."""
+    exceptions = sys.modules.get("mlflow.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.MlflowException)
+
+
 @contextmanager
 def answered(workspace: Workspace) -> Iterator[None]:
     """Turn MLflow's errors inside the block into one line for the user.
@@ -173,12 +180,12 @@ def answered(workspace: Workspace) -> Iterator[None]:
         FinedeficsError: the server does not answer (known in seconds, where MLflow takes a minute), does not
             do what it is asked, or the database cannot be written to.
     """
-    from mlflow.exceptions import MlflowException
-
     _check_answers(workspace.tracking_uri)
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        if not _is_mlflows(error):
+            raise
         if _READ_ONLY in str(error):
             raise read_only(workspace) from error
         cure = (
