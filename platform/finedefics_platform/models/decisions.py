@@ -27,6 +27,7 @@ from finedefics_platform.models.registry import (
     own_tags,
     parse,
     stored_versions,
+    versions,
 )
 from finedefics_platform.models.texts import PREFIX, gathered, spread
 from finedefics_platform.tracking.mlflow_client import answered, open_client
@@ -190,6 +191,8 @@ def named_version(workspace: Workspace, reference: str) -> ModelVersion:
     found = get_version(workspace, reference) if alias != CHAMPION else None
     if found is not None:
         return found
+    if not versions(workspace, name):
+        return get_version(workspace, reference)  # says which models there are
     now = standing(workspace, name)
     if now.moved:
         raise FinedeficsError(now.moved, place=f"{name}@{CHAMPION}", cure=cure_of(now))

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from filelock import FileLock
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.tracking.notes import NOTE, experiment_note
 from finedefics_platform.tracking.own_database import (
     artifact_uri,
     is_own_database,
@@ -105,7 +106,9 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
         # A server chooses its own store; the workspace's database would use ./mlruns.
         location = artifact_uri(workspace.artifacts / name) if is_own_database(workspace) else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(
+                name, artifact_location=location, tags={NOTE: experiment_note(name)}
+            )
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
@@ -116,6 +119,9 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
             place=f"tracking.experiment={name}",
             cure=f"run `mlflow experiments restore -x {found.experiment_id}` or choose another name",
         )
+    if NOTE not in found.tags:  # made before there were notes; what a person wrote stays
+        with suppress(MlflowException):
+            client.set_experiment_tag(found.experiment_id, NOTE, experiment_note(name))
     return found.experiment_id
 
 
@@ -147,6 +153,16 @@ def read_only(workspace: Workspace) -> FinedeficsError:
         place=shown(workspace.tracking_uri),
         cure="check the rights, or copy the workspace to where you may write and set FINEDEFICS_HOME to it",
     )
+
+
+def check_writable(workspace: Workspace) -> None:
+    """Ask before something is decided whether it can be written down (a server is asked when that is done).
+
+    Raises:
+        FinedeficsError: the workspace's own database is on a disk that may only be read.
+    """
+    if is_own_database(workspace) and not is_writable(workspace):
+        raise read_only(workspace)
 
 
 def _check_answers(uri: str) -> None:

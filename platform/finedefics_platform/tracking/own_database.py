@@ -81,7 +81,13 @@ def has_records(workspace: Workspace) -> bool:
 def is_writable(workspace: Workspace) -> bool:
     """Whether the own database can be written to; one that cannot is read all the same."""
     file = own_file(workspace)
-    return os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+    effective = os.access in os.supports_effective_ids
+    places = (file, file.parent, workspace.root.local)
+    return all(
+        os.access(place, os.W_OK, effective_ids=effective)
+        for place in places
+        if place is not None and place.exists()
+    )
 
 
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:

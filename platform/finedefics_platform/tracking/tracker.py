@@ -5,6 +5,7 @@ the server is away they are kept in the workspace and sent at the next flush, at
 ``finedefics runs sync``.
 """
 
+import json
 import logging
 import threading
 import uuid
@@ -22,14 +23,16 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
 from finedefics_platform.tracking.mlflow_client import (
+    check_writable,
     experiment_id,
     is_refusal,
     open_client,
-    read_only,
     shown,
 )
-from finedefics_platform.tracking.own_database import is_own_database, is_workspace, is_writable
+from finedefics_platform.tracking.notes import NOTE, cut
+from finedefics_platform.tracking.own_database import is_own_database, is_workspace
 from finedefics_platform.tracking.reachability import unanswered
+from finedefics_platform.tracking.sources import ENVIRONMENT, source_tags
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -86,11 +89,12 @@ class Tracker:
         """Open the run of a whole pipeline and return its id.
 
         This workspace's run with the same ``key`` is continued, not made a second time, unless ``fresh``.
-        Package versions and the git commit are added to the tags; nested parameters become dotted keys.
+        Command, commit and user are added to the tags, and package versions as the artefact
+        ``environment.json``; nested parameters become dotted keys.
         ``time`` is when it began (Unix seconds, default: now).
         """
-        facts = flatten({**system_facts(), **(tags or {}), "key": key})
-        return self._open(name, None, facts, params, key=key, fresh=fresh, time=time)
+        told = flatten({**(tags or {}), "key": key})
+        return self._open(name, None, told, params, key=key, fresh=fresh, time=time, texts=environment())
 
     def child(
         self,
@@ -100,12 +104,15 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
         time: float | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> str:
         """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there.
 
-        One that is there already is continued. ``time`` is when it began (Unix seconds, default: now).
+        One that is there already is continued. ``time`` is when it began (Unix seconds, default: now);
+        ``texts`` are artefacts by file name, written where the run is new.
         """
-        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False, time=time)
+        told = flatten(tags or {})
+        return self._open(name, parent_id, told, params, key=None, fresh=False, time=time, texts=texts or {})
 
     def metrics(self, run_id: str, step: int, values: Mapping[str, float], time: float | None = None) -> None:
         """Record values at a step. Buffered; never raises because of the server.
@@ -122,6 +129,21 @@ class Tracker:
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""
         self._add({"run": run_id, "entry": "tags", "tags": _namespaced(flatten(tags))})
+
+    def describe(self, run_id: str, note: str) -> None:
+        """Set what MLflow's page of the run says about it (Markdown; a long one is cut at a line's end)."""
+        self._add({"run": run_id, "entry": "tags", "tags": {NOTE: cut(note)}})
+
+    def inputs(self, run_id: str, dataset: str, context: str, *, pictures: int | None = None) -> None:
+        """Say which dataset went into a run, as MLflow's pages and searches have it.
+
+        Args:
+            dataset: ``name@digest`` of the version.
+            context: "training" or "evaluation".
+            pictures: how many rows it gave.
+        """
+        entry: Entry = {"run": run_id, "entry": "inputs", "dataset": dataset, "context": context}
+        self._add({**entry, "pictures": pictures})
 
     def artifact(self, run_id: str, path: str | Path | Location, artifact_path: str | None = None) -> None:
         """Upload a file or folder. It must stay where it is until it is sent: flushed, or synced later."""
@@ -174,8 +196,7 @@ class Tracker:
 
     def _check_experiment(self) -> None:
         """A deleted experiment is a mistake to report at the start; a server that is away is not."""
-        if is_own_database(self._workspace) and not is_writable(self._workspace):
-            raise read_only(self._workspace)
+        check_writable(self._workspace)
         if reason := unanswered(self._workspace.tracking_uri):  # MLflow itself would try for a minute
             self._note_absence(reason)
             return
@@ -196,11 +217,13 @@ class Tracker:
         key: str | None,
         fresh: bool,
         time: float | None,
+        texts: Mapping[str, str],
     ) -> str:
         run_id = f"{UNSENT}{uuid.uuid4().hex}"
         entry: Entry = {"run": run_id, "entry": "run", "experiment": self._experiment_name, "name": name}
         entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _milliseconds(time)}
-        entry |= {"tags": _namespaced(tags) | {WORKSPACE: self._identity}, "params": flatten(params or {})}
+        entry |= {"tags": source_tags() | _namespaced(tags) | {WORKSPACE: self._identity}}
+        entry |= {"params": flatten(params or {}), "texts": dict(texts)}
         with self._lock:
             self._buffer.append(entry)
             self._send()
@@ -238,6 +261,11 @@ class Tracker:
         if self._ask_again == 0.0:
             log.debug("the tracking server is away: %s", error)
         self._ask_again = monotonic() + SECONDS_BEFORE_ASKING_AGAIN
+
+
+def environment() -> dict[str, str]:
+    """What ran, as an artefact of a run: too much for tags, which a person reads first."""
+    return {ENVIRONMENT: json.dumps(system_facts(), indent=1) + "\n"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from finedefics_platform.base.progress import Progress
 from finedefics_platform.base.times import in_words
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.tracking.notes import training_note
 from finedefics_platform.tracking.tracker import Status, Tracker
 from finedefics_platform.training.pace import Pace
 
@@ -56,6 +57,9 @@ class Recorder:
                 params=self._experiment.model_dump(mode="json", exclude={"stages"}),
                 fresh=self._fresh,
             )
+            data = self._dataset.reference
+            self._tracker.inputs(self.parent_run_id, data, "training", pictures=_pictures(self._dataset))
+            self._tracker.describe(self.parent_run_id, training_note(self._key, self._experiment, data))
             self._progress.event("recording", run=self._key, mlflow_run=self.parent_run_id)
         return self
 
@@ -138,6 +142,11 @@ def cost(metrics: Mapping[str, float]) -> str:
         ("data_wait_share", 100, "{:.0f} % waiting for data"),
     ]
     return " · ".join(text.format(metrics[name] * by) for name, by, text in shown if name in metrics)
+
+
+def _pictures(dataset: Dataset) -> int:
+    """Of the split train, by what the version says of itself."""
+    return sum(dataset.manifest["counts"].get("train", {}).values())
 
 
 def _status(error: BaseException | None) -> Status:

@@ -1,5 +1,6 @@
 """What MLflow is told of a run: when things happened, and how it ended."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from finedefics_platform.base.signals import Terminated
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.tracking.notes import NOTE
 from finedefics_platform.tracking.tracker import Tracker, server_run_id
 from finedefics_platform.training.pace import Pace
 from finedefics_platform.training.recording import Recorder, beside_the_bar, cost
@@ -78,6 +80,11 @@ def test_a_run_is_recorded_as_it_ended_and_with_the_times_at_which_it_happened(
     client = MlflowClient(tracking_uri=drawn_workspace.tracking_uri)
     parent = client.get_run(server_run_id(drawn_workspace, recorder.parent_run_id)).info
     assert parent.status == status
+    recorded = client.get_run(parent.run_id)
+    (given,) = recorded.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("drawn", drawn_dataset.digest)
+    assert json.loads(given.dataset.profile) == {"num_rows": 48}
+    assert f"Training run **{key}** on `{drawn_dataset.reference}`" in recorded.data.tags[NOTE]
     wanted = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
     (child,) = client.search_runs([parent.experiment_id], wanted)
     assert (child.info.start_time, child.info.end_time) == (LONG_AGO * 1000, (LONG_AGO + 180) * 1000)
