@@ -16,7 +16,6 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def evaluate(
-    data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
     model: Annotated[
         str | None,
         typer.Argument(
@@ -24,6 +23,7 @@ def evaluate(
             "model on the Hugging Face hub (owner/name, owner/name@revision)."
         ),
     ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Dataset whose pictures are answered.")] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +101,31 @@ def evaluate(
         str | None,
         typer.Option("--register", help="Register the run under this name, or add to what a version showed."),
     ] = None,
+    from_predictions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-predictions",
+            help="In place of a model a file of replies (FOCI predictions, JSON lines); may be repeated.",
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Beside --from-predictions, for each: another method's file, or with --data an evaluation.",
+        ),
+    ] = None,
+    parse: Annotated[
+        str | None,
+        typer.Option(
+            "--parse",
+            help="Of --from-predictions whose figures lead: strict, or foci as published [default: strict].",
+        ),
+    ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option("--items", help="Of --from-predictions write the item table here (Parquet)."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer every picture of a split, on all categories and on hard options, with 95 % intervals.
@@ -115,7 +140,22 @@ def evaluate(
     Example: `finedefics evaluate birds@champion --data birds --answers letters,letters_foci --rotations all`
 
     Example: `finedefics evaluate --encoder vision:facebook/dinov2-base --data birds`
+
+    Example: `finedefics evaluate --from-predictions ours.json --against theirs.json`
     """
+    if from_predictions:
+        from .evaluate_predictions import evaluate_predictions
+
+        others = {"MODEL": model, "--encoder": encoder, "--limit": limit}
+        others |= {"--options": options, "--register": register}
+        return evaluate_predictions(
+            from_predictions, against or (), parse, items, data, split, answers, others, json
+        )
+    for name, value in (("--against", against), ("--parse", parse), ("--items", items)):
+        if value:
+            raise wrong_use(f"{name} without --from-predictions", place=name, cure="name a file of replies")
+    if data is None:
+        raise wrong_use("missing option '--data'", place="finedefics evaluate", cure="name a dataset")
     if encoder is not None or model is None:
         from .evaluate_encoder import evaluate_encoder
 
@@ -150,7 +190,7 @@ def evaluate(
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
     from finedefics_platform.evaluation.recording import record_evaluation
-    from finedefics_platform.models.references import base_of_model, open_model
+    from finedefics_platform.models.references import base_of_model, open_model, trained_on
     from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
     from finedefics_platform.models.registry import check_name
 
@@ -184,6 +224,7 @@ def evaluate(
         settings,
         labelled=opened.labelled,
         options=options,
+        trained_on=trained_on(opened),
         called=opened.called,
         gpus_per_worker=gpus_per_worker,
         progress=out,

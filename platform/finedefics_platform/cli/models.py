@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from .console import Reporter, reporter
+from .figures import by_category
 from .model_cards import card, export
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ def show(
         asked = f"at most {one.limit} pictures" if one.limit else "all pictures"
         out.table(
             f"On {one.ground}, {asked}",
-            ("answer", "accuracy", "95 % interval", "pictures"),
+            ("answer", "accuracy", "95 % by picture", "95 % by category", "pictures"),
             [
                 (
                     f"{answer}/{group}",
                     f"{cell['accuracy']:.3f}",
                     f"{cell['low']:.3f} to {cell['high']:.3f}",
+                    by_category(cell),
                     cell["n"],
                 )
                 for answer, cells in one.figures.items()
@@ -143,12 +145,10 @@ def promote(
     from finedefics_platform.models.gate import load_gate
     from finedefics_platform.models.promotion import promote as carry_out
     from finedefics_platform.models.registry import get_version
-    from finedefics_platform.tracking.own_database import check_writable
 
     out, workspace = reporter(json), open_workspace()
     asked = load_gate(gate, set_ or [])
     reference = f"{name}/{version}" if version.isdigit() else f"{name}@{version}"
-    check_writable(workspace)
     number = get_version(workspace, reference).version
     _tell(out, carry_out(workspace, name, number, reason=reason, gate=asked, by=by, force=force))
 

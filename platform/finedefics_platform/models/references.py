@@ -88,6 +88,13 @@ def open_model(workspace: Workspace, reference: str) -> OpenedModel:
     return _registered(workspace, reference)  # says what there is
 
 
+def trained_on(opened: OpenedModel) -> str | None:
+    """The dataset that a model was trained on, ``name@digest``; None where that is not known."""
+    if opened.run is not None:
+        return opened.run.dataset
+    return opened.version.tags.get("dataset") if opened.version is not None else None
+
+
 def base_of_model(workspace: Workspace, opened: OpenedModel) -> OpenedModel:
     """The model that a run tuned, of a run or of a version that one made.
 

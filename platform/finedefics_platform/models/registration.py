@@ -250,7 +250,7 @@ def _stored_run(client: "MlflowClient", workspace: Workspace, run_id: str) -> "R
         if not is_refusal(error):
             raise
         place = shown(workspace.tracking_uri)
-        raise FinedeficsError(
+        raise wrong_use(
             f"there is no run {run_id}", place=place, cure="see `finedefics runs list`"
         ) from error
 

@@ -17,18 +17,27 @@ from time import time as now
 from typing import Any, Literal
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.reasons import in_a_line
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
-from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal, open_client, shown
+from finedefics_platform.tracking.mlflow_client import (
+    experiment_id,
+    is_refusal,
+    open_client,
+    read_only,
+    shown,
+)
 from finedefics_platform.tracking.notes import NOTE, cut
-from finedefics_platform.tracking.own_database import is_own_database, is_workspace
+from finedefics_platform.tracking.own_database import is_own_database, is_workspace, is_writable
+from finedefics_platform.tracking.reachability import unanswered
 from finedefics_platform.tracking.sources import ENVIRONMENT, source_tags
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 OWN_DATABASE = "the workspace's own database"
+FAILURE = "finedefics.failure"  # the tag that says in a line why a run did not finish
 BUFFERED_ENTRIES = 200
 SECONDS_BETWEEN_SENDS = 2.0
 # An unreachable host can cost a whole timeout, so it is not asked again at every batch.
@@ -54,7 +63,7 @@ class Tracker:
         self._client = open_client(workspace)
         self._identity = workspace.id
         self._lock = threading.RLock()
-        self._ask_again = 0.0
+        self._ask_again, self._away = 0.0, False
         self._check_experiment()
         writer = f"{strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._spool = Spool(_spool_folder(workspace), writer, destination(workspace))
@@ -141,8 +150,22 @@ class Tracker:
         place = self._workspace.name_of(Location.of(path))
         self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
 
-    def finish(self, run_id: str, status: Status = "FINISHED", *, time: float | None = None) -> None:
-        """Close a run and send everything that waits; ``time`` is when it ended (Unix seconds)."""
+    def finish(
+        self,
+        run_id: str,
+        status: Status = "FINISHED",
+        *,
+        why: str | BaseException | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Close a run and send everything that waits.
+
+        Args:
+            why: it did not finish, as a tag in one line.
+            time: when it ended (Unix seconds).
+        """
+        if why is not None and status != "FINISHED":
+            self.tags(run_id, {FAILURE: why if isinstance(why, str) else in_a_line(why)})
         self._add({"run": run_id, "entry": "finish", "status": status, "time": _milliseconds(time)})
         self.flush()
 
@@ -173,6 +196,11 @@ class Tracker:
 
     def _check_experiment(self) -> None:
         """A deleted experiment is a mistake to report at the start; a server that is away is not."""
+        if is_own_database(self._workspace) and not is_writable(self._workspace):
+            raise read_only(self._workspace)
+        if reason := unanswered(self._workspace.tracking_uri):  # MLflow itself would try for a minute
+            self._note_absence(reason)
+            return
         try:
             experiment_id(self._client, self._workspace, self._experiment_name)
         except FinedeficsError:
@@ -216,7 +244,7 @@ class Tracker:
         """Send the spool, then the buffer; whatever stays goes to the spool, behind what waits there."""
         self._last_sent = monotonic()
         entries, self._buffer = self._buffer, []
-        if self._last_sent < self._ask_again:
+        if self._last_sent < self._ask_again or (self._away and unanswered(self._workspace.tracking_uri)):
             self._spool.append(entries)
             return False
         left = self._spool.drain(self._delivery.send)
@@ -226,9 +254,11 @@ class Tracker:
         if left or settled < len(entries):
             self._note_absence(self._delivery.failure)
             return False
+        self._away = False
         return True
 
-    def _note_absence(self, error: Exception | None) -> None:
+    def _note_absence(self, error: Exception | str | None) -> None:
+        self._away = True
         if self._ask_again == 0.0:
             log.debug("the tracking server is away: %s", error)
         self._ask_again = monotonic() + SECONDS_BEFORE_ASKING_AGAIN

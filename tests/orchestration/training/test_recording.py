@@ -14,7 +14,8 @@ from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.tracking.notes import NOTE
 from finedefics_platform.tracking.tracker import Tracker, server_run_id
-from finedefics_platform.training.recording import Recorder, cost
+from finedefics_platform.training.pace import Pace
+from finedefics_platform.training.recording import Recorder, beside_the_bar, cost
 
 LONG_AGO = 1_600_000_000.0
 
@@ -95,3 +96,20 @@ def test_a_person_sees_what_a_step_costs() -> None:
     found = {"samples_per_second": 12.345, "memory_mib": 2048.0, "data_wait_share": 0.031, "loss": 1.0}
     assert cost(found) == "12.3 samples/s · 2.0 GiB · 3 % waiting for data"
     assert cost(found | {"mfu": 0.412}) == "12.3 samples/s · MFU 41 % · 2.0 GiB · 3 % waiting for data"
+
+
+def test_the_loss_and_the_time_left_stand_beside_the_bar() -> None:
+    def step(stage: str, number: int, at: float) -> dict[str, Any]:
+        return {"event": "step", "stage": stage, "total_step": number, "time": at}
+
+    pace = Pace(20)
+    assert pace.left(step("a", 1, 100.0)) is None, "the first step waits for imports and data"
+    assert pace.left(step("a", 3, 104.0)) == 34.0, "17 steps of two seconds, of all stages"
+    assert pace.left(step("a", 5, 118.0)) == 67.5, "a check between them counts"
+    assert pace.left(step("b", 11, 200.0)) is None, "another stage has another pace"
+    assert pace.left(step("b", 12, 201.0)) == 8.0
+    assert pace.left(step("b", 11, 300.0)) is None, "after a restart"
+    assert pace.left(step("b", 20, 309.0)) == 0.0
+    told = beside_the_bar({"loss": 1.23456, "samples_per_second": 12.0}, 7530.0)
+    assert told == "loss 1.235 · 2 h 5 min left · 12 samples/s"
+    assert beside_the_bar({"loss": 2.0}, None) == "loss 2"
