@@ -32,6 +32,7 @@ COMMANDS = {
     "tune": "finedefics_platform.cli.tune:tune",
     "study": "finedefics_platform.cli.study:app",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
+    "report": "finedefics_platform.cli.report:report",
     "predict": "finedefics_platform.cli.predict:predict",
     "serve": "finedefics_platform.cli.serve:serve",
     "data": "finedefics_platform.cli.data:app",

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.errors import FinedeficsError
 from finedefics_platform.base.times import in_words
 
 from .console import reporter
+from .runs_compare import compare
 from .runs_delete import delete
 
 if TYPE_CHECKING:
@@ -114,36 +115,7 @@ def show(run: Run, json: Json = False) -> None:
     out.done(run_id=record.run_id)
 
 
-@app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs: ids, beginnings of ids, or keys.")],
-    json: Json = False,
-) -> None:
-    """Put runs side by side: the parameters in which they differ, and their last metrics.
-
-    Example: `finedefics runs compare 3f2a9c 81bd04`
-    """
-    from finedefics_platform.base.workspace import open_workspace
-    from finedefics_platform.tracking.runs import compare_runs
-
-    if len(runs) < 2:
-        raise wrong_use("only one run", place="finedefics runs compare", cure="name at least two runs")
-    out = reporter(json)
-    result = compare_runs(open_workspace(), runs)
-    ids = [record.run_id for record in result.runs]
-    out.event("comparison", runs=ids, params=result.params, metrics=result.metrics)
-    columns = ("", *(f"{escape(record.name)}\n{record.run_id[:_ID]}" for record in result.runs))
-    cells = [
-        (escape(name), *("" if v is None else escape(v) for v in row)) for name, row in result.params.items()
-    ]
-    if cells:
-        out.table("Parameters that differ", columns, cells)
-    else:
-        out.say("The parameters are the same.")
-    numbers = [(escape(name), *_numbers(row)) for name, row in result.metrics.items()]
-    if numbers:
-        out.table("Metrics (last value)", columns, numbers)
-    out.done(runs=ids)
+app.command()(compare)
 
 
 app.command()(delete)
@@ -174,10 +146,6 @@ def sync(json: Json = False) -> None:
         )
     out.say(f"{result.sent} entries sent, nothing waits.")
     out.done(sent=result.sent)
-
-
-def _numbers(values: tuple[float | None, ...]) -> list[str]:
-    return ["" if value is None else f"{value:.6g}" for value in values]
 
 
 def _fields(record: "RunRecord") -> dict[str, Any]:

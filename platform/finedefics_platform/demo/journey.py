@@ -96,7 +96,7 @@ def run_demo(
     leg("predict held-out pictures with the champion")
     predict_some(workspace, f"{version.name}@champion", dataset, progress)
     leg("put the numbers side by side")
-    summary = summarise(workspace, dataset, runs, evaluations, search, version, experiments, seed)
+    summary = summarise(workspace, dataset, runs, evaluations, search, version, seed)
     tracker.flush()
     return Demo(dataset, base, runs, evaluations, search, version, promotion, summary)
 

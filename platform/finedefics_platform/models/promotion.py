@@ -14,8 +14,7 @@ from finedefics_platform.models.describing import describe_model
 from finedefics_platform.models.evidence import figures
 from finedefics_platform.models.gate import Decision, Gate, Missing, Verdict, decide, load_gate
 from finedefics_platform.models.registry import CHAMPION, ModelVersion, get_version, versions
-from finedefics_platform.tracking.mlflow_client import read_only
-from finedefics_platform.tracking.own_database import is_own_database, is_writable
+from finedefics_platform.tracking.mlflow_client import check_writable
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def promote(
     if not reason.strip() or (force is not None and not force.strip()):
         raise wrong_use("a reason is empty", place=f"{name}/{version}", cure="say why, for the history")
     candidate = get_version(workspace, f"{name}/{version}")
-    _check_writable(workspace)
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.champion == version:
         if now.moved:
@@ -86,7 +85,7 @@ def rollback(workspace: Workspace, name: str, *, reason: str, by: str | None = N
     """
     if not versions(workspace, name):
         get_version(workspace, name)  # says which models there are
-    _check_writable(workspace)
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.moved and now.champion:
         return _restore(workspace, now, reason=reason, by=by)
@@ -106,12 +105,6 @@ def rollback(workspace: Workspace, name: str, *, reason: str, by: str | None = N
 def history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     """The log of decisions, oldest first: the fields of `decisions.Entry`; void ones are among them."""
     return [asdict(entry) for entry in read_log(workspace, name)]
-
-
-def _check_writable(workspace: Workspace) -> None:
-    """Ask before something is decided whether it can be written down (a server says so when it is asked)."""
-    if is_own_database(workspace) and not is_writable(workspace):
-        raise read_only(workspace)
 
 
 def _restore(workspace: Workspace, now: Standing, *, reason: str, by: str | None) -> Change:

@@ -155,6 +155,16 @@ def read_only(workspace: Workspace) -> FinedeficsError:
     )
 
 
+def check_writable(workspace: Workspace) -> None:
+    """Ask before something is decided whether it can be written down (a server is asked when that is done).
+
+    Raises:
+        FinedeficsError: the workspace's own database is on a disk that may only be read.
+    """
+    if is_own_database(workspace) and not is_writable(workspace):
+        raise read_only(workspace)
+
+
 def _check_answers(uri: str) -> None:
     """Once for a process and address: after that MLflow's own errors tell."""
     if uri in _answered:

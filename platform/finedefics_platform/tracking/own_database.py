@@ -82,8 +82,12 @@ def is_writable(workspace: Workspace) -> bool:
     """Whether the own database can be written to; one that cannot is read all the same."""
     file = own_file(workspace)
     effective = os.access in os.supports_effective_ids
-    places = (file.parent, file) if file.exists() else (file.parent,)
-    return all(os.access(place, os.W_OK, effective_ids=effective) for place in places)
+    places = (file, file.parent, workspace.root.local)
+    return all(
+        os.access(place, os.W_OK, effective_ids=effective)
+        for place in places
+        if place is not None and place.exists()
+    )
 
 
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:

@@ -1,11 +1,11 @@
-"""Reads recorded runs back: as a list, one by one, and side by side; and marks them deleted."""
+"""Reads recorded runs back, as a list and one by one; and marks them deleted."""
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.names import meant
@@ -97,15 +97,6 @@ _GO_ON = {
     SEARCH: "go on: the same `finedefics tune`",
     STUDY: "go on: the same `finedefics study run`",
 }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Runs side by side: the parameters in which they differ, and every metric; None where a run has none."""
-
-    runs: tuple[RunRecord, ...]
-    params: Mapping[str, tuple[str | None, ...]]
-    metrics: Mapping[str, tuple[float | None, ...]]
 
 
 def list_runs(workspace: Workspace, *, limit: int = 50, kind: str | None = None) -> list[RunRecord]:
@@ -218,19 +209,6 @@ def children(workspace: Workspace, run_id: str) -> list[RunRecord]:
     """The stages, trials or arms under a run, in the order of their start."""
     found = _search(workspace, f"tags.`{PARENT}` = {quoted(run_id)}", LOOKED_THROUGH)
     return [_record(run) for run in reversed(found)]
-
-
-def compare_runs(workspace: Workspace, references: Sequence[str]) -> Comparison:
-    """Put runs side by side; FinedeficsError if one of them does not exist."""
-    records = tuple(get_run(workspace, reference) for reference in references)
-
-    def rows(kind: str) -> dict[str, tuple[Any, ...]]:
-        values = [getattr(record, kind) for record in records]
-        names = sorted({name for of_run in values for name in of_run})
-        return {name: tuple(of_run.get(name) for of_run in values) for name in names}
-
-    differing = {name: row for name, row in rows("params").items() if len(set(row)) > 1}
-    return Comparison(records, differing, rows("metrics"))
 
 
 def _search(workspace: Workspace, wanted: str | None, limit: int) -> list["Run"]:

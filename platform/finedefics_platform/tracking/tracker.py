@@ -23,14 +23,14 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
 from finedefics_platform.tracking.mlflow_client import (
+    check_writable,
     experiment_id,
     is_refusal,
     open_client,
-    read_only,
     shown,
 )
 from finedefics_platform.tracking.notes import NOTE, cut
-from finedefics_platform.tracking.own_database import is_own_database, is_workspace, is_writable
+from finedefics_platform.tracking.own_database import is_own_database, is_workspace
 from finedefics_platform.tracking.reachability import unanswered
 from finedefics_platform.tracking.sources import ENVIRONMENT, source_tags
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
@@ -196,8 +196,7 @@ class Tracker:
 
     def _check_experiment(self) -> None:
         """A deleted experiment is a mistake to report at the start; a server that is away is not."""
-        if is_own_database(self._workspace) and not is_writable(self._workspace):
-            raise read_only(self._workspace)
+        check_writable(self._workspace)
         if reason := unanswered(self._workspace.tracking_uri):  # MLflow itself would try for a minute
             self._note_absence(reason)
             return

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.runs import app
+from finedefics_platform.comparison.side_by_side import compare_runs
 from finedefics_platform.tracking.delivery import Delivery
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.own_database import own_file
-from finedefics_platform.tracking.runs import compare_runs, get_run, list_runs
+from finedefics_platform.tracking.runs import get_run, list_runs
 from finedefics_platform.tracking.spool import Spool
 from finedefics_platform.tracking.tracker import Tracker, destination, server_run_id, sync
 
@@ -295,8 +296,8 @@ def test_runs_are_listed_shown_and_compared(recorded: Workspace) -> None:
     assert all(listed.index(child) == listed.index(parent) + 1 for parent, child in ids)
 
     comparison = compare_runs(recorded, ["compared-1", ids[1][0][:20]])
-    assert comparison.params == {"seed": ("1", "2")}
-    assert comparison.metrics == {"accuracy": (0.1, 0.2)}
+    assert comparison.settings == {"seed": ("1", "2")}
+    assert comparison.metrics == {"accuracy": (0.1, 0.2), "loss": (5.0, 5.0)}
 
     environment = {"FINEDEFICS_HOME": str(recorded.root)}
     for command, words in (
