@@ -74,7 +74,7 @@ class OwnRegistry:
                 f"SELECT {columns} FROM model_versions {named} "
                 f"{'AND' if named else 'WHERE'} current_stage IS NOT 'Deleted_Internal'"
             ).fetchall()
-        return Found(Version(*row, tags=tags.get((row[0], row[1]), {})) for row in rows)
+        return Found(Version(*row, tags.get(row[:2], {})) for row in rows)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
