@@ -207,7 +207,9 @@ def train(
     from finedefics_platform.training.run import train as run
 
     place = workspace or open_workspace()
-    loaded = experiment if isinstance(experiment, Experiment) else load_experiment(experiment, overrides)
+    loaded = (
+        experiment if isinstance(experiment, Experiment) else load_experiment(Path(experiment), overrides)
+    )
     tracker = Tracker(place, loaded.tracking.experiment)
     return run(place, loaded, tracker=tracker, progress=progress, force=force, validate=validate_alignment)
 
@@ -234,7 +236,7 @@ def tune(
     from finedefics_platform.tracking.tracker import Tracker
 
     place = workspace or open_workspace()
-    loaded, document = load_search(search, overrides)
+    loaded, document = load_search(Path(search), overrides)
     name = (document.get("tracking") or {}).get("experiment", "finedefics")
     return run_search(place, loaded, document, tracker=Tracker(place, name), progress=progress, force=force)
 
