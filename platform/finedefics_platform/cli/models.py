@@ -145,12 +145,10 @@ def promote(
     from finedefics_platform.models.gate import load_gate
     from finedefics_platform.models.promotion import promote as carry_out
     from finedefics_platform.models.registry import get_version
-    from finedefics_platform.tracking.mlflow_client import check_writable
 
     out, workspace = reporter(json), open_workspace()
     asked = load_gate(gate, set_ or [])
     reference = f"{name}/{version}" if version.isdigit() else f"{name}@{version}"
-    check_writable(workspace)
     number = get_version(workspace, reference).version
     _tell(out, carry_out(workspace, name, number, reason=reason, gate=asked, by=by, force=force))
 

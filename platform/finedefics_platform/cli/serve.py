@@ -12,7 +12,7 @@ from finedefics_platform.base.signals import Terminated
 
 from .console import reporter
 
-NEEDED = ("starlette", "uvicorn", "watchfiles")  # of the extra `serve`; Ray Serve imports the last
+RAY_SERVE = "watchfiles"  # comes with ray[serve] and with nothing else, and Ray Serve imports it
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -88,9 +88,9 @@ def serve(
 
     Example: `curl -H "Authorization: Bearer TOKEN" --data-binary @bird.jpg http://127.0.0.1:8000/predict`
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if find_spec(RAY_SERVE) is None:
         cure = "pip install 'finedefics[serve]'"
-        raise wrong_use(f"serving needs {', '.join(missing)}", place="finedefics serve", cure=cure)
+        raise wrong_use("Ray Serve is not installed", place="finedefics serve", cure=cure)
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.models.categories import answerable
     from finedefics_platform.models.category_file import read_categories

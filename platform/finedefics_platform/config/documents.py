@@ -47,10 +47,10 @@ class _OneOfEachKey(yaml.SafeLoader):
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise _Twice(key.value, seen[key.value], line)
-            seen[key.value] = line
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise _Twice(name, seen[name], line)
+            seen[name] = line
         return super().construct_mapping(node, deep)
 
 

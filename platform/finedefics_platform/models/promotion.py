@@ -56,8 +56,8 @@ def promote(
     """
     if not reason.strip() or (force is not None and not force.strip()):
         raise wrong_use("a reason is empty", place=f"{name}/{version}", cure="say why, for the history")
-    check_writable(workspace)
     candidate = get_version(workspace, f"{name}/{version}")
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.champion == version:
         if now.moved:
@@ -83,9 +83,9 @@ def rollback(workspace: Workspace, name: str, *, reason: str, by: str | None = N
     Raises:
         FinedeficsError: there is no such model, or no champion before the present one.
     """
-    check_writable(workspace)
     if not versions(workspace, name):
         get_version(workspace, name)  # says which models there are
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.moved and now.champion:
         return _restore(workspace, now, reason=reason, by=by)

@@ -198,7 +198,8 @@ def _start(
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))
     with progress.progress("loading the model", 1) as advance:
         serve.start(proxy_location="Disabled", logging_config=_QUIET)
-        made = serve.deployment(Replica).options(
+        deployment: Any = serve.deployment(Replica)
+        made = deployment.options(
             name="Replica",
             num_replicas=replicas,
             max_ongoing_requests=2 * held.batch,  # the next batch gathers while one is answered

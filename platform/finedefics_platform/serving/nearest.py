@@ -72,7 +72,8 @@ class TrainingPictures:
             self._stacked = np.stack(self._objects)
         similar = self._stacked @ objects
         order = np.argsort(-similar, kind="stable")[:count].tolist()
-        return [Shown(*self._about[row], float(similar[row])) for row in order]
+        near = ((*self._about[row], float(similar[row])) for row in order)
+        return [Shown(*each) for each in near]
 
     def save(self, place: Location) -> None:
         """Keep them for the next start."""

@@ -114,9 +114,11 @@ def serving(
                 threshold=threshold,
                 training=TrainingPictures(note=note),
             )
-            gathers = partial(_gathering, front, workspace, found, dataset, settings.nearest, replicas)
+            gathers = None
+            if dataset is not None:
+                gathers = partial(_gathering, front, workspace, found, dataset, settings.nearest, replicas)
             config = uvicorn.Config(
-                application(front, gathers if dataset else None),
+                application(front, gathers),
                 log_level="error",
                 access_log=False,
                 server_header=False,

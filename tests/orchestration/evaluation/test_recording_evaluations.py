@@ -82,6 +82,7 @@ def test_an_encoder_and_a_version_are_recorded_too(recorded: Workspace) -> None:
 
 
 def test_a_server_that_is_away_gets_it_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps artefacts of a database that is not the workspace's own
     workspace = open_workspace(tmp_path / "away")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = trained_run(workspace, "waiting", tracked=False)

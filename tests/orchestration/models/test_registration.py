@@ -164,6 +164,7 @@ def test_what_cannot_be_registered_is_refused(recorded: Workspace, tmp_path: Pat
         assert words in str(refusal("refused", type(run)(**{**vars(run), "parent_run_id": run_id})))
     assert versions(recorded, "refused") == []
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "w.safetensors").write_text("w")
     with pytest.raises(FinedeficsError, match="only a run's model can be registered"):
         check_registrable("refused", open_model(recorded, str(tmp_path)))
     registered(recorded, "mine", 3, 12)

@@ -301,7 +301,7 @@ def test_runs_are_listed_shown_and_compared(recorded: Workspace) -> None:
 
     environment = {"FINEDEFICS_HOME": str(recorded.root)}
     for command, words in (
-        (["list"], ["compared-1", "stage1", "finished"]),
+        (["list", "--all"], ["compared-1", "stage1", "finished"]),
         (["show", ids[0][0]], ["accuracy", "0.1", "stage1"]),
         (["compare", "compared-1", "compared-2"], ["seed", "0.2"]),
         (["sync"], ["0 entries sent"]),
