@@ -79,7 +79,11 @@ def test_a_pipeline_is_read_back_as_it_was_written(
     assert (run.info.status, stage.info.status) == ("FINISHED", "FAILED")
     tags = run.data.tags
     assert (tags["finedefics.dataset_digest"], tags["finedefics.config_digest"]) == ("d123", "c456")
-    assert {"finedefics.version.torch", "finedefics.version.mlflow", "finedefics.python"} <= tags.keys()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.git.commit", "finedefics.code"} <= tags.keys()
+    environment = json.loads(
+        Path(client.download_artifacts(parent, "environment.json", str(tmp_path))).read_text()
+    )
+    assert {"version.torch", "version.mlflow", "python", "git_commit"} <= environment.keys()
     assert stage.data.tags["mlflow.parentRunId"] == parent
     assert stage.data.tags["finedefics.restarts"] == "1"
     assert [file.path for file in client.list_artifacts(child, "tables")] == ["tables/table.txt"]
@@ -297,7 +301,7 @@ def test_runs_are_listed_shown_and_compared(recorded: Workspace) -> None:
 
     environment = {"FINEDEFICS_HOME": str(recorded.root)}
     for command, words in (
-        (["list"], ["compared-1", "stage1", "finished"]),
+        (["list", "--all"], ["compared-1", "stage1", "finished"]),
         (["show", ids[0][0]], ["accuracy", "0.1", "stage1"]),
         (["compare", "compared-1", "compared-2"], ["seed", "0.2"]),
         (["sync"], ["0 entries sent"]),
