@@ -38,10 +38,17 @@ class Differences:
 
 
 def differing_settings(documents: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
-    """The keys in which flat experiments differ; None where one has no such key."""
-    keys = dict.fromkeys(key for document in documents for key in document)
-    rows = {key: tuple(document.get(key) for document in documents) for key in keys}
+    """The keys in which flat experiments differ; None where one has no such key, or it is null there.
+
+    Their names are no setting: whoever shows them has them as headings.
+    """
+    keys = dict.fromkeys(key for document in documents for key in document if key != "name")
+    rows = {key: tuple(_value(document.get(key)) for document in documents) for key in keys}
     return {key: row for key, row in rows.items() if len(set(row)) > 1}
+
+
+def _value(text: str | None) -> str | None:
+    return None if text == "null" else text
 
 
 def flat(experiment: Experiment) -> dict[str, str]:
