@@ -60,7 +60,7 @@ def likelihood_vs_generation() -> dict[str, Result]:
     each = {kind: statistics.median(times(kind)) for kind in ("terse", "talkative alone", "terse alone")}
     how = (
         f"{PICTURES} items of 4 options from bytes to option, together: {rates['likelihood']:.0f} items/s "
-        f"against {rates['talkative']:.0f} with replies of {TALKATIVE} tokens (a model that was not tuned to letters); "
+        f"against {rates['talkative']:.0f} with replies of {TALKATIVE} tokens (no tuning to letters); "
         f"{each['terse']:.2f} times against replies of {TERSE} tokens; one item at a time "
         f"{each['talkative alone']:.2f} and {each['terse alone']:.2f} times"
     )
