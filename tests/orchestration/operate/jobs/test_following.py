@@ -146,7 +146,12 @@ def test_a_job_whose_cluster_is_gone_is_lost_and_its_log_is_read(
     ],
 )
 def test_where_its_run_is_seen_is_told(
-    begin: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Any, server: str, see: str
+    begin: Any,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    server: str | None,
+    see: str,
 ) -> None:
     record = begin("")
     record.write_job({**record.job(), "tracking": server})
