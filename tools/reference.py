@@ -28,7 +28,8 @@ ABOUT = {
     "([how](../clusters.md)).",
     "world": "What `finedefics world` and `finedefics base` read: drawn data and its base model "
     "([how](../worlds.md)).",
-    "gate": "What a promotion asks of a candidate.",
+    "gate": "What `finedefics models promote --gate` reads: named rules that a candidate has to meet "
+    "([how](../registry.md)).",
 }
 Schema = dict[str, Any]
 

@@ -6,6 +6,7 @@ printed; a `progress` of the caller's is told of the way.
 """
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,9 @@ def train(
     from finedefics_platform.training.run import train as run
 
     place = workspace or open_workspace()
-    loaded = experiment if isinstance(experiment, Experiment) else load_experiment(experiment, overrides)
+    loaded = (
+        experiment if isinstance(experiment, Experiment) else load_experiment(Path(experiment), overrides)
+    )
     tracker = Tracker(place, loaded.tracking.experiment)
     return run(place, loaded, tracker=tracker, progress=progress, force=force, validate=validate_alignment)
 
@@ -234,7 +237,7 @@ def tune(
     from finedefics_platform.tracking.tracker import Tracker
 
     place = workspace or open_workspace()
-    loaded, document = load_search(search, overrides)
+    loaded, document = load_search(Path(search), overrides)
     name = (document.get("tracking") or {}).get("experiment", "finedefics")
     return run_search(place, loaded, document, tracker=Tracker(place, name), progress=progress, force=force)
 
@@ -248,7 +251,7 @@ def evaluate(
     progress: Progress = SILENT,
     **settings: Any,
 ) -> Evaluation:
-    """Answer every picture of a split; an equal evaluation that is finished is returned at once.
+    """Answer every picture of a split, recorded in MLflow; an equal evaluation is found and returned at once.
 
     Args:
         model: a run, its key, a registered model (``birds@champion``), a folder or a hub name.
@@ -261,9 +264,14 @@ def evaluate(
     from finedefics_platform.config.experiment import Evaluation as Settings
     from finedefics_platform.config.section import parse_document
     from finedefics_platform.evaluation.checks import check_evaluable
+    from finedefics_platform.evaluation.recording import record_evaluation
     from finedefics_platform.evaluation.run import evaluate as run
-    from finedefics_platform.models.references import open_model
-    from finedefics_platform.models.registration import check_registrable, register_evaluated
+    from finedefics_platform.models.references import open_model, trained_on
+    from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
+    from finedefics_platform.models.registry import check_name
+
+    if register is not None:
+        check_name(register)
 
     place = workspace or open_workspace()
     asked = parse_document(Settings, settings, place="evaluate")
@@ -271,15 +279,19 @@ def evaluate(
     opened = open_model(place, _called(model))
     if register is not None:
         check_registrable(register, opened)
+    began = time.time()
     done = run(
         place,
         opened.place,
         _reference(dataset),
         asked,
         labelled=opened.labelled,
+        trained_on=trained_on(opened),
         called=opened.called,
         progress=progress,
     )
+    called = opened.called or Path(_called(model)).name
+    record_evaluation(place, done, called, run=opened.run, run_id=made_by(opened), began=began)
     version = register_evaluated(place, register, opened, done) if register is not None else None
     return Evaluation(done, version)
 
@@ -345,14 +357,11 @@ def _called(model: Any) -> str:
 
 
 def _picture(file: PathLike) -> "Image":
-    from finedefics.pictures import decode_image
+    from finedefics.pictures import read_picture
 
     path = Path(file).expanduser()
     try:
-        return decode_image(path.read_bytes(), str(path))
-    except FinedeficsError as error:  # a file that was given, not a sample that was ingested
-        cure = "give a JPEG or PNG file"
-        raise FinedeficsError(error.thing, place=str(path), cure=cure) from error
+        return read_picture(path.read_bytes(), place=str(path))
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         raise wrong_use(reason, place=str(path), cure="give the path of a picture") from error

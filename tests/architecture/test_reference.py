@@ -20,6 +20,7 @@ FILES = {
     "study": "jobs/studies/*.yaml",
     "job": "jobs/specs/*.yaml",
     "cluster": "cluster/*.yaml",
+    "gate": "jobs/gates/*.yaml",
 }
 
 

@@ -47,6 +47,11 @@ def models(incomplete: str) -> list[str]:
     return _beginning(incomplete, _models, _trained)
 
 
+def reportable(incomplete: str) -> list[str]:
+    """All that `report` takes: runs, searches, studies, and registered models."""
+    return _beginning(incomplete, _trained, _searched, _studied, _keys, _models)
+
+
 def studies(incomplete: str) -> list[str]:
     """Keys of studies."""
     return _beginning(incomplete, _studied)
@@ -60,7 +65,7 @@ _PARAMETERS: tuple[tuple[str, str, Callable[[str], list[str]]], ...] = (
     ("categories", "model", registered_models),
     ("runs", "run", recorded_runs),
     ("runs", "runs", recorded_runs),
-    ("report", "runs", recorded_runs),
+    ("report", "names", reportable),
     ("", "resume", trained_runs),
     ("", "register", registered_models),
     ("", "dataset", datasets),

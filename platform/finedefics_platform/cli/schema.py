@@ -21,7 +21,7 @@ KINDS = {
     "job": "finedefics_platform.config.job:Job",
     "cluster": "finedefics_platform.config.cluster:Cluster",
     "world": "finedefics_platform.worlds.settings:WorldSettings",
-    "gate": "finedefics_platform.models.gate:GatePolicy",
+    "gate": "finedefics_platform.models.gate.document:GateDocument",
 }
 # An experiment without what a study, a search or the command line fills in.
 RECIPE, FILLED_IN = "recipe", {"Experiment": ("data", "model"), "Data": ("dataset",), "Model": ("path",)}

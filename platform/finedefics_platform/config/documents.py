@@ -41,15 +41,16 @@ class _OneOfEachKey(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which YAML's own loader keeps the last in silence."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: dict[Any, int] = {}
+        seen: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag == "tag:yaml.org,2002:merge":  # `<<` may stand there more than once
                 continue
-            name, line = (key.value if isinstance(key, yaml.ScalarNode) else None), key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
                 raise _Twice(name, seen[name], line)
-            if name is not None:
-                seen[name] = line
+            seen[name] = line
         return super().construct_mapping(node, deep)
 
 

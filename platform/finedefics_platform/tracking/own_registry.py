@@ -74,7 +74,10 @@ class OwnRegistry:
                 f"SELECT {columns} FROM model_versions {named} "
                 f"{'AND' if named else 'WHERE'} current_stage IS NOT 'Deleted_Internal'"
             ).fetchall()
-        return Found(Version(*row, tags.get(row[:2], {})) for row in rows)
+        return Found(
+            Version(own, number, run, at, source, said, tags.get((own, number), {}))
+            for own, number, run, at, source, said in rows
+        )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

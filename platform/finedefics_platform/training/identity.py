@@ -144,7 +144,7 @@ def _commit(name: str, revision: str | None) -> str:
 
 def _not_had(name: str, revision: str | None, error: Exception, exit_code: int = 1) -> FinedeficsError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return wrong_use(
+    return FinedeficsError(
         f"no such model can be had ({reason})",
         place=f"{name}@{revision}" if revision else name,
         cure=CURE,

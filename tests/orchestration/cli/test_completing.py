@@ -74,6 +74,8 @@ def test_names_are_completed_as_a_shell_asks_for_them(home: Path) -> None:
         "finedefics models promote b": {"birds", "birds@champion", "birds/1", "birds/2"},
         "finedefics categories add birds@": {"birds@champion"},
         "finedefics study show ": {"arms-7a8b"},
+        "finedefics report birds@": {"birds@champion"},
+        "finedefics runs compare joint-1a2b b": {"both-3c4d"},
         "finedefics runs show zzz": set(),
     }
     done = subprocess.run(
