@@ -1,6 +1,5 @@
 """`finedefics serve`: a model behind an address of this machine, until Ctrl-C."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ from finedefics_platform.base.signals import Terminated
 
 from .console import reporter
 
-RAY_SERVE = "watchfiles"  # comes with ray[serve] and with nothing else, and Ray Serve imports it
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -88,14 +86,16 @@ def serve(
 
     Example: `curl -H "Authorization: Bearer TOKEN" --data-binary @bird.jpg http://127.0.0.1:8000/predict`
     """
-    if find_spec(RAY_SERVE) is None:
-        cure = "pip install 'finedefics[serve]'"
-        raise wrong_use("Ray Serve is not installed", place="finedefics serve", cure=cure)
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.models.categories import answerable
     from finedefics_platform.models.category_file import read_categories
-    from finedefics_platform.serving.run import LOOPBACK, Settings, serving
 
+    try:
+        from finedefics_platform.serving.run import LOOPBACK, Settings, serving
+    except ImportError as error:
+        cure = "pip install 'finedefics[serve]'"
+        thing = f"Ray Serve cannot be used ({error.name} is missing)"
+        raise wrong_use(thing, place="finedefics serve", cure=cure) from error
     out = reporter(json)
     workspace = open_workspace()
     found = answerable(workspace, model, None if categories is None else read_categories(categories))
