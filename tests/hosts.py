@@ -1,8 +1,9 @@
 """Hosts on one machine for tests over a network: namespaces with addresses of their own, joined by a bridge.
 
-A host has its own network, its own disk for Ray (mounted at the same path everywhere) and its own shared
-memory. Processors, process numbers and every other folder are the machine's: the workspace is a disk that all
-share. The bridge lies in a namespace too, so that nothing of the machine's own network is touched.
+A host has its own network, name, processes (Ray looks among all it sees for those of its node), shared
+memory, and disk for Ray, mounted at the same path everywhere. Processors and every other folder are the
+machine's: the workspace is a disk that all share. The bridge lies in a namespace too, so that nothing of the
+machine's own network is touched.
 """
 
 import os
@@ -22,7 +23,10 @@ import pytest
 
 NETWORK = "10.213.77"
 INTERFACE = "eth0"
-_OWN_PLACES = 'mount --bind "$1" "$2" && mount -t tmpfs -o size=1g shm /dev/shm && shift 2 && exec "$@"'
+_OWN_PLACES = (
+    'echo "$1" > /proc/sys/kernel/hostname && mount --bind "$2" /etc/hosts && mount --bind "$3" "$4" && '
+    'mount -t tmpfs -o size=1g shm /dev/shm && shift 4 && exec "$@"'
+)
 _END_SECONDS = 20
 
 
@@ -47,8 +51,15 @@ class Host:
     def start(
         self, command: Sequence[str], variables: Mapping[str, str], **options: Any
     ) -> "subprocess.Popen[str]":
-        """Start a program there."""
-        here = ["sh", "-c", _OWN_PLACES, "sh", str(self.disk), str(self.ray_folder), *command]
+        """Start a program there, as the first process of a machine: whatever it starts ends with it."""
+        own = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        places = [
+            self.namespace,
+            str(self.ray_folder.with_name("hosts")),
+            str(self.disk),
+            str(self.ray_folder),
+        ]
+        here = [*own, "sh", "-c", _OWN_PLACES, "sh", *places, *command]
         return subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, *here],
             env={**os.environ, **variables},
@@ -102,6 +113,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
     tag, folder = f"fd{os.getpid()}", Path(tempfile.mkdtemp(prefix="h-"))
     ray_folder = folder / "r"
     ray_folder.mkdir()
+    (folder / "hosts").write_text("127.0.0.1 localhost\n")
     switch, made = f"{tag}-switch", list[Host]()
     try:
         _ip("netns", "add", switch)
@@ -115,6 +127,8 @@ def hosts(count: int) -> Iterator[list[Host]]:
                 f"{NETWORK}.{number + 1}", f"{tag}-{number}", disk, ray_folder, switch, f"port{number}"
             )
             made.append(host)
+            with (folder / "hosts").open("a") as names:
+                names.write(f"{host.address} {host.namespace}\n")
             _ip("netns", "add", host.namespace)
             _ip(
                 *("-n", switch, "link", "add", host.port, "type", "veth"),

@@ -1,5 +1,7 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +10,7 @@ from finedefics.errors import wrong_use
 
 from .console import reporter
 from .details import show_details, show_probes
-from .figures import show_figures, show_place
+from .figures import say_recorded, show_figures
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -191,8 +193,9 @@ def evaluate(
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
+    from finedefics_platform.evaluation.recording import record_evaluation
     from finedefics_platform.models.references import base_of_model, open_model, trained_on
-    from finedefics_platform.models.registration import check_registrable, register_evaluated
+    from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
     from finedefics_platform.models.registry import check_name
 
     if register is not None:
@@ -217,6 +220,7 @@ def evaluate(
     base = base_of_model(workspace, opened) if probes else None
     if opened.hub:
         out.say(f"{model} is {opened.hub}, whose own code is not run")
+    began = time.time()
     done = evaluation.evaluate(
         workspace,
         opened.place,
@@ -229,6 +233,8 @@ def evaluate(
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
+    called = opened.called or Path(model).name  # a folder's place is of this machine
+    recorded = record_evaluation(workspace, done, called, run=opened.run, run_id=made_by(opened), began=began)
     tables = show_figures(out, model, done, settings.options)
     names = {category.category_id: category.name for category in categories}
     details = show_details(out, done, names, per_category=per_category)
@@ -251,9 +257,15 @@ def evaluate(
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
-    show_place(out, done)
+    say_recorded(out, done, recorded)
     out.done(
-        model=model, folder=str(done.place), summary=done.summary, tables=tables, **details, version=version
+        model=model,
+        folder=str(done.place),
+        summary=done.summary,
+        tables=tables,
+        **details,
+        version=version,
+        mlflow_run=recorded.run_id,
     )
 
 

@@ -12,6 +12,7 @@ _COLUMNS = ("answer", "group", "accuracy %", *_INTERVALS, "pictures", "unparsed 
 
 if TYPE_CHECKING:
     from finedefics_platform.evaluation.items import Evaluated
+    from finedefics_platform.evaluation.recording import Recorded
 
 
 def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> dict[str, Any]:
@@ -41,9 +42,11 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
     return tables
 
 
-def show_place(out: Reporter, done: "Evaluated") -> None:
-    """Say where an evaluation's files lie."""
+def say_recorded(out: Reporter, done: "Evaluated", recorded: "Recorded") -> None:
+    """Say where an evaluation's files lie, and which run in MLflow has them."""
     out.say(f"files: {escape(str(done.place))} (summary.json, items.parquet, embeddings.npz)")
+    waits = " (the tracking server is away: `finedefics runs sync` sends it)" if recorded.waiting else ""
+    out.say(f"MLflow run: {recorded.run_id}{waits}")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import commit, committed, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation
@@ -123,6 +123,8 @@ def evaluate_encoder(
                     about |= {**told, "finished": time.time()}
                     _write(draft, found, work, asked, categories, about)
                     held.check()
+    else:
+        say_reused(progress, "evaluation", place.name)
     return open_evaluation(place)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from finedefics_platform.base.actors import run_in_shares
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import Location, commit, committed, fetch, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
@@ -129,6 +129,8 @@ def evaluate(
                     write_evaluation(draft, question.parts, asked, index, _unknown(question), about)
                     held.check()
                 question.parts.delete()
+    else:
+        say_reused(progress, "evaluation", place.name)
     done = open_evaluation(place)
     if trained_on is None:
         return done

@@ -159,7 +159,7 @@ def _in_folder(reference: str, folder: Path) -> OpenedModel:
     folder = folder.resolve()
     if (folder / "config.json").is_file():
         _check_weights(reference, folder)
-        return OpenedModel(reference, folder, Location.of(folder))
+        return OpenedModel(reference, folder, Location.of(folder), _index(folder))
     if not (folder / "model" / "config.json").is_file():
         raise wrong_use(
             "the folder has no model in it", place=reference, cure="give a model's folder or a run's"

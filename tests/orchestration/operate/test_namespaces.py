@@ -1,11 +1,13 @@
 """A cluster over hosts with networks of their own: a training across them outlives one that is cut off.
 
 Honest about what is shared: the hosts have one set of processors, and the workspace is a folder of one disk,
-as a volume would be that all of them mount. Network, shared memory and Ray's own folder are each host's own.
+as a volume would be that all of them mount. Network, processes, shared memory and Ray's own folder are each
+host's own.
 """
 
 import json
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,11 +40,15 @@ PATIENCE = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
 START = """
-import json, sys
+import json, signal, sys, time
 from finedefics_platform.operate.clusters.nodes import agent_ports, start_node, write_address
 told = json.loads(sys.argv[1])
 start_node({**agent_ports(), **told["parameters"]}, head=told["head"])
-write_address(told["store"], told["parameters"]["temp_dir"])  # else jobs take any cluster they see for theirs
+write_address(told["store"], told["parameters"]["temp_dir"])  # where jobs look for their cluster
+print("up", flush=True)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the first process of a machine buries all others
+while True:
+    time.sleep(60)
 """
 LOOK = """
 import os, sys
@@ -56,6 +62,7 @@ class Cluster:
 
     def __init__(self, head: Host, workers: list[Host]) -> None:
         self.head, self.workers = head, workers
+        self._started: list[subprocess.Popen[str]] = []
         self.jobs = f"http://{head.address}:{JOBS_PORT}"
         self.variables = {
             **RAY_SETTINGS,
@@ -79,6 +86,11 @@ class Cluster:
         """Start the host's node."""
         self._start(host, cpus=3, gcs_address=f"{self.head.address}:{STORE_PORT}")
 
+    def bury(self) -> None:
+        """Wait for what was started and was ended."""
+        for process in self._started:
+            process.wait(60)
+
     def nodes(self) -> set[str]:
         """Addresses of those that the head takes for alive."""
         return set(self.command("-c", LOOK, self.jobs).split())
@@ -101,12 +113,13 @@ class Cluster:
         }
         store = f"{self.head.address}:{STORE_PORT}"
         told = {"head": host is self.head, "store": store, "parameters": parameters}
-        with (host.disk / "start.log").open("w") as log:
-            started = host.start(
-                [sys.executable, "-c", START, json.dumps(told)], self.variables, stdout=log, stderr=log
-            )
-            code = started.wait(300)
-        assert code == 0, (host.disk / "start.log").read_text()[-3000:]
+        log = host.disk / "start.log"
+        with log.open("w") as said:
+            program = [sys.executable, "-c", START, json.dumps(told)]
+            started = host.start(program, self.variables, stdout=said, stderr=said)
+        self._started.append(started)
+        until(lambda: "up\n" in log.read_text() or started.poll() is not None, 300, log.read_text)
+        assert started.poll() is None, log.read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +128,7 @@ def cluster() -> Iterator[Cluster]:
         made = Cluster(head, workers)
         until(lambda: len(made.nodes()) == 3)
         yield made
+    made.bury()
 
 
 def until(said: Callable[[], Any], seconds: float = 300, told: Callable[[], Any] = lambda: "") -> None:
@@ -124,9 +138,9 @@ def until(said: Callable[[], Any], seconds: float = 300, told: Callable[[], Any]
         time.sleep(0.3)
 
 
-def training(host: Host) -> list[psutil.Process]:
-    """Ray Train's workers there."""
-    return [one for one in host.processes() if any("RayTrainWorker" in part for part in titles(one))]
+def running(host: Host, name: str) -> list[psutil.Process]:
+    """Those there in whose command or title this is."""
+    return [one for one in host.processes() if any(name in part for part in titles(one))]
 
 
 def titles(process: psutil.Process) -> list[str]:
@@ -176,9 +190,8 @@ def test_a_training_across_hosts_outlives_one_that_is_cut_off(
         return int(status.get("run", {}).get("step", 0))
 
     until(lambda: step() > STEPS // 6, 900, told)
-    assert [len(training(host)) for host in cluster.workers] == [1, 1], "one worker a host"
-    command = record.status()["process"]
-    lost = next(host for host in cluster.workers if command not in [one.pid for one in host.processes()])
+    assert [len(running(host, "RayTrainWorker")) for host in cluster.workers] == [1, 1], "one a host"
+    lost = next(host for host in cluster.workers if not running(host, "operate.jobs.supervise"))
     raylets = [one for one in lost.processes() if one.name() == "raylet"]
     assert len(raylets) == 1
 
