@@ -147,7 +147,11 @@ def evaluate(
         from .evaluate_predictions import evaluate_predictions
 
         others = {"MODEL": model, "--encoder": encoder, "--limit": limit}
-        others |= {"--options": options, "--register": register}
+        others |= {"--options": options, "--register": register, "--rotations": rotations}
+        others |= {"--dtype": dtype, "--micro-tokens": micro_tokens, "--gpus-per-worker": gpus_per_worker}
+        changed = {"--calibration": calibration != "auto", "--unknown": unknown != "auto"}
+        changed |= {"--probes": probes, "--per-category": per_category}
+        others |= {name: True for name, given in changed.items() if given}
         return evaluate_predictions(
             from_predictions, against or (), parse, items, data, split, answers, others, json
         )

@@ -114,7 +114,8 @@ def _check(
             if name == "MODEL":
                 cure = f"give each file an option of its own: --from-predictions {files[0]} "
                 cure += f"--from-predictions {value}"
-            raise wrong_use(f"{name} has no meaning beside --from-predictions", place=str(value), cure=cure)
+            place = str(value) if name == "MODEL" else "finedefics evaluate"
+            raise wrong_use(f"{name} has no meaning beside --from-predictions", place=place, cure=cure)
     if against and len(against) != len(files):
         raise wrong_use(
             f"{len(files)} files against {len(against)}",

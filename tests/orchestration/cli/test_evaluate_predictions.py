@@ -127,6 +127,11 @@ def test_the_item_table_has_the_columns_of_an_evaluation(write: Write, tmp_path:
     ("arguments", "line"),
     [
         (["b.json"], "MODEL has no meaning beside --from-predictions; give each file an option of its own"),
+        (
+            ["--probes"],
+            "finedefics evaluate: --probes has no meaning beside --from-predictions; leave it out",
+        ),
+        (["--unknown", "off"], "--unknown has no meaning beside --from-predictions; leave it out"),
         (["--limit", "3"], "--limit has no meaning beside --from-predictions; leave it out"),
         (["--from-predictions", "b.json", "--data", "birds"], "--data: one dataset of 2 files; name one"),
         (["--against", "items.parquet"], "items.parquet: an evaluation of ours, whose pictures have other"),
