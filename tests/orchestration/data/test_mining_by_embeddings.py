@@ -200,6 +200,7 @@ def test_categories_without_a_text_are_known_by_their_pictures_descriptions(
 def test_a_tuned_model_is_called_as_everywhere(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/w.safetensors").write_text("weights")
     assert tuned_folder(workspace, f"tuned:{tmp_path}") == f"tuned:{tmp_path / 'model'}"
     assert tuned_folder(workspace, "vision:tuned") == "vision:tuned"
 
