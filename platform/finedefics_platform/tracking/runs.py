@@ -117,12 +117,12 @@ def list_runs(workspace: Workspace, *, limit: int = 50, kind: str | None = None)
     tops: list[RunRecord] = []
     for run in _newest(workspace, None) if has_records(workspace) else ():
         record = _record(run)
+        if len(tops) == limit and record.started < tops[-1].started:
+            break  # what is under a run began no earlier than it, so it has been seen
         if record.parent is not None:
             under.setdefault(record.parent, []).append(record)
-        elif kind in (None, record.kind):
+        elif kind in (None, record.kind) and len(tops) < limit:
             tops.append(_as_it_stands(workspace, record))
-        if len(tops) == limit:  # what is under a run began after it, so it has been seen
-            break
 
     def below(record: RunRecord) -> Iterator[RunRecord]:
         for child in reversed(under.get(record.run_id, [])):

@@ -145,7 +145,7 @@ def test_what_waits_to_be_sent_moves_with_the_workspace(
     original.root.local.rename(tmp_path / "moved")
     moved = open_workspace(tmp_path / "moved")
     assert sync(moved).sent == 1
-    assert [file.path for file in open_client(moved).list_artifacts(run)] == ["table.txt"]
+    assert [file.path for file in open_client(moved).list_artifacts(run)] == ["environment.json", "table.txt"]
 
 
 def test_two_workspaces_on_one_server_never_write_into_one_run(
