@@ -146,7 +146,7 @@ def evaluate(
     if from_predictions:
         from .evaluate_predictions import evaluate_predictions
 
-        others = {"MODEL": model, "--encoder": encoder, "--limit": limit}
+        others: dict[str, object] = {"MODEL": model, "--encoder": encoder, "--limit": limit}
         others |= {"--options": options, "--register": register, "--rotations": rotations}
         others |= {"--dtype": dtype, "--micro-tokens": micro_tokens, "--gpus-per-worker": gpus_per_worker}
         changed = {"--calibration": calibration != "auto", "--unknown": unknown != "auto"}
