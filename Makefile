@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint audit bench ablation ui
+.PHONY: help demo test test-slow lint audit bench ablation docs ui
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +22,12 @@ test: $(DEV) ## Run the tests that take seconds
 test-slow: $(DEV) ## Run the tests that take minutes or need a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"
 
-lint: $(DEV) ## Check style, types, the direction of imports and the pinned packages
+lint: $(DEV) ## Check style, types, imports, the reference pages and pinned packages
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.reference --check
 	$(BIN)/python -m tools.audit
 
 audit: $(DEV) ## Look the pinned packages up among known vulnerabilities
@@ -37,6 +39,10 @@ bench: $(DEV) ## Measure against the aims and write benchmarks/results.json
 ablation: $(RUNTIME) ## Measure what hard negatives bring where a batch is small or large (a study)
 	$(BIN)/finedefics study run jobs/studies/negatives.yaml
 
+docs: $(DOCS) ## Build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html (its search needs a server: $(BIN)/mkdocs serve)"
+
 ui: $(RUNTIME) ## Browse runs and models in MLflow (loopback, port 5000)
 	$(BIN)/finedefics ui
 
@@ -45,6 +51,12 @@ $(DEV): pyproject.toml constraints.txt
 	@echo "installing the packages for development (minutes the first time)" >&2
 	@$(INSTALL) -e '.[dev]'
 	@touch $(RUNTIME) $(DEV)
+
+$(DOCS): pyproject.toml constraints.txt
+	@$(call make_venv)
+	@echo "installing the packages for the documentation (minutes the first time)" >&2
+	@$(INSTALL) -e '.[docs]'
+	@touch $(RUNTIME) $(DOCS)
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(call make_venv)

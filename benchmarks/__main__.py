@@ -17,6 +17,7 @@ import benchmarks.letters
 import benchmarks.memory
 import benchmarks.mining
 import benchmarks.packing
+import benchmarks.serving
 import benchmarks.stage_one
 import benchmarks.stream
 import benchmarks.stream_memory

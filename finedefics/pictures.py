@@ -6,29 +6,53 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from finedefics.backbones.family import family_of_processor
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
 from finedefics.rgb import UNDECODABLE, as_rgb
 
-__all__ = ["ImageEncoder", "as_rgb", "decode_image"]
+__all__ = ["ImageEncoder", "as_rgb", "decode_image", "read_picture"]
+
+_TEXT = bytes(range(32, 127)) + b"\t\n\r\f"
 
 
 def decode_image(data: bytes, sample_id: str) -> Image.Image:
     """An RGB picture (see `as_rgb`) from its encoded bytes; FinedeficsError names the sample it refuses."""
+    return read_picture(data, place=f"sample {sample_id}", cure="ingest the folder again")
+
+
+def read_picture(data: bytes, *, place: str, cure: str | None = None) -> Image.Image:
+    """An RGB picture (see `as_rgb`) from its encoded bytes.
+
+    Args:
+        data: a file of any format that Pillow reads.
+        place: what an error calls the picture.
+        cure: what an error advises; default: what to do about a file that somebody gave.
+
+    Raises:
+        FinedeficsError: the file is empty, no picture, or damaged.
+    """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return as_rgb(picture)
     except FinedeficsError as error:
-        raise FinedeficsError(error.thing, place=f"sample {sample_id}", cure=error.cure) from error
+        raise FinedeficsError(error.thing, place=place, cure=cure or error.cure) from error
+    except UnidentifiedImageError:  # its own words are the address of an object
+        reason, advice = _no_picture(data)
     except UNDECODABLE as error:
-        raise FinedeficsError(
-            f"the picture cannot be decoded ({error})",
-            place=f"sample {sample_id}",
-            cure="ingest the folder again",
-        ) from error
+        reason, advice = reason_of(error), "copy it again, or save it as JPEG or PNG"
+    raise FinedeficsError(f"the picture cannot be decoded ({reason})", place=place, cure=cure or advice)
+
+
+def _no_picture(data: bytes) -> tuple[str, str]:
+    """Why bytes of no known format are no picture, and what to do."""
+    if not data:
+        return "the file is empty", "copy it again, or leave it out"
+    head = data[:512]
+    few = len(head.translate(None, _TEXT)) < len(head) / 10
+    return "the file is text" if few else "no known format", "give a JPEG, PNG or WebP file"
 
 
 class ImageEncoder:

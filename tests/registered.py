@@ -79,8 +79,12 @@ def evaluation_of(
     answers: Sequence[str] = ("alignment",),
     categories: Sequence[str] = ("gull",),
     index: Path | None = None,
+    **more: Any,
 ) -> Evaluated:
-    """An evaluation on pictures ``p0`` …, each right or wrong by every answer, all wrong among options."""
+    """An evaluation on pictures ``p0`` …, each right or wrong by every answer, all wrong among options.
+
+    ``more`` goes into its summary.
+    """
     protocol = {"answers": list(answers), "options": 4, "seed": 0}
     about = {
         "dataset": dataset,
@@ -110,7 +114,14 @@ def evaluation_of(
     if committed(place) is None:
         with commit(place) as draft:
             pq.write_table(pa.Table.from_pylist(rows, ITEMS), draft / "items.parquet")
-            (draft / "summary.json").write_text(json.dumps({**about, "pictures": len(right)}))
+            told = {
+                "pictures": len(right),
+                "unparseable": dict.fromkeys(answers, 0.0),
+                "chance": {"all": 0.05, "options": 0.25},
+                "leaks": {"pictures": 0, "of": len(right)},
+                "finished": 1.7e9,
+            }
+            (draft / "summary.json").write_text(json.dumps({**about, **told, **more}))
             (draft / "index").mkdir()
             for file in index.iterdir() if index else ():
                 (draft / "index" / file.name).write_bytes(file.read_bytes())

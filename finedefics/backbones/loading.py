@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from finedefics.backbones.attention import check_attention
 from finedefics.backbones.base import Backbone
 from finedefics.backbones.family import FAMILIES
@@ -114,12 +116,11 @@ def as_one_line(path: str | Path) -> Iterator[None]:
     """Within it, what transformers cannot load is an error that a user can act on."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, FinedeficsError):
             raise
-        reason = str(error).splitlines()[0][:160]
         raise FinedeficsError(
-            f"no loadable image-text-to-text model ({reason})",
+            f"no loadable image-text-to-text model ({reason_of(error)})",
             place=str(path),
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.model_paths import check_there
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,6 +34,7 @@ def stored_dtype(path: str | Path) -> str:
 
 
 def _configuration(path: str | Path) -> dict[str, Any]:
+    check_there(str(path))
     file = Path(path).expanduser() / "config.json"
     try:
         if file.is_file():

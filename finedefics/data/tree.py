@@ -24,6 +24,7 @@ from finedefics.data.names import LISTS, SPLIT_WORDS
 from finedefics.errors import FinedeficsError, reason_of, wrong_use
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+UNLISTED = "this folder cannot be listed"  # begins the reason of one that nobody may look into
 
 
 class Tree(ABC):
@@ -201,12 +202,12 @@ class FolderTree(Tree):
         def unreadable(error: OSError) -> None:
             if error.filename == self.place:
                 raise FinedeficsError(
-                    f"this folder cannot be listed ({error.strerror})",
+                    f"{UNLISTED} ({error.strerror})",
                     place=self.place,
                     cure="check its rights",
                 ) from error
             path = os.path.relpath(error.filename, self.place)
-            self._refused.append((shown(path), f"this folder cannot be listed ({error.strerror})"))
+            self._refused.append((shown(path), f"{UNLISTED} ({error.strerror})"))
 
         for folder, folders, files in os.walk(self.place, followlinks=True, onerror=unreadable):
             real, path = os.path.realpath(folder), os.path.relpath(folder, self.place)

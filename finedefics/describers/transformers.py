@@ -17,6 +17,7 @@ from finedefics.describers.models import Answer, Failure, Keep, Outcome
 from finedefics.describers.questions import Question
 from finedefics.describers.shrink import shrunk
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.model_paths import check_there
 from finedefics.rgb import UNDECODABLE, as_rgb
 
 
@@ -59,6 +60,7 @@ class TransformersModel:
             )
         known = ("batch", "dtype", "edge")
         options: dict[str, Any] = {k: given.options[k] for k in known if given.options.get(k) is not None}
+        check_there(given.argument)  # here, and not in the workers that load it
         return TransformersModel(given.argument, **options)
 
     @cached_property

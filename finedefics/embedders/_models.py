@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from finedefics.embedders._base import Array, Settings, normalised
-from finedefics.errors import FinedeficsError
+from finedefics.errors import FinedeficsError, reason_of
+from finedefics.model_paths import check_there
 from finedefics.pictures import decode_image
 
 _FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
@@ -22,6 +24,7 @@ def model_identity(model: str) -> str:
     Raises:
         FinedeficsError: no such model can be had.
     """
+    check_there(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         sha = hashlib.sha256()
@@ -82,14 +85,14 @@ def load_image_processor(model: str) -> Any:
 
 def loaded(model: str, load: Callable[[], Any]) -> Any:
     """What ``load`` returns; what it fails with as one line."""
+    check_there(model)
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, FinedeficsError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise FinedeficsError(
-            f"no model can be loaded here ({reason})",
+            f"no model can be loaded here ({reason_of(error)})",
             place=model,
             cure="give a folder with config.json and safetensors, or a hub name",
         ) from error

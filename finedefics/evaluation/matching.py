@@ -32,6 +32,7 @@ class Matched:
 
     Attributes:
         options: for each sample id the ids of its options, the truth first.
+        numbers: for each sample id which of the file's questions it is, counted from 0.
         items: questions in the file.
         unmatched: of them without a picture of their own, by reason.
         repeated: questions on a picture that an earlier one asks about; the earlier one counts.
@@ -41,6 +42,7 @@ class Matched:
     items: int
     unmatched: Mapping[str, int] = field(default_factory=dict)
     repeated: int = 0
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     def told(self) -> dict[str, int | dict[str, int]]:
         """For a summary."""
@@ -77,15 +79,17 @@ def match(
         by_file.setdefault(PurePosixPath(picture.source).name, []).append(picture)
     ids = {_spelled(category.name): category.category_id for category in categories}
     options: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, int] = {}
     unmatched: dict[str, int] = {}
     repeated = 0
-    for item in items:
+    for number, item in enumerate(items):
         found = _find(item, by_file, ids)
         if isinstance(found, str):
             unmatched[found] = unmatched.get(found, 0) + 1
         elif found.sample_id in options:
             repeated += 1
         else:
+            numbers[found.sample_id] = number
             options[found.sample_id] = tuple(ids[_spelled(name)] for name in item.options)  # truth first
     missing = sum(unmatched.values())
     if missing > MOST_UNMATCHED * len(items) or not options:
@@ -95,7 +99,7 @@ def match(
             place=place,
             cure="evaluate on the dataset and split that the file was made for",
         )
-    return Matched(options, len(items), dict(sorted(unmatched.items())), repeated)
+    return Matched(options, len(items), dict(sorted(unmatched.items())), repeated, numbers)
 
 
 def _find(

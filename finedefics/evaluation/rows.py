@@ -56,6 +56,7 @@ class Questions:
         """
         chosen = {ALL: best_category(scores)} if among_all else {}
         chosen[OPTIONS] = multiple_choice(scores, self.choices)
+        ids: dict[int | None, str] = dict(enumerate(self.categories))
         return [
             {
                 "sample_id": sample_id,
@@ -63,7 +64,7 @@ class Questions:
                 "group": LABELLED if self.truth[row] in self.labelled else NEW,
                 "answer": answer,
                 "scope": scope,
-                "predicted": (predicted := None if best[row] is None else self.categories[best[row]]),
+                "predicted": (predicted := ids.get(best[row])),
                 "correct": predicted == self.truth[row],
                 "description": texts[row] if texts else None,
                 "reply": texts[row] if texts else None,

@@ -64,7 +64,7 @@ def selective(items: pa.Table, unknown: Unknown | None = None) -> dict[str, dict
         scores = own["score"].fill_null(float("-inf")).to_numpy()
         correct = own["correct"].to_numpy()
         aurc, curve = risk_coverage(correct, scores)
-        told = {"threshold": None, "chosen_on": None, "coverage": None, "risk": None}
+        told: Mapping[str, Any] = dict.fromkeys(("threshold", "chosen_on", "coverage", "risk"))
         if unknown is not None and answer in unknown.thresholds:
             told = _at(unknown, answer, correct, scores)
         found[answer] = {**told, "aurc": aurc, "curve": [list(point) for point in curve]}

@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 
 from finedefics.errors import FinedeficsError
-from finedefics.evaluation.statistics import CONFIDENCE, paired_difference
+from finedefics.evaluation.clustered import ClusteredEstimate, clustered_difference, clustered_interval
+from finedefics.evaluation.statistics import CONFIDENCE, mcnemar, paired_difference
 from finedefics.evaluation.statistics import interval as accuracy_interval
 
 ANSWERS = ("names", "alignment", "describe")
@@ -36,15 +37,19 @@ def accuracy_table(
 
     Returns:
         ``{arm: {answer: {group: {"accuracy", "low", "high", "n"}, "pictures_per_second": x}}}``, fractions
-        with 95 % Wilson intervals. What was not answered is absent.
+        with 95 % Wilson intervals. What was not answered is absent. Where the items have a ``category_id``, a
+        cell has ``low_clustered`` and ``high_clustered`` too, an interval for other categories as well
+        (`finedefics.evaluation.clustered`; None of one category), and ``clusters``, how many there are.
     """
     table: AccuracyTable = {}
     for arm, items in items_by_arm.items():
-        answered = _answered(items, arm, scope)
+        answered, owner = _answered(items, arm, scope), _categories(items)
         table[arm] = {}
         for answer in sorted({answer for answer, _ in answered}, key=_place):
             cells: dict[str, Any] = {
-                group: _cell(answered[answer, group]) for group in GROUPS if (answer, group) in answered
+                group: _cell(answered[answer, group], owner)
+                for group in GROUPS
+                if (answer, group) in answered
             }
             if cells and answer in speeds.get(arm, {}):
                 cells["pictures_per_second"] = float(speeds[arm][answer])
@@ -64,7 +69,9 @@ def differences(
     """Paired differences over the same items: of every arm to one, and of methods to the strongest control.
 
     Each row has ``arm``, ``answer``, ``against``, ``against_answer``, ``group``, ``mean``, ``low``, ``high``,
-    ``n``, ``confidence`` and ``comparison``, which is one of
+    ``n``, ``confidence``, ``p`` of McNemar's exact test, where the items have a ``category_id`` also
+    ``low_clustered``, ``high_clustered`` and ``clusters`` as in `accuracy_table`, and ``comparison``, which
+    is one of
 
     - ``same_answer``: every arm to ``against``, both answering in the same way;
 
@@ -77,8 +84,8 @@ def differences(
       left where a model is asked in the way that suits it less.
 
     What is better or strongest is picked on the test items themselves, which flatters whoever is picked. Rows
-    with a pick therefore hold a wider interval (Bonferroni over the pairs it could have been), so that it
-    covers whichever pair was picked with 95 %.
+    with a pick therefore hold wider intervals and a larger p (Bonferroni over the pairs it could have
+    been), so that they cover whichever pair was picked with 95 %.
 
     Raises:
         FinedeficsError: the arm compared against is missing, or arms did not answer the same items.
@@ -90,6 +97,7 @@ def differences(
             cure="evaluate it, or compare against another arm",
         )
     answered = {arm: _answered(items, arm, scope) for arm, items in items_by_arm.items()}
+    owner = _categories(items_by_arm[against])
     rows = []
     for arm in items_by_arm:
         for group in GROUPS:
@@ -99,10 +107,10 @@ def differences(
                 for answer in ANSWERS:
                     if answer in own and answer in other:
                         pair = _Pair(arm, own, answer, against, other, answer)
-                        rows.append(_row("same_answer", pair, group, 1))
+                        rows.append(_row("same_answer", pair, group, 1, owner))
             if arm not in CONTROLS:
                 controls = {one: _of_group(answered[one], group) for one in CONTROLS if one in answered}
-                rows += _to_the_strongest(arm, own, controls, group)
+                rows += _to_the_strongest(arm, own, controls, group, owner)
     return rows
 
 
@@ -110,7 +118,7 @@ Answers: TypeAlias = Mapping[str, pd.Series]  # of one arm and group: whether ea
 
 
 def _to_the_strongest(
-    arm: str, own: Answers, controls: Mapping[str, Answers], group: str
+    arm: str, own: Answers, controls: Mapping[str, Answers], group: str, owner: pd.Series | None
 ) -> list[dict[str, Any]]:
     rows = []
     best = _best(own, ONE_PASS)
@@ -127,13 +135,13 @@ def _to_the_strongest(
         if there:
             name, rival = max(there, key=lambda one: controls[one[0]][one[1]].mean())
             pair = _Pair(arm, own, answer, name, controls[name], rival)
-            rows.append(_row(comparison, pair, group, of_own * len(there)))
+            rows.append(_row(comparison, pair, group, of_own * len(there), owner))
     least = _worst(own)
     worse = {one: worst for one in controls if (worst := _worst(controls[one]))}
     if least is not None and worse:
         name = max(worse, key=lambda one: controls[one][worse[one]].mean())
         pair = _Pair(arm, own, least, name, controls[name], worse[name])
-        rows.append(_row("whichever", pair, group, len(ONE_PASS) ** 2 * len(worse)))
+        rows.append(_row("whichever", pair, group, len(ONE_PASS) ** 2 * len(worse), owner))
     return rows
 
 
@@ -146,7 +154,9 @@ class _Pair(NamedTuple):
     against_answer: str
 
 
-def _row(comparison: str, pair: _Pair, group: str, picked_from: int) -> dict[str, Any]:
+def _row(
+    comparison: str, pair: _Pair, group: str, picked_from: int, owner: pd.Series | None
+) -> dict[str, Any]:
     a, b = pair.own[pair.answer], pair.other[pair.against_answer]
     if not a.index.equals(b.index):
         raise FinedeficsError(
@@ -156,7 +166,12 @@ def _row(comparison: str, pair: _Pair, group: str, picked_from: int) -> dict[str
             cure="evaluate both on the same dataset version",
         )
     confidence = 1 - (1 - CONFIDENCE) / picked_from
-    estimate = paired_difference(a.to_numpy(), b.to_numpy(), confidence=confidence)
+    left, right = a.to_numpy(), b.to_numpy()
+    estimate = paired_difference(left, right, confidence=confidence)
+    clustered = {}
+    if owner is not None:
+        found = clustered_difference(left, right, owner.loc[a.index].to_numpy(), confidence=confidence)
+        clustered = _clustered(found)
     return {
         "comparison": comparison,
         "arm": pair.arm,
@@ -166,12 +181,31 @@ def _row(comparison: str, pair: _Pair, group: str, picked_from: int) -> dict[str
         "group": group,
         **asdict(estimate),
         "confidence": confidence,
+        "p": min(1.0, picked_from * mcnemar(left, right).p),
+        **clustered,
     }
 
 
-def _cell(correct: pd.Series) -> dict[str, Any]:
+def _cell(correct: pd.Series, owner: pd.Series | None) -> dict[str, Any]:
     estimate = accuracy_interval(correct.to_numpy())
-    return {"accuracy": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+    cell = {"accuracy": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+    if owner is None:
+        return cell
+    return {**cell, **_clustered(clustered_interval(correct.to_numpy(), owner.loc[correct.index].to_numpy()))}
+
+
+def _clustered(found: ClusteredEstimate) -> dict[str, Any]:
+    return {"low_clustered": found.low, "high_clustered": found.high, "clusters": found.clusters}
+
+
+def _categories(items: Items) -> pd.Series | None:
+    """The category of every sample id, None where the items do not say it."""
+    if "category_id" not in getattr(items, "column_names", items.columns):
+        return None
+    names = ["sample_id", "category_id"]
+    frame = items.select(names).to_pandas() if isinstance(items, pa.Table) else items[names]
+    owner = frame.drop_duplicates("sample_id").set_index("sample_id")["category_id"]
+    return None if owner.isna().any() else owner
 
 
 def _best(answers: Answers, among: Sequence[str]) -> str | None:

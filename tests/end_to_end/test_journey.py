@@ -178,7 +178,7 @@ def test_the_command_line_predicts(home: Workspace, demo: Demo, tmp_path: Path) 
     sample = demo.dataset.samples("test", limit=1)[0]
     picture = tmp_path / "bird.jpg"
     picture.write_bytes(sample.image)
-    lines = finedefics(home, "predict", str(picture), "--model", f"{demo.version.name}@champion", "--json")
+    lines = finedefics(home, "predict", f"{demo.version.name}@champion", str(picture), "--json")
     prediction = next(line for line in lines if line["event"] == "prediction")
     items = demo.evaluations[SERVED].items().to_pylist()
     wanted = {(r["sample_id"], r["answer"], r["scope"]): r["predicted"] for r in items}

@@ -86,7 +86,7 @@ def test_another_machine_opens_the_champion(
     picture.write_bytes(sample.image)
     for kept in ("files", "folders"):
         shutil.rmtree(node / "cache" / kept, ignore_errors=True)
-    lines = finedefics(home, node, "predict", str(picture), "--model", demo["model"])
+    lines = finedefics(home, node, "predict", demo["model"], str(picture))
     assert next(line for line in lines if line["event"] == "prediction")["candidates"]
 
 

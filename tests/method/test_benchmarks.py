@@ -20,6 +20,10 @@ from finedefics.objective import Objective
 NAMES = {
     "job_log_lines_lost",
     "submit_to_first_step",
+    "predict_one_seconds",
+    "serve_warm_ms",
+    "serve_throughput_64",
+    "serve_lost_64",
     "stage1_speedup_exact",
     "stage1_speedup_exact_batch8",
     "stage1_speedup_sampler",

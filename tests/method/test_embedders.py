@@ -197,7 +197,7 @@ def test_a_category_without_a_direction_is_named() -> None:
     ("spec", "message"),
     [
         ("clip", "it does not say which model; write clip:google"),
-        ("clip:/nowhere/at/all", "no model can be loaded here"),
+        ("clip:/nowhere/at/all", "there is no such folder of a model"),
         ("pixels", "unknown embedder; choose one of: clip, descriptions, tuned, vision"),
         ("descriptions:x", "it takes no argument"),
     ],

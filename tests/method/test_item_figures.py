@@ -77,6 +77,13 @@ def test_a_model_that_always_says_a_leans_wholly_and_is_never_consistent() -> No
     assert [one["n"] for one in told["by_rotation"]] == [3, 3, 2, 2]
 
 
+def test_replies_that_name_nothing_are_consistent_in_nothing() -> None:
+    told = rotation_figures(by_position({k: [None, None, 0] for k in range(2)}))["letters"]
+    assert told["consistency"] == 0
+    assert told["unparsed"] == pytest.approx(4 / 6)
+    assert sum(one["chosen"] for one in told["positions"]) == 2
+
+
 def test_a_model_that_knows_is_consistent_and_leans_nowhere() -> None:
     rows = []
     for rotation in range(4):

@@ -9,9 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
+from scipy.stats import binom, norm, t
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from finedefics.errors import FinedeficsError
-from finedefics.evaluation.statistics import Estimate, interval, paired_difference
+from finedefics.evaluation.statistics import (
+    Estimate,
+    Seeds,
+    better_than_chance,
+    holm,
+    interval,
+    mcnemar,
+    over_seeds,
+    paired_difference,
+    wilson,
+)
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
 
@@ -143,3 +157,54 @@ def test_what_are_no_answers_is_refused(values: list[object]) -> None:
         interval(values)
     with pytest.raises(FinedeficsError):
         paired_difference(values, values)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 3.7), (0.9, 41.3), (0.5, 8041.0), (1.0, 12.0)])
+def test_wilson_of_parts_of_an_item_is_that_of_statsmodels(share: float, n: float) -> None:
+    quantile = float(t.ppf(0.975, 9))
+    expected = proportion_confint(share * n, n, alpha=2 * norm.sf(quantile), method="wilson")
+    assert wilson(share, n, quantile) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(1, 7), (12, 2), (0, 5), (40, 31), (3, 3)])
+def test_mcnemar_is_the_exact_one_of_statsmodels(gained: int, lost: int) -> None:
+    left = np.array([True] * gained + [False] * lost + [True, False] * 8)
+    right = np.array([False] * gained + [True] * lost + [True, False] * 8)
+    found = mcnemar(left, right)
+    expected = statsmodels_mcnemar([[8, gained], [lost, 8]], exact=True).pvalue
+    assert (found.gained, found.lost, found.p) == (gained, lost, pytest.approx(expected))
+
+
+def test_two_that_never_disagree_are_not_told_apart() -> None:
+    assert mcnemar([True, False], [True, False]).p == 1.0
+    with pytest.raises(FinedeficsError, match="2 answers against 1"):
+        mcnemar([True, False], [True])
+
+
+def test_chance_is_left_behind_by_the_upper_tail() -> None:
+    hits = np.array([True] * 40 + [False] * 80)
+    assert better_than_chance(hits, 0.25) == pytest.approx(binom.sf(39, 120, 0.25))
+    assert better_than_chance(hits[:60], 0.25) < better_than_chance(hits, 0.25) < 0.05
+    assert better_than_chance(~hits, 0.9) > 0.99
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    p = [0.04, 0.001, 0.03, 0.2]
+    assert holm(p) == pytest.approx(list(multipletests(p, method="holm")[1]))
+    assert holm([]) == []
+
+
+def test_seeds_have_students_interval_of_their_mean() -> None:
+    values = [0.81, 0.78, 0.84, 0.80]
+    found = over_seeds(values)
+    half = t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
+    assert (found.mean, found.n, found.spread) == (pytest.approx(0.8075), 4, pytest.approx(0.025))
+    assert (found.low, found.high) == pytest.approx((0.8075 - half, 0.8075 + half))
+
+
+def test_seeds_that_agree_and_one_seed_have_no_interval() -> None:
+    assert over_seeds([0.5]) == Seeds(0.5, None, None, None, 1)
+    assert over_seeds([0.5, 0.5]) == Seeds(0.5, None, None, 0.0, 2)
+    for wrong in ([], [math.nan], [[0.5]]):
+        with pytest.raises(FinedeficsError, match="one finite figure a seed"):
+            over_seeds(wrong)  # type: ignore[arg-type]

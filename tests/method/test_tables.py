@@ -7,7 +7,15 @@ import pyarrow as pa
 import pytest
 
 from finedefics.errors import FinedeficsError
-from finedefics.evaluation import accuracy_table, differences, interval, paired_difference
+from finedefics.evaluation import (
+    accuracy_table,
+    clustered_difference,
+    clustered_interval,
+    differences,
+    interval,
+    mcnemar,
+    paired_difference,
+)
 
 Rows = dict[tuple[str, str], list[bool]]
 
@@ -62,6 +70,9 @@ def test_table_has_accuracies_with_intervals_and_speeds() -> None:
         "low": expected.low,
         "high": expected.high,
         "n": 20,
+        "low_clustered": None,
+        "high_clustered": None,
+        "clusters": 1,
     }
     assert table["joint"]["alignment"]["pictures_per_second"] == 310.0
     assert "pictures_per_second" not in table["joint"]["names"]
@@ -171,3 +182,41 @@ def test_whichever_way_it_is_asked_compares_the_worse_answers() -> None:
     assert found["confidence"] == pytest.approx(1 - 0.05 / 8)
     one_way = one(rows, arm="joint", comparison="whichever", group="new")
     assert (one_way["answer"], one_way["mean"]) == ("names", pytest.approx(-3 / 20))
+
+
+def of_species(rows: Rows) -> pd.DataFrame:
+    """The same items, of four species, so that species are alike in being right."""
+    items = items_of(rows)
+    return items.assign(category_id=items["sample_id"].str[-3:].astype(int).floordiv(5).astype(str))
+
+
+def test_cells_and_differences_are_clustered_by_category() -> None:
+    owner = [str(number // 5) for number in range(20)]
+    frames = {"control": of_species(CONTROL), "joint": of_species(JOINT).sample(frac=1, random_state=5)}
+    cell = accuracy_table(frames, {})["joint"]["names"]["labelled"]
+    expected = clustered_interval(share(17), owner)
+    assert (cell["low_clustered"], cell["high_clustered"]) == (expected.low, expected.high)
+    assert cell["clusters"] == 4
+    assert cell["low_clustered"] < cell["low"], "species are right or wrong together here"
+    row = one(differences(frames), comparison="same_answer", answer="alignment", group="new")
+    wide = clustered_difference(share(19), share(3), owner)
+    assert (row["low_clustered"], row["high_clustered"], row["clusters"]) == (wide.low, wide.high, 4)
+    assert row["p"] == mcnemar(share(19), share(3)).p
+
+
+def test_a_pick_has_a_larger_p() -> None:
+    rows = differences({"control": items_of(CONTROL), "joint": items_of(JOINT)})
+    picked = one(rows, comparison="one_pass", group="labelled")
+    assert picked["p"] == min(1.0, 4 * mcnemar(share(17), share(17)).p) == 1.0
+    picked, same = (
+        one(rows, comparison=name, group="new", answer="alignment") for name in ("one_pass", "same_answer")
+    )
+    assert picked["p"] == pytest.approx(4 * same["p"])
+
+
+def test_items_without_a_category_have_no_clusters() -> None:
+    bare = {arm: items_of(rows).drop(columns="category_id") for arm, rows in (("control", CONTROL),)}
+    assert set(accuracy_table(bare, {})["control"]["names"]["new"]) == {"accuracy", "low", "high", "n"}
+    unlabelled = items_of(CONTROL).assign(category_id=None)
+    assert "clusters" not in accuracy_table({"control": unlabelled}, {})["control"]["names"]["new"]
+    assert "clusters" not in differences({**bare, "joint": bare["control"]})[0]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from finedefics.data.archives import is_archive
 from finedefics.data.keeping import Keep, keep_for_now
 from finedefics.data.opening import open_tree
-from finedefics.data.tree import Tree
+from finedefics.data.tree import UNLISTED, Tree
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import SPLITS, Category
 from finedefics.registry import Registry
@@ -191,6 +191,16 @@ def _recognised(source: Source) -> str:
             place=source.place,
             cure=f"say which with --reader {'|'.join(found)}",
         )
+    if source.file is not None and source.tree.exists(source.file):
+        raise wrong_use(
+            "this file is neither an archive nor a table of pictures",
+            place=source.place,
+            cure="give a folder of pictures, a .zip or .tar, or a table: .csv, .tsv, .jsonl or .parquet",
+        )
+    if source.file is None and not any(source.tree.files()):
+        for path, reason in source.tree.refused:
+            if reason.startswith(UNLISTED):  # nothing is seen in it, which does not make it empty
+                raise FinedeficsError(reason, place=source.tree.where(path), cure="check its rights")
     layouts = "; ".join(f"{name}: {layout}" for name, layout in known if layout)
     raise wrong_use(
         "the layout is none that is known", place=source.place, cure=f"lay it out as one of {layouts}"

@@ -101,6 +101,8 @@ def _knock(address: str) -> None:
     told = ask_control_store(address, token_of_environment())
     if told is not None:
         check_versions(address, told.ray, told.python)
+    elif os.environ.get("RAY_USE_TLS", "0") != "1":  # Ray would ask it the same for 20 s, in as many lines
+        raise ConnectionError("what listens there does not answer as Ray's control store does")
 
 
 def _local_options(num_cpus: int | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from finedefics.errors import FinedeficsError
+from finedefics.errors import wrong_use
 from finedefics_platform.base.storage import Location, cache_folder, fetch
 
 _BLOCK = 1 << 20
@@ -17,12 +17,12 @@ def model_folder(place: Location) -> Path:
     """The folder of a model on this node, brought here where it lies elsewhere.
 
     Raises:
-        FinedeficsError: nothing is there, or the store does not answer.
+        FinedeficsError: nothing is there (exit code 2), or the store does not answer.
     """
     try:
         return fetch(place)
     except FileNotFoundError as error:
-        raise FinedeficsError(
+        raise wrong_use(
             "there is no model here",
             place=str(place),
             cure="give a folder with config.json and safetensors that every node sees, or a hub name",
@@ -33,10 +33,10 @@ def model_digest(folder: Path) -> str:
     """Sixteen hex digits of the content of a model folder, whatever its path and times.
 
     Raises:
-        FinedeficsError: the folder holds no model.
+        FinedeficsError: the folder holds no model (exit code 2).
     """
     if not (folder / "config.json").is_file():
-        raise FinedeficsError(
+        raise wrong_use(
             "no model in this folder",
             place=str(folder),
             cure="give a folder with config.json and safetensors",

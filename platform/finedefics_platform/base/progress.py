@@ -24,6 +24,18 @@ class Progress(Protocol):
         """What stands beside the open bar of that label, for a person."""
 
 
+def say_reused(progress: Progress, kind: str, name: str, *, how: str = "", **fields: Any) -> None:
+    """Say that something was found finished and is taken as it is: every command that does so says it thus.
+
+    Args:
+        kind: what it is, and the field of the event: ``run``, ``search``, ``evaluation``.
+        name: of it.
+        how: to have it made again, or how it differs from what was asked.
+    """
+    progress.event("skipped", **{kind: name}, reason="finished before", **fields)
+    progress.say(f"reused {kind} {name}: finished before{f'; {how}' if how else ''}")
+
+
 class _Silent:
     def event(self, name: str, /, **fields: Any) -> None:
         pass

@@ -94,6 +94,11 @@ class Workspace:
         return self.root / "sheets"
 
     @property
+    def reports(self) -> Location:
+        """Reports of runs, searches and studies: ``reports/<key>.html``."""
+        return self.root / "reports"
+
+    @property
     def categories(self) -> Location:
         """Categories added to registered models: ``categories/<model>.jsonl``."""
         return self.root / "categories"

@@ -29,6 +29,8 @@ PIPE_WIDTH = 160  # columns where the output is no terminal; rich's 80 would cut
 ENDED_BARS = 4
 EVENT_SECONDS = 1.0  # at most one "progress" event a label in this time
 
+_REUSED = ("step", "run", "search", "evaluation")  # fields of "skipped" that say what
+
 _machine: TextIO | None = None
 
 
@@ -56,9 +58,12 @@ class Reporter:
         self._lock = threading.Lock()
         self._bars: Bars | None = None
         self._open_bars = 0
+        self._reused: list[str] = []
 
     def event(self, name: str, /, **fields: Any) -> None:
         """Write ``{"event": name, **fields}``; a number that is not finite becomes null, as JSON has none."""
+        if name == "skipped":
+            self._reused.append(next((str(fields[key]) for key in _REUSED if key in fields), "work"))
         listener = os.environ.get(EVENTS_FILE)
         if self.json or listener:
             line = json.dumps(_plain({"event": name, **fields}), default=str)
@@ -105,7 +110,9 @@ class Reporter:
                     bars.update(task.id, note=text)
 
     def done(self, **fields: Any) -> None:
-        """The last line of a command that succeeded."""
+        """The last line of a command that succeeded; ``reused`` names what was found finished, if any."""
+        if self._reused:
+            fields.setdefault("reused", self._reused)
         self.event("done", **fields)
 
     @contextmanager

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter
+from .data_list import list_command, show
 from .describe import describe
 from .inspecting import inspect
 from .label import label
@@ -16,12 +17,14 @@ from .prepare import ALLOW_REJECTED, prepare
 if TYPE_CHECKING:
     pass
 
-app = typer.Typer(help="Ingest, describe, mine, label and inspect datasets.", no_args_is_help=True)
+app = typer.Typer(help="Ingest, describe, mine, label, list and inspect datasets.", no_args_is_help=True)
 
 Reference = Annotated[str, typer.Argument(help="A dataset: name, name@digest, or the path of a version.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 app.command()(prepare)
+app.command("list")(list_command)
+app.command()(show)
 
 
 @app.command()

@@ -51,7 +51,8 @@ def demo(
     out.say(f"table   {summary.table_file}")
     out.say(f"report  {summary.report_file}")
     out.say("runs    make ui   (MLflow on http://127.0.0.1:5000)")
-    out.say(f"more    finedefics predict PICTURE.jpg --model {made.version.name}@champion")
+    out.say(f"more    finedefics predict {made.version.name}@champion PICTURE.jpg")
+    out.say(f"page    finedefics serve {made.version.name}@champion   (to drop a picture on)")
     out.done(
         table=str(summary.table_file),
         report=str(summary.report_file),

@@ -1,5 +1,7 @@
 """`finedefics evaluate`: how right a model is, with intervals, and into the registry if wished."""
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,13 +10,12 @@ from finedefics.errors import wrong_use
 
 from .console import reporter
 from .details import show_details, show_probes
-from .figures import show_figures, show_place
+from .figures import say_recorded, show_figures
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def evaluate(
-    data: Annotated[str, typer.Option("--data", help="Dataset whose pictures are answered.")],
     model: Annotated[
         str | None,
         typer.Argument(
@@ -22,6 +23,7 @@ def evaluate(
             "model on the Hugging Face hub (owner/name, owner/name@revision)."
         ),
     ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Dataset whose pictures are answered.")] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +101,31 @@ def evaluate(
         str | None,
         typer.Option("--register", help="Register the run under this name, or add to what a version showed."),
     ] = None,
+    from_predictions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-predictions",
+            help="In place of a model a file of replies (FOCI predictions, JSON lines); may be repeated.",
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Beside --from-predictions, for each: another method's file, or with --data an evaluation.",
+        ),
+    ] = None,
+    parse: Annotated[
+        str | None,
+        typer.Option(
+            "--parse",
+            help="Of --from-predictions whose figures lead: strict, or foci as published [default: strict].",
+        ),
+    ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option("--items", help="Of --from-predictions write the item table here (Parquet)."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer every picture of a split, on all categories and on hard options, with 95 % intervals.
@@ -113,7 +140,26 @@ def evaluate(
     Example: `finedefics evaluate birds@champion --data birds --answers letters,letters_foci --rotations all`
 
     Example: `finedefics evaluate --encoder vision:facebook/dinov2-base --data birds`
+
+    Example: `finedefics evaluate --from-predictions ours.json --against theirs.json`
     """
+    if from_predictions:
+        from .evaluate_predictions import evaluate_predictions
+
+        others = {"MODEL": model, "--encoder": encoder, "--limit": limit}
+        others |= {"--options": options, "--register": register, "--rotations": rotations}
+        others |= {"--dtype": dtype, "--micro-tokens": micro_tokens, "--gpus-per-worker": gpus_per_worker}
+        changed = {"--calibration": calibration != "auto", "--unknown": unknown != "auto"}
+        changed |= {"--probes": probes, "--per-category": per_category}
+        others |= {name: True for name, given in changed.items() if given}
+        return evaluate_predictions(
+            from_predictions, against or (), parse, items, data, split, answers, others, json
+        )
+    for name, value in (("--against", against), ("--parse", parse), ("--items", items)):
+        if value:
+            raise wrong_use(f"{name} without --from-predictions", place=name, cure="name a file of replies")
+    if data is None:
+        raise wrong_use("missing option '--data'", place="finedefics evaluate", cure="name a dataset")
     if encoder is not None or model is None:
         from .evaluate_encoder import evaluate_encoder
 
@@ -147,8 +193,9 @@ def evaluate(
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation import run as evaluation
     from finedefics_platform.evaluation.checks import check_evaluable
-    from finedefics_platform.models.references import base_of_model, open_model
-    from finedefics_platform.models.registration import check_registrable, register_evaluated
+    from finedefics_platform.evaluation.recording import record_evaluation
+    from finedefics_platform.models.references import base_of_model, open_model, trained_on
+    from finedefics_platform.models.registration import check_registrable, made_by, register_evaluated
     from finedefics_platform.models.registry import check_name
 
     if register is not None:
@@ -173,6 +220,7 @@ def evaluate(
     base = base_of_model(workspace, opened) if probes else None
     if opened.hub:
         out.say(f"{model} is {opened.hub}, whose own code is not run")
+    began = time.time()
     done = evaluation.evaluate(
         workspace,
         opened.place,
@@ -180,10 +228,13 @@ def evaluate(
         settings,
         labelled=opened.labelled,
         options=options,
+        trained_on=trained_on(opened),
         called=opened.called,
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
+    called = opened.called or Path(model).name  # a folder's place is of this machine
+    recorded = record_evaluation(workspace, done, called, run=opened.run, run_id=made_by(opened), began=began)
     tables = show_figures(out, model, done, settings.options)
     names = {category.category_id: category.name for category in categories}
     details = show_details(out, done, names, per_category=per_category)
@@ -206,9 +257,15 @@ def evaluate(
         version = register_evaluated(workspace, register, opened, done).reference
         promote = f"finedefics models promote {version.replace('/', ' ')} --reason '…'"
         out.say(f"added to {version}" if opened.version else f"registered {version}; next: {promote}")
-    show_place(out, done)
+    say_recorded(out, done, recorded)
     out.done(
-        model=model, folder=str(done.place), summary=done.summary, tables=tables, **details, version=version
+        model=model,
+        folder=str(done.place),
+        summary=done.summary,
+        tables=tables,
+        **details,
+        version=version,
+        mlflow_run=recorded.run_id,
     )
 
 

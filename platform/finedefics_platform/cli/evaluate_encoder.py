@@ -1,10 +1,12 @@
 """`finedefics evaluate --encoder`: what a frozen encoder reaches on the same pictures."""
 
+import time
+
 from finedefics.errors import wrong_use
 
 from .console import reporter
 from .details import show_details
-from .figures import show_figures, show_place
+from .figures import say_recorded, show_figures
 
 
 def evaluate_encoder(
@@ -45,6 +47,7 @@ def evaluate_encoder(
     from finedefics_platform.data.store import open_dataset
     from finedefics_platform.evaluation.encoders import default_answers
     from finedefics_platform.evaluation.encoders import evaluate_encoder as run
+    from finedefics_platform.evaluation.recording import record_evaluation
 
     from .mine import tuned_folder
 
@@ -54,6 +57,7 @@ def evaluate_encoder(
     wanted = tuple(answers.split(",")) if answers else default_answers(workspace, encoder_place, data)
     asked = {"split": split, "answers": wanted, "limit": limit}
     settings = parse_document(Evaluation, asked, place="finedefics evaluate")
+    began = time.time()
     done = run(
         workspace,
         encoder_place,
@@ -64,7 +68,9 @@ def evaluate_encoder(
         gpus_per_worker=gpus_per_worker,
         progress=out,
     )
+    recorded = record_evaluation(workspace, done, encoder, began=began)
     tables = show_figures(out, encoder, done, settings.options)
+    say_recorded(out, done, recorded)
     summary = done.summary
     for answer, able in summary["able"].items():
         if able < summary["categories"]:
@@ -77,8 +83,9 @@ def evaluate_encoder(
             out.say(f"{answer}: " + ", ".join(f"{key} {_short(value)}" for key, value in chosen.items()))
     names = {one.category_id: one.name for one in open_dataset(workspace, data).categories()}
     details = show_details(out, done, names, per_category=per_category)
-    show_place(out, done)
-    out.done(encoder=encoder, folder=str(done.place), summary=summary, tables=tables, **details)
+    say_recorded(out, done, recorded)
+    told = {"summary": summary, "tables": tables, **details, "mlflow_run": recorded.run_id}
+    out.done(encoder=encoder, folder=str(done.place), **told)
 
 
 def _short(value: object) -> str:

@@ -3,25 +3,29 @@
 import errno
 import sys
 import traceback
-from collections.abc import Iterator
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.reasons import chain, mistake_in
 from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.signals import INTERRUPTED, TERMINATED
 
 from .console import Reporter
 
 
-def interrupted(command: str) -> FinedeficsError:
-    """The error of a command that Ctrl-C ended."""
-    cure = "run it again, finished steps are skipped"
-    return FinedeficsError("interrupted", place=command, cure=cure, exit_code=INTERRUPTED)
+def interrupted(command: str, line: str) -> FinedeficsError:
+    """The error of a command that Ctrl-C ended; ``line`` is what was typed."""
+    return FinedeficsError("interrupted", place=command, cure=_go_on(line), exit_code=INTERRUPTED)
 
 
-def terminated(command: str) -> FinedeficsError:
+def terminated(command: str, line: str) -> FinedeficsError:
     """The error of a command that was asked to end (SIGTERM)."""
-    cure = "run it again, finished steps are skipped"
-    return FinedeficsError("terminated", place=command, cure=cure, exit_code=TERMINATED)
+    return FinedeficsError("terminated", place=command, cure=_go_on(line), exit_code=TERMINATED)
+
+
+def _go_on(line: str) -> str:
+    if "--force" in line.split():
+        return f"run it again, and it starts over: {line}"
+    return f"go on with it, finished steps are skipped: {line}"
 
 
 def explain(error: BaseException, command: str) -> FinedeficsError:
@@ -30,21 +34,21 @@ def explain(error: BaseException, command: str) -> FinedeficsError:
     A mistake found inside a Ray task, a training worker or a search trial arrives wrapped; the
     `FinedeficsError` inside speaks. A full disk has its own line. Anything else is named by its type.
     """
-    for inner in _chain(error):
-        if isinstance(inner, FinedeficsError):
-            # Ray's wrapper is an instance of what it wraps, with the remote traceback as its message.
-            wrapped = getattr(inner, "cause", None)
-            return wrapped if isinstance(wrapped, FinedeficsError) else inner
-    for inner in _chain(error):
+    if (mistake := mistake_in(error)) is not None:
+        return mistake
+    for inner in chain(error):
         if _is_full_disk(inner):
             place = getattr(inner, "filename", None) or "the workspace or the temporary folder"
             cure = "free space, or set FINEDEFICS_HOME (and TMPDIR) to a larger disk"
             return FinedeficsError("the disk is full", place=str(place), cure=cure)
-    wrapped = getattr(error, "cause", None)
-    if isinstance(wrapped, BaseException):  # Ray's wrapper names its process first
-        error = wrapped
-    first_line = next(iter(str(error).strip().splitlines()), "")
-    thing = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    for inner in chain(error):
+        if isinstance(inner, OSError) and inner.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            thing = f"not allowed ({(inner.strerror or str(inner)).lower()})"
+            cure = "check the rights of this place, or set FINEDEFICS_HOME to a folder you may write to"
+            return FinedeficsError(thing, place=str(inner.filename or command), cure=cure)
+    first = _first(error)  # Ray's own words about it are where it happened, and not what
+    first_line = next(iter(str(first).strip().splitlines()), "")
+    thing = f"{type(first).__name__}: {first_line}" if first_line else type(first).__name__
     return FinedeficsError(thing, place=command, cure="run again with --debug to see where")
 
 
@@ -62,19 +66,11 @@ def print_traceback(error: BaseException) -> None:
     print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps, breadth first: causes, Ray's ``cause`` and Ray Train's worker failures."""
-    pending, seen = [error], set[int]()
-    while pending:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        failures = getattr(current, "worker_failures", None)
-        wrapped = [current.__cause__, getattr(current, "cause", None)]
-        wrapped += failures.values() if isinstance(failures, dict) else []
-        pending += [inner for inner in wrapped if isinstance(inner, BaseException)]
+def _first(error: BaseException) -> BaseException:
+    """What a Ray task failed with, without what Ray wrapped around it."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -7,8 +7,12 @@ from rich.markup import escape
 
 from .console import Reporter
 
+_INTERVALS = ("95 % by picture", "95 % by category")
+_COLUMNS = ("answer", "group", "accuracy %", *_INTERVALS, "pictures", "unparsed %", "pictures/s")
+
 if TYPE_CHECKING:
     from finedefics_platform.evaluation.items import Evaluated
+    from finedefics_platform.evaluation.recording import Recorded
 
 
 def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> dict[str, Any]:
@@ -28,18 +32,21 @@ def show_figures(out: Reporter, name: str, done: "Evaluated", wanted: int) -> di
         if table:
             out.table(
                 "all categories" if scope == "all" else _options_title(done.summary),
-                ["answer", "group", "accuracy %", "95 % interval", "pictures", "unparsed %", "pictures/s"],
+                _COLUMNS,
                 _figures(table, done.summary["unparseable"]),
             )
     _say_options(out, done.summary, wanted)
     _say_chance(out, done.summary, tables)
+    _say_leaks(out, done.summary)
     _say_calibration(out, done.summary)
     return tables
 
 
-def show_place(out: Reporter, done: "Evaluated") -> None:
-    """Say where an evaluation's files lie."""
+def say_recorded(out: Reporter, done: "Evaluated", recorded: "Recorded") -> None:
+    """Say where an evaluation's files lie, and which run in MLflow has them."""
     out.say(f"files: {escape(str(done.place))} (summary.json, items.parquet, embeddings.npz)")
+    waits = " (the tracking server is away: `finedefics runs sync` sends it)" if recorded.waiting else ""
+    out.say(f"MLflow run: {recorded.run_id}{waits}")
 
 
 def _options_title(summary: Mapping[str, Any]) -> str:
@@ -71,19 +78,19 @@ def _say_options(out: Reporter, summary: Mapping[str, Any], wanted: int) -> None
 
 def _say_chance(out: Reporter, summary: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
     """Figures that guessing reaches: of a model that knows nothing, or of pictures that got mixed up."""
+    from finedefics.evaluation.chance import guesses_in, warning
+
     for scope, chance in summary.get("chance", {}).items():
-        guessed = [
-            f"{answer} ({group})"
-            for answer, cells in tables[scope].items()
-            for group in ("labelled", "new")
-            if group in cells and cells[group]["low"] <= chance
-        ]
-        if guessed:
-            among = "all categories" if scope == "all" else "options"
-            out.say(
-                f"[yellow]not shown to be better than guessing[/] among {among} ({100 * chance:.1f} %): "
-                + ", ".join(guessed)
-            )
+        if said := warning(guesses_in(tables[scope], scope, chance)):
+            out.say(f"[yellow]warning[/]: {escape(said)}")
+
+
+def _say_leaks(out: Reporter, summary: Mapping[str, Any]) -> None:
+    """Pictures that were trained on, or that could not be looked for."""
+    from finedefics.evaluation.leaks import warning
+
+    if said := warning(summary.get("leaks", {})):
+        out.say(f"[yellow]warning[/]: {escape(said)}")
 
 
 def _say_calibration(out: Reporter, summary: Mapping[str, Any]) -> None:
@@ -100,6 +107,18 @@ def _say_calibration(out: Reporter, summary: Mapping[str, Any]) -> None:
     out.say(said)
 
 
+def by_category(cell: Mapping[str, Any]) -> str:
+    """A cell's interval clustered by category, and of how many; empty where it has none."""
+    from finedefics.evaluation.clustered import FEW
+
+    if cell.get("low_clustered") is None:
+        return f"({cell['clusters']})" if "clusters" in cell else ""
+    few = " few" if cell["clusters"] < FEW else ""
+    return (
+        f"{100 * cell['low_clustered']:.1f} to {100 * cell['high_clustered']:.1f} ({cell['clusters']}{few})"
+    )
+
+
 def _figures(table: Mapping[str, Mapping[str, Any]], unparsed: Mapping[str, float]) -> list[list[str]]:
     """One row for each answer and group; what was unparsed is that of the answer, both groups together."""
     rows = []
@@ -109,6 +128,6 @@ def _figures(table: Mapping[str, Mapping[str, Any]], unparsed: Mapping[str, floa
             if cell := cells.get(group):
                 percent = [f"{100 * cell[key]:.1f}" for key in ("accuracy", "low", "high")]
                 unread = f"{100 * unparsed[answer]:.1f}" if unparsed.get(answer) else ""
-                between = " to ".join(percent[1:])
-                rows.append([answer, group, percent[0], between, str(cell["n"]), unread, speed])
+                by = [" to ".join(percent[1:]), by_category(cell)]
+                rows.append([answer, group, percent[0], *by, str(cell["n"]), unread, speed])
     return rows

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from finedefics.errors import wrong_use
+from finedefics.model_paths import check_there
 
 from .console import reporter
 
@@ -44,6 +45,8 @@ def init(
     file = Path(output or f"{found.name}.yaml")
     if file.exists() and not force:
         raise wrong_use("this file is there already", place=str(file), cure="add --force, or --output FILE")
+    if model is not None:
+        check_there(model)
     text = starter_experiment(Facts.of(found), this_machine(), model)
     experiment = parse_experiment(parse_yaml(text, place=str(file)), place=str(file))
     check(experiment, found, validating=True)

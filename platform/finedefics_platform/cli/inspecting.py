@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from finedefics.errors import wrong_use
+
 from .console import Reporter, reporter
 from .provenance import told
 
@@ -42,6 +44,8 @@ def inspect(
     from finedefics_platform.data.inspection import inspect as count
     from finedefics_platform.data.store import open_dataset
 
+    if html is not None and Path(html).is_dir():
+        raise wrong_use("this is a folder", place=f"--html {html}", cure="give a file: sheet.html")
     out = reporter(json)
     if Path(dataset).is_file():
         _inspect_options(out, dataset)

@@ -84,7 +84,8 @@ def list_command(json: Json = False) -> None:
     from finedefics_platform.operate.jobs.views import run_page, views
 
     out = reporter(json)
-    found = views(open_workspace())
+    workspace = open_workspace()
+    found = views(workspace)
     rows = []
     for seen in found:
         out.event("job", **_fields(seen))
@@ -99,7 +100,8 @@ def list_command(json: Json = False) -> None:
             if page := run_page(seen):
                 out.say(f"{escape(seen.id)}: {escape(page)}")
     else:
-        out.say("No jobs yet: `finedefics jobs submit JOB.yaml` sends one.")
+        place = escape(workspace.root.uri)
+        out.say(f"No jobs in {place}: `finedefics jobs submit JOB.yaml` sends one.")
     out.done(jobs=len(found))
 
 

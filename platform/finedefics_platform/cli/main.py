@@ -1,6 +1,7 @@
 """The command line: which commands there are, and how a command ends."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,8 +13,10 @@ from typer.main import get_command, get_group
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.signals import INTERRUPTED, Terminated, terminable
 
+from .completing import complete_names
 from .console import machine_stdout
 from .failures import explain, interrupted, print_traceback, report, terminated
 
@@ -29,14 +32,17 @@ COMMANDS = {
     "tune": "finedefics_platform.cli.tune:tune",
     "study": "finedefics_platform.cli.study:app",
     "evaluate": "finedefics_platform.cli.evaluate:evaluate",
+    "report": "finedefics_platform.cli.report:report",
     "predict": "finedefics_platform.cli.predict:predict",
+    "serve": "finedefics_platform.cli.serve:serve",
     "data": "finedefics_platform.cli.data:app",
     "runs": "finedefics_platform.cli.runs:app",
     "models": "finedefics_platform.cli.models:app",
     "jobs": "finedefics_platform.cli.jobs:app",
     "categories": "finedefics_platform.cli.categories:app",
     "cluster": "finedefics_platform.cli.cluster:app",
-    "clean": "finedefics_platform.cli.clean:clean",
+    "schema": "finedefics_platform.cli.schema:schema",
+    "gc": "finedefics_platform.cli.gc:gc",
     "ui": "finedefics_platform.cli.ui:ui",
 }
 
@@ -44,6 +50,15 @@ COMMANDS = {
 class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except typer.TyperException as error:
+            # Typer suggests what is loaded already, and here that is nothing.
+            if args and (near := meant(args[0], COMMANDS)):
+                error.message = f"{error.message.rstrip('.')}, {near.rstrip('? ')}?"
+            raise
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and cmd_name not in self.commands:
@@ -57,15 +72,19 @@ def _load(name: str, target: str) -> TyperCommand | TyperGroup:
     if isinstance(found, typer.Typer):
         group = get_group(found)
         group.name = name
+        complete_names(group, name)
         return group
     single = typer.Typer(add_completion=False)
     single.command(name=name)(found)
     command = get_command(single)
     assert isinstance(command, TyperCommand)
+    complete_names(command, name)
     return command
 
 
-app = typer.Typer(cls=_LazyGroup, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=_LazyGroup, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,19 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], *, json: bool, debug: bool) -> int:
     command = " ".join(["finedefics", *_command_words(arguments)])
+    line = shlex.join(["finedefics", *arguments])  # what is typed to go on
     try:
         outcome = get_command(app).main(arguments, prog_name="finedefics", standalone_mode=False)
         if outcome == INTERRUPTED:  # how Typer hands on a Ctrl-C
-            return report(interrupted(command), json=json)
+            return report(interrupted(command, line), json=json)
         return outcome if isinstance(outcome, int) else 0
     except typer.TyperException as error:
         if not error.format_message():  # a group called without a command: its help is printed already
             return error.exit_code
         return report(_wrong_command_line(error, command), json=json)
     except (KeyboardInterrupt, typer.Abort):
-        return report(interrupted(command), json=json)
+        return report(interrupted(command, line), json=json)
     except Terminated:
-        return report(terminated(command), json=json)
+        return report(terminated(command, line), json=json)
     except Exception as error:
         if debug:
             print_traceback(error)

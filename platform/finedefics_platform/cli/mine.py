@@ -85,10 +85,11 @@ def mine(
 
 
 def tuned_folder(workspace: "Workspace", embedder: str) -> str:
-    """``tuned:`` with the place of the model that a run's key or a registered name stands for."""
+    """``tuned:`` with the place, as it is written down, of the model that a run's key or a registered name
+    stands for."""
     kind, colon, reference = embedder.partition(":")
     if kind != "tuned" or not colon or not reference:
         return embedder
     from finedefics_platform.models.references import open_model
 
-    return f"tuned:{open_model(workspace, reference).place}"
+    return f"tuned:{workspace.name_of(open_model(workspace, reference).place)}"

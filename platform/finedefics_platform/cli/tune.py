@@ -6,7 +6,12 @@ import typer
 
 from .console import reporter
 
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set stages.0.steps=10.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a key of the experiment (stages.0.steps=10) or of the search (trials=20)."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Force = Annotated[bool, typer.Option("--force", help="Start over, whatever was finished or saved.")]
 
@@ -20,6 +25,8 @@ def tune(
     """Search keys of an experiment with Ray Tune (Optuna, ASHA); an interrupted search goes on.
 
     Example: `finedefics tune search.yaml --set data.dataset=birds --set model.path=MODEL`
+
+    More trials, of other values: `finedefics tune search.yaml --set trials=20 --set search.seed=1`
     """
     from finedefics_platform.base.workspace import open_workspace
     from finedefics_platform.config.experiment import parse_experiment
@@ -30,7 +37,7 @@ def tune(
     out = reporter(json)
     workspace = open_workspace()
     loaded, document = load_search(search, set_ or [])
-    experiment = parse_experiment(document, place=loaded.name)
+    experiment = parse_experiment(document, place=f"{search}: experiment {loaded.experiment}")
     tracker = Tracker(workspace, experiment.tracking.experiment)
     result = run_search(workspace, loaded, document, tracker=tracker, progress=out, force=force)
     keys = list(loaded.space)

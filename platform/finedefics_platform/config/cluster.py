@@ -137,9 +137,11 @@ class History(Section):
 class DeletionRule(Section):
     """What is deleted some time after a job has ended."""
 
-    policy: Literal["DeleteCluster", "DeleteWorkers", "DeleteSelf", "DeleteNone"]
-    status: Literal["SUCCEEDED", "FAILED"]
-    after_seconds: int = Field(0, ge=0)
+    policy: Literal["DeleteCluster", "DeleteWorkers", "DeleteSelf", "DeleteNone"] = Field(
+        description="What: the cluster, its workers alone, the RayJob with all of it, or nothing."
+    )
+    status: Literal["SUCCEEDED", "FAILED"] = Field(description="How the job has to have ended.")
+    after_seconds: int = Field(0, ge=0, description="So long after the end.")
 
 
 class KubeJob(Section):

@@ -54,4 +54,6 @@ class Data(Section):
         description="Least probability of an inferred label that the feed `inferred` takes; default: the "
         "threshold of the dataset's labels, at which they had the precision that was wanted.",
     )
-    templates: TemplateTexts = TemplateTexts()
+    templates: TemplateTexts = Field(
+        TemplateTexts(), description="What the model is asked, in training and later; stored with it."
+    )

@@ -37,10 +37,42 @@ def read_yaml(path: str | Path, kind: str, *, by_key: bool = True) -> dict[str, 
     return document
 
 
+class _OneOfEachKey(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own loader keeps the last in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == "tag:yaml.org,2002:merge":  # `<<` may stand there more than once
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise _Twice(name, seen[name], line)
+            seen[name] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Twice(Exception):
+    def __init__(self, key: str, first: int, again: int) -> None:
+        self.key, self.first, self.again = key, first, again
+
+
 def parse_yaml(text: str, *, place: str) -> dict[str, Any]:
-    """The text of a YAML file as a mapping; FinedeficsError (exit code 2) where it is none."""
+    """The text of a YAML file as a mapping.
+
+    Raises:
+        FinedeficsError: it is no YAML, holds no mapping, or a key stands in a mapping twice (exit code 2).
+    """
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_OneOfEachKey)
+    except _Twice as twice:
+        raise wrong_use(
+            f"the key `{twice.key}` stands there twice (lines {twice.first} and {twice.again})",
+            place=place,
+            cure="leave one of them: only the last would count",
+        ) from twice
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""

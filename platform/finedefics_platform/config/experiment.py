@@ -36,7 +36,9 @@ class Resources(Section):
         description="Cores of one worker. Each that its own threads leave has a process that decodes, "
         "tokenises and packs batches ahead of the step; with one core, threads of the worker do.",
     )
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(
+        0, ge=0, description="GPUs of one worker: 0 trains on CPUs, 1 is usual; a part shares a card."
+    )
     threads_per_worker: int = Field(1, ge=1, description="Torch threads of one worker on CPU.")
     max_failures: int = Field(2, ge=0, description="Lost workers survived before the run fails.")
 
@@ -49,8 +51,15 @@ class Resources(Section):
 class Evaluation(Section):
     """How the run is judged, during training (cheap) and at its end."""
 
-    split: Literal["val", "test"] = "test"
-    answers: tuple[str, ...] = ("names", "alignment", "describe")
+    split: Literal["val", "test"] = Field(
+        "test", description="Which held-out pictures are answered; training and mining read neither."
+    )
+    answers: tuple[str, ...] = Field(
+        ("names", "alignment", "describe"),
+        description="Ways of asking: `names` (likelihood of every name), `alignment` (similarity to the "
+        "category index, one pass), `describe` (write a description, name it from that), `letters` and their "
+        "kin (multiple choice); `finedefics evaluate --help` lists all.",
+    )
     calibration: Literal["auto", "on", "off"] = Field(
         "auto", description="Of the alignment answers against hubs; auto: on where it is better on `val`."
     )
@@ -86,7 +95,12 @@ class Evaluation(Section):
         "(memory and speed only); default: 65,536, or what a card has room for.",
     )
 
-    @field_validator("calibration", "unknown", mode="before")
+    @field_validator(
+        "calibration",
+        "unknown",
+        mode="before",
+        json_schema_input_type=Literal["auto", "on", "off"] | bool,
+    )
     @classmethod
     def _a_switch_in_yaml_is_a_truth_value(cls, value: Any) -> Any:
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -95,7 +109,7 @@ class Evaluation(Section):
 class Tracking(Section):
     """Where runs are recorded; the server itself is named by MLFLOW_TRACKING_URI."""
 
-    experiment: str = "finedefics"
+    experiment: str = Field("finedefics", description="MLflow experiment that the runs are recorded under.")
     log_every: int = Field(1, ge=1, description="Steps between two recorded metrics.")
     checkpoint_every: int | None = Field(
         None, gt=0, description="Steps between checkpoints; default: stage ends."
@@ -105,17 +119,26 @@ class Tracking(Section):
 class Experiment(Section):
     """Everything that determines a training run."""
 
-    name: str = Field(pattern=r"^[a-z0-9_.-]+$")
-    seed: int = 0
-    data: Data
-    model: Model
-    adapters: Adapters = Adapters()
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    resources: Resources = Resources()
-    deepspeed: DeepSpeed = DeepSpeed()
-    compute: Compute = Compute()
-    evaluation: Evaluation = Evaluation()
-    tracking: Tracking = Tracking()
+    name: str = Field(
+        pattern=r"^[a-z0-9_.-]+$",
+        description="Begins the run's key (`<name>-<digest>`): lower case letters, digits, `_`, `.` and `-`.",
+    )
+    seed: int = Field(
+        0,
+        description="Draws the order of rows, adapters' first weights and dropout: another one, another run.",
+    )
+    data: Data = Field(description="What feeds the run, and in what words the model is asked.")
+    model: Model = Field(description="The model that is tuned.")
+    adapters: Adapters = Field(Adapters(), description="Low-rank adapters in place of whole weights.")
+    stages: tuple[Stage, ...] = Field(
+        min_length=1,
+        description="One after the other, each from the weights of the one before, with its own optimizer.",
+    )
+    resources: Resources = Field(Resources(), description="What the run asks of the cluster.")
+    deepspeed: DeepSpeed = Field(DeepSpeed(), description="How DeepSpeed shards the run.")
+    compute: Compute = Field(Compute(), description="Memory and time of a step; nothing of what is learned.")
+    evaluation: Evaluation = Field(Evaluation(), description="How the run is judged while it trains.")
+    tracking: Tracking = Field(Tracking(), description="What is recorded, and how often.")
 
     @model_validator(mode="after")
     def _stage_names_differ(self) -> "Experiment":

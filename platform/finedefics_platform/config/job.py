@@ -40,6 +40,7 @@ _OWN = {
     "RAY_JOB_STOP_WAIT_TIME_S": "stop_grace",
 }
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+Measure = int | float | str  # a number, or a text with a unit
 _BYTES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -49,11 +50,11 @@ class Entrypoint(Section):
     cpus: float = Field(
         1, ge=0, description="Above 0 it runs wherever there is room, and not on a head without resources."
     )
-    gpus: float = Field(0, ge=0)
+    gpus: float = Field(0, ge=0, description="GPUs of that process itself; the workers ask for theirs.")
     memory: int = Field(0, ge=0, description="Bytes, or a text such as 4GiB.")
     custom: dict[str, float] = Field({}, description="Resources that the cluster's nodes were given by name.")
 
-    @field_validator("memory", mode="before")
+    @field_validator("memory", mode="before", json_schema_input_type=Measure)
     @classmethod
     def _with_a_unit(cls, value: Any) -> Any:
         return _measured(value, _BYTES, "4GiB") if isinstance(value, str) else value
@@ -62,13 +63,19 @@ class Entrypoint(Section):
 class Job(Section):
     """What runs on a cluster. Secrets are named here and never written."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)
-    job: Kind
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_.-]*$",
+        max_length=60,
+        description="Begins the job's id; the same job under the same name is not run twice.",
+    )
+    job: Kind = Field(description="Which command is run: `train` is `finedefics train`, and so on.")
     document: str | None = Field(
         None, description="Experiment (train), search (tune) or study file, relative to this file."
     )
     arguments: tuple[str, ...] = Field((), description="What else the command takes, one item an argument.")
-    entrypoint: Entrypoint = Entrypoint()
+    entrypoint: Entrypoint = Field(
+        Entrypoint(), description="What the command's own process asks for, beside its workers."
+    )
     environment: dict[str, str] = Field({}, description="Plain variables of the job and of its workers.")
     secrets: dict[str, str] = Field(
         {},
@@ -93,19 +100,24 @@ class Job(Section):
         120, ge=0, description="How long the command may take to end in order before it is killed."
     )
 
-    @field_validator("deadline", "stop_grace", mode="before")
+    @field_validator("stop_grace", mode="before", json_schema_input_type=Measure)
+    @classmethod
+    def _grace_with_a_unit(cls, value: Any) -> Any:
+        return _with_unit(value)
+
+    @field_validator("deadline", mode="before", json_schema_input_type=Measure | None)
     @classmethod
     def _with_a_unit(cls, value: Any) -> Any:
-        return _measured(value, _UNITS, "90min") if isinstance(value, str) else value
+        return _with_unit(value)
 
-    @field_validator("environment", mode="before")
+    @field_validator("environment", mode="before", json_schema_input_type=dict[str, str | float])
     @classmethod
     def _as_yaml_reads_numbers(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {k: str(v) if isinstance(v, int | float) and v is not True else v for k, v in value.items()}
 
-    @field_validator("arguments", mode="before")
+    @field_validator("arguments", mode="before", json_schema_input_type=list[str | float])
     @classmethod
     def _numbers_are_arguments(cls, value: Any) -> Any:
         return (
@@ -194,6 +206,10 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
 def _check_name(name: str) -> None:
     if not _VARIABLE.match(name):
         raise ValueError(f"{name!r} is no name of a variable")
+
+
+def _with_unit(value: Any) -> Any:
+    return _measured(value, _UNITS, "90min") if isinstance(value, str) else value
 
 
 def _measured(text: str, units: dict[str, int], example: str) -> float | int:

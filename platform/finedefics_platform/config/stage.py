@@ -25,8 +25,13 @@ Term = Literal[
 class TermSetting(Section):
     """The weight of one term of the objective and the feeds whose rows take part in it."""
 
-    weight: float = Field(ge=0)
+    weight: float = Field(
+        ge=0, description="Factor of the term in the sum that is minimised; 0 leaves it out."
+    )
     feeds: tuple[Feed, ...] | None = Field(None, description="Default: every feed the term is defined on.")
+
+
+Weight = Annotated[float, Field(ge=0)] | TermSetting  # how a term may be written
 
 
 def _number_is_weight(value: Any) -> Any:
@@ -36,9 +41,14 @@ def _number_is_weight(value: Any) -> Any:
 class Temperatures(Section):
     """Temperatures of the contrastive terms, clamped to [0.001, 0.5]."""
 
-    object_attribute: float = Field(0.07, gt=0)
-    attribute_category: float = Field(0.07, gt=0)
-    learnable: bool = False
+    object_attribute: float = Field(
+        0.07,
+        gt=0,
+        description="Of object-attribute, category-category and object-category contrast; lower presses "
+        "harder on the nearest wrong ones.",
+    )
+    attribute_category: float = Field(0.07, gt=0, description="Of attribute-category contrast.")
+    learnable: bool = Field(False, description="Learn both, from these values on; otherwise they are fixed.")
     learning_rate: float = Field(
         5e-3, gt=0, description="Peak rate of learnable ones, on the stage's schedule; they do not decay."
     )
@@ -57,22 +67,42 @@ class Temperatures(Section):
 class Stage(Section):
     """One stretch of training: an optimizer, a schedule, feeds and an objective of its own."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    name: str = Field(
+        pattern=r"^[a-z0-9_-]+$", description="What the stage is called in logs and MLflow; no two alike."
+    )
     steps: int = Field(gt=0, description="Optimizer steps.")
-    learning_rate: float = Field(5e-4, gt=0)
-    warmup_steps: int = Field(10, ge=0)
+    learning_rate: float = Field(
+        5e-4,
+        gt=0,
+        description="Peak rate of AdamW. The default suits a tiny model; 2e-4 suits adapters of a large one, "
+        "and whole weights a tenth of that.",
+    )
+    warmup_steps: int = Field(10, ge=0, description="Steps in which the rate rises from 0 to its peak.")
     final_learning_rate: float = Field(
         0.1, ge=0, le=1, description="Last rate as a share of the peak (linear)."
     )
-    weight_decay: float = Field(0.01, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, of all that is trained but temperatures.")
+    gradient_clip: float = Field(
+        1.0, gt=0, description="Largest norm of the whole gradient; a larger one is scaled down to it."
+    )
     feeds: dict[Feed, Annotated[int, Field(gt=0)]] = Field(
         description="Rows of each feed in the global batch: `labelled` pictures, `captioned` ones without a "
         "label, `text` of categories, and `inferred`, pictures without a label that learn the name which "
         "`finedefics data label` inferred (as far as it is sure: data.inferred_probability)."
     )
-    terms: dict[Term, Annotated[TermSetting, BeforeValidator(_number_is_weight)]]
-    temperatures: Temperatures = Temperatures()
+    terms: dict[
+        Term, Annotated[TermSetting, BeforeValidator(_number_is_weight, json_schema_input_type=Weight)]
+    ] = Field(
+        description="The objective: each term with its weight, or `{weight: 1, feeds: [labelled]}`. Text: "
+        "`answer` (the name, given picture and question), `caption` (the description), `text` "
+        "(sentences that tie name and description), `choice` (the letter of the right option). Contrast: "
+        "`object_attribute` (picture and description), `attribute_category` (description and name), "
+        "`category_category` (keeps sibling names apart), `object_category` (picture and name, without "
+        "attributes as the bridge)."
+    )
+    temperatures: Temperatures = Field(
+        Temperatures(), description="Of the contrastive terms; clamped to [0.001, 0.5]."
+    )
     learn_prompt: bool = Field(
         False,
         description="Learn question and picture places beside the answer, as the method's release does; they "

@@ -32,7 +32,7 @@ from finedefics_platform.data.samples import (
 from finedefics_platform.data.sources import open_source
 from finedefics_platform.data.steps import step_of
 from finedefics_platform.data.store import Dataset
-from finedefics_platform.data.versions import new_version
+from finedefics_platform.data.versions import check_name, new_version
 
 ALLOW_REJECTED = 0.5  # more says that the source is not what it is taken for
 
@@ -64,6 +64,7 @@ def ingest(
         FinedeficsError: the source is missing or wrong, too many of its pictures or all of them cannot be
             used, or a write failed.
     """
+    check_name(name)  # before a large source is listed
     opened = open_source(source, seed=seed, columns=columns)
     found, listing = read_source(opened, reader)
     reader = READERS.identity(found)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import ALIGNED, TABLES, Category, Sample, attributes_from_arrow
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.parquet import open_parquet
@@ -300,7 +301,8 @@ def samples_of(rows: pa.Table) -> list[Sample]:
 
 
 def open_dataset(workspace: Workspace, reference: str | os.PathLike[str] | Location) -> Dataset:
-    """Open ``birds`` (its newest version), ``birds@<digest prefix>``, or a version by its path or URI.
+    """Open ``birds`` or ``birds@latest`` (its newest version), ``birds@<digest prefix>``, or a version by its
+    path or URI.
 
     Raises:
         FinedeficsError: there is no such dataset or version (the message lists the known ones), the prefix
@@ -313,10 +315,13 @@ def open_dataset(workspace: Workspace, reference: str | os.PathLike[str] | Locat
     name, _, prefix = text.partition("@")
     home = workspace.datasets / name
     if not name or "/" in name or not home.is_folder():
-        known = ", ".join(dataset_names(workspace))
-        cure = f"choose one of: {known}" if known else "make one with `finedefics data ingest`"
+        known = dataset_names(workspace)
+        cure = f"{meant(name, known)}choose one of: {', '.join(known)}"
+        if not known:
+            cure = f"make one with `finedefics data ingest` (looked in {workspace.datasets})"
         raise wrong_use("there is no such dataset", place=text, cure=cure)
-    return open_version(home / (_match(home, prefix, text) if prefix else latest_digest(home)))
+    is_newest = prefix in ("", "latest")
+    return open_version(home / (latest_digest(home) if is_newest else _match(home, prefix, text)))
 
 
 def open_version(root: Location) -> Dataset:

@@ -135,13 +135,18 @@ def lease_of(workspace: Workspace, name: str, step: str) -> Location:
     return workspace.datasets / ".leases" / name / step
 
 
-def _home(workspace: Workspace, name: str) -> Location:
+def check_name(name: str) -> None:
+    """FinedeficsError (exit code 2) where a dataset cannot be called so."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise wrong_use(
             "not a name for a dataset",
             place=repr(name),
             cure="use letters, digits and . - _",
         )
+
+
+def _home(workspace: Workspace, name: str) -> Location:
+    check_name(name)
     return workspace.datasets / name
 
 
@@ -170,21 +175,29 @@ def _descends(home: Location, digest: str | None, ancestor: str) -> bool:
 
 
 def _sweep(home: Location) -> None:
-    """Remove files of tables that no version names: of runs that were killed, or of versions removed.
+    """Remove files of tables that no version names.
 
     A run that is under way writes a file more often than once a day; what it has so far stays.
+    """
+    found = unnamed(home)
+    if all(map(_is_abandoned, found)):
+        for file in found:
+            file.delete()
+
+
+def unnamed(home: Location) -> list[Location]:
+    """Files of tables that no version of a dataset names: of drivers that were killed, of versions removed.
+
+    None where a version cannot be read: what it names is not known.
     """
     named: set[str] = set()
     for version in versions(home):
         manifest = _opened(home / version)
-        if manifest is None:  # what it names is not known
-            return
+        if manifest is None:
+            return []
         named |= {way for table in manifest.manifest["tables"].values() for way in table["files"]}
     ways = {f"{TABLES_FOLDER}/{way}" for way in (home / TABLES_FOLDER).files()}
-    unnamed = [home / way for way in sorted(ways - named)]
-    if all(map(_is_abandoned, unnamed)):
-        for file in unnamed:
-            file.delete()
+    return [home / way for way in sorted(ways - named)]
 
 
 def _is_abandoned(file: Location) -> bool:

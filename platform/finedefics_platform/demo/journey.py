@@ -24,8 +24,9 @@ from finedefics_platform.data.store import Dataset
 from finedefics_platform.demo.scale import FULL, SERVED, Scale
 from finedefics_platform.demo.summary import Summary, summarise
 from finedefics_platform.evaluation.items import Evaluated
+from finedefics_platform.evaluation.recording import record_evaluation
 from finedefics_platform.evaluation.run import evaluate
-from finedefics_platform.models.gate import GatePolicy
+from finedefics_platform.models.gate import load_gate
 from finedefics_platform.models.promotion import Change, promote
 from finedefics_platform.models.references import index_of, open_model
 from finedefics_platform.models.registration import register_run
@@ -85,7 +86,7 @@ def run_demo(
     runs = train_arms(workspace, experiments, tracker, progress)
     leg("evaluate the base and every arm by three answers")
     evaluations = evaluate_arms(workspace, dataset, base, runs, experiments[SERVED], progress)
-    record_evaluations(tracker, runs, evaluations, base)
+    record_evaluations(workspace, tracker, runs, evaluations, base)
     leg("search the number of hard negatives and the temperature (Ray Tune, ASHA)")
     search = demo_search(workspace, dataset, base, scale, seed, tracker, progress)
     leg("register the arm `both` and let the gate decide on `champion` (MLflow)")
@@ -95,7 +96,7 @@ def run_demo(
     leg("predict held-out pictures with the champion")
     predict_some(workspace, f"{version.name}@champion", dataset, progress)
     leg("put the numbers side by side")
-    summary = summarise(workspace, dataset, runs, evaluations, search, version, experiments, seed)
+    summary = summarise(workspace, dataset, runs, evaluations, search, version, seed)
     tracker.flush()
     return Demo(dataset, base, runs, evaluations, search, version, promotion, summary)
 
@@ -199,9 +200,14 @@ def _at_once(progress: Progress) -> int:
 
 
 def record_evaluations(
-    tracker: Tracker, runs: dict[str, TrainedRun], evaluations: dict[str, Evaluated], base: Location
+    workspace: Workspace,
+    tracker: Tracker,
+    runs: dict[str, TrainedRun],
+    evaluations: dict[str, Evaluated],
+    base: Location,
 ) -> None:
-    """Put each evaluation's figures and item table on the run that made the model.
+    """Record each evaluation under the run that made the model, and its figures on that run too, where they
+    stand beside those of the other arms.
 
     A figure is stamped with the end of its evaluation, so one that is recorded again is the same one.
     """
@@ -221,7 +227,9 @@ def record_evaluations(
         }
         figures |= evaluated.summary["retrieval"]
         tracker.metrics(run, 0, figures, time=evaluated.summary["finished"])
-        tracker.artifact(run, evaluated.items_file, "evaluation")
+        tracker.flush()
+        named = runs[arm].key if arm in runs else BASE
+        record_evaluation(workspace, evaluated, named, run=runs.get(arm), run_id=run)
 
 
 def _base_run(tracker: Tracker, base: Location) -> str:
@@ -262,9 +270,9 @@ def register_and_promote(
 ) -> tuple[ModelVersion, Change]:
     """Register a run's model, and ask the gate about the answer it will serve."""
     version = register_run(workspace, name, run, evaluated)
-    policy = GatePolicy(slices=(SERVED_ANSWER,))
-    reason = f"the demo's arm {SERVED}, by its own gate"
-    return version, promote(workspace, version.name, version.version, reason=reason, policy=policy)
+    gate = load_gate(given=[f"slices=[{SERVED_ANSWER}]"])
+    reason = f"the demo's arm {SERVED}, by the answer that it serves"
+    return version, promote(workspace, version.name, version.version, reason=reason, gate=gate)
 
 
 def predict_some(

@@ -20,15 +20,16 @@ import pyarrow.parquet as pq
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import commit, committed, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation
 from finedefics_platform.data.embeddings import Array, Embeddings, embed, named_embedder, text_rows
 from finedefics_platform.data.store import Dataset, open_dataset
-from finedefics_platform.evaluation.asked import Asked, ask, effective, published
+from finedefics_platform.evaluation.asked import Asked, ask, asked_places, effective, published
 from finedefics_platform.evaluation.checks import check_categories
 from finedefics_platform.evaluation.items import FORMAT, ITEMS, Evaluated, open_evaluation
+from finedefics_platform.evaluation.leaking import leaked
 
 if TYPE_CHECKING:
     from finedefics.embedders import Settings
@@ -118,9 +119,12 @@ def evaluate_encoder(
                     told = asked.told(len(categories))
                     if file is not None:
                         told["options_file"] = {"name": file.reference, **file.matched.told()}
+                    told["leaks"] = leaked(dataset, asked_places(dataset, settings, file))
                     about |= {**told, "finished": time.time()}
                     _write(draft, found, work, asked, categories, about)
                     held.check()
+    else:
+        say_reused(progress, "evaluation", place.name)
     return open_evaluation(place)
 
 
@@ -240,9 +244,10 @@ def _write(
     categories: Sequence[Category],
     about: dict[str, Any],
 ) -> None:
-    answers, pictures = found
+    from finedefics.evaluation.chance import near_chance
     from finedefics.evaluation.selective import selective
 
+    answers, pictures = found
     rows = sorted(answers.rows, key=lambda row: (row["answer"], row["scope"]))
     table = pa.Table.from_pylist(rows, ITEMS)
     pq.write_table(table, folder / "items.parquet")
@@ -260,6 +265,7 @@ def _write(
     answered = list(answers.seconds)
     summary = {
         **about,
+        "near_chance": near_chance(table, about["chance"]),
         "pictures": count,
         "pictures_per_second": speeds,
         "tokens_per_picture": {answer: {"forwarded": 0.0, "generated": 0.0} for answer in answered},

@@ -54,13 +54,14 @@ class Evaluated:
             called where it was first asked, None of a folder) and how (``format``; ``protocol``: answers,
             options, seed, and for options of a file its digest, ``options_of``; and the model's
             ``dtype``); how many pictures were asked on random options (``options_random``), what ``chance``
-            gives, and what of an ``options_file`` was asked; ``finished`` in Unix seconds;
-            ``pictures_per_second`` and ``tokens_per_picture`` by answer (a speed is that of one process that
-            gives this answer alone:
-            what several answers share was done once and counts for each), the ``unparseable`` share of
-            replies, the weight of the ``ensemble`` and what it was chosen on, whether alignment's
-            ``calibration`` is ``on``, ``why``, on how many pictures it was ``fitted``, and the ``trial`` that
-            decided (None where no answer could use one), ``retrieval`` of names and descriptions from
+            gives, and what of an ``options_file`` was asked; the answers that guessing reaches
+            (``near_chance``), and how many of the pictures are training pictures too (``leaks``);
+            ``finished`` in Unix seconds; ``pictures_per_second`` and ``tokens_per_picture`` by answer (a
+            speed is that of one process that gives this answer alone: what several answers share was done
+            once and counts for each), the ``unparseable`` share of replies, the weight of the ``ensemble``
+            and what it was chosen on, whether alignment's ``calibration`` is ``on``, ``why``, on how many
+            pictures it was ``fitted``, and the ``trial`` that decided (None where no answer could use one),
+            ``retrieval`` of names and descriptions from
             object embeddings; and by answer what a threshold on its score does (``unknown``,
             `finedefics.evaluation.selective`), how its choices follow the order of the options
             (``rotations``, of answers that were asked in several), and how often a free reply was a name
@@ -125,6 +126,8 @@ def write_evaluation(
         unknown: thresholds, where any were chosen; kept with the index.
         about: what was measured on and how; the head of the summary.
     """
+    from finedefics.evaluation.chance import near_chance
+
     rows = read_rows(parts, asked)
     # a stable order: within an answer, scope and rotation that of the pictures
     order = [(column, "ascending") for column in ("answer", "scope", "rotation")]
@@ -144,9 +147,11 @@ def write_evaluation(
     )
     (folder / _UNPACKED).unlink()
     pictures, answers = len(gathered.sample_ids), about["protocol"]["answers"]
+    asked_of = told(len(index.categories), gathered.drawn, gathered.sizes)
     summary = {
         **about,
-        **told(len(index.categories), gathered.drawn, gathered.sizes),
+        **asked_of,
+        "near_chance": near_chance(rows.filter(pc.equal(rows["rotation"], 0)), asked_of["chance"]),
         "pictures": pictures,
         "pictures_per_second": dict(zip(answers, (pictures / gathered.seconds).tolist(), strict=True)),
         "tokens_per_picture": {

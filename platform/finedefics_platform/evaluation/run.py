@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from finedefics_platform.base.actors import run_in_shares
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import Location, commit, committed, fetch, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Evaluation as Settings
@@ -25,6 +25,7 @@ from finedefics_platform.evaluation.calibrating import told as told_calibration
 from finedefics_platform.evaluation.checks import Planned, check_evaluable, check_weights, planned
 from finedefics_platform.evaluation.foreign import thresholds, with_thresholds
 from finedefics_platform.evaluation.items import FORMAT, Evaluated, open_evaluation, write_evaluation
+from finedefics_platform.evaluation.leaking import leaked, with_training
 from finedefics_platform.evaluation.parts import (
     ASKED,
     DECIDING,
@@ -58,6 +59,7 @@ def evaluate(
     *,
     labelled: Collection[str] | None = None,
     options: str | os.PathLike[str] | None = None,
+    trained_on: str | None = None,
     called: str | None = None,
     shards: int | None = None,
     gpus_per_worker: float | None = None,
@@ -75,6 +77,8 @@ def evaluate(
             default: those that have labels in the dataset.
         options: a published file of questions (`finedefics.evaluation.options`): its pictures and options are
             asked, and no others.
+        trained_on: the dataset that the model was trained on, where it may be another one: its training
+            pictures are looked for among those that are asked as well (``leaks`` of the summary).
         called: what the model is called wherever it lies: a run, a version, or a hub name at a commit.
         shards: processes that share the pictures; default: as many as the GPUs have room for, two without.
         gpus_per_worker: of each process; default: 1 where the cluster has a GPU, else 0.
@@ -114,17 +118,26 @@ def evaluate(
                 plan = planned(dataset, settings)
                 question = _decided(question, dataset, plan, make)
                 own = None if file is None else file.matched.options
-                asked = in_parts(ASKED, asked_places(dataset, settings, file), PART, own)
+                places = asked_places(dataset, settings, file)
+                asked = in_parts(ASKED, places, PART, own)
                 make(Answering, question, asked, "evaluating")
                 index = _index(question)
                 about |= _told(file) | {"calibration": told_calibration(plan, index.calibration)}
-                about |= {"placed": (question.parts / PLACED).read_json()}
+                about |= {"placed": (question.parts / PLACED).read_json(), "leaks": leaked(dataset, places)}
                 with commit(place) as draft:
                     about["finished"] = time.time()
                     write_evaluation(draft, question.parts, asked, index, _unknown(question), about)
                     held.check()
                 question.parts.delete()
-    return open_evaluation(place)
+    else:
+        say_reused(progress, "evaluation", place.name)
+    done = open_evaluation(place)
+    if trained_on is None:
+        return done
+    # of the model's own training, which does not determine the figures: looked at anew, whoever asks
+    places = asked_places(dataset, settings, file)
+    found = with_training(workspace, done.summary.get("leaks", {}), dataset, places, trained_on)
+    return replace(done, summary={**done.summary, "leaks": found})
 
 
 def _about(question: Question, dataset: Dataset, file: Published | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ are the workspace's own: the model served by MLflow, or opened from another work
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finedefics.data.readers import category_id
@@ -16,6 +16,7 @@ from finedefics.errors import wrong_use
 from finedefics.records import Category
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.models.answerable import Answerable, find_answerable
 from finedefics_platform.models.references import OpenedModel, index_of, open_model
 
 if TYPE_CHECKING:
@@ -82,22 +83,37 @@ def remove(workspace: Workspace, reference: str, name: str) -> Category:
     return found[0]
 
 
-def open_recogniser(
-    workspace: Workspace, reference: str, dtype: str | None = None, micro_tokens: int | None = None
-) -> "Recogniser":
+def answerable(
+    workspace: Workspace, reference: str, categories: Sequence[Category] | None = None
+) -> Answerable:
     """The model of ``reference`` with its index and the categories added to it in this workspace.
 
-    It is asked on the GPUs where this process sees any, as few as hold it.
+    Args:
+        categories: compete in place of all these.
+
+    Raises:
+        FinedeficsError: there is no such model, or nothing says what it may name.
+    """
+    found = find_answerable(workspace, reference, categories)
+    if found.chosen is not None or found.opened.version is None:
+        return found
+    return replace(found, added=_missing(found.categories, _added(workspace, found.opened)))
+
+
+def open_recogniser(
+    workspace: Workspace,
+    reference: str,
+    dtype: str | None = None,
+    micro_tokens: int | None = None,
+    categories: Sequence[Category] | None = None,
+) -> "Recogniser":
+    """`answerable`, loaded: on the GPUs where this process sees any, as few as hold it.
 
     Args:
         dtype, micro_tokens: as `finedefics.placing.load_placed` takes them.
+        categories: as `answerable` takes them.
     """
-    from finedefics.scoring import Recogniser
-
-    opened = open_model(workspace, reference)
-    recogniser = Recogniser.load(opened.model, index_of(opened), dtype=dtype, micro_tokens=micro_tokens)
-    missing = _missing(recogniser.categories, _added(workspace, opened))
-    return recogniser.add(missing) if missing else recogniser
+    return answerable(workspace, reference, categories).load(dtype, micro_tokens)
 
 
 def _added(workspace: Workspace, opened: OpenedModel) -> list[Category]:

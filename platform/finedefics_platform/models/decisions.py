@@ -23,12 +23,15 @@ from finedefics_platform.models.registry import (
     ModelVersion,
     get_version,
     make_registered_model,
+    open_reader,
     own_tags,
     parse,
     stored_versions,
+    versions,
 )
 from finedefics_platform.models.texts import PREFIX, gathered, spread
 from finedefics_platform.tracking.mlflow_client import answered, open_client
+from finedefics_platform.tracking.own_database import has_records
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -92,8 +95,11 @@ class Standing:
 
 
 def read_log(workspace: Workspace, name: str) -> list[Entry]:
-    """All decisions on a model, oldest first, the void ones marked."""
-    client = open_client(workspace)
+    """All decisions on a model, oldest first, the void ones marked; none, and nothing made, where nothing was
+    recorded."""
+    if not has_records(workspace):
+        return []
+    client = open_reader(workspace)
     with answered(workspace):
         stored = stored_versions(client, name + DECISIONS)
     entries: list[Entry] = []
@@ -155,13 +161,15 @@ def write(workspace: Workspace, name: str, entry: Entry) -> Entry:
 
 def standing(workspace: Workspace, name: str) -> Standing:
     """Where things stand; a decision that has not reached the aliases yet is carried out first."""
-    client = open_client(workspace)
+    if not has_records(workspace):
+        return Standing(name, None, None)
     done: int | None = None
     while True:
         latest = _latest(read_log(workspace, name))
         # Slower than a decision that came meanwhile, one would have left its aliases as they were before.
         if latest is None or (latest.carried_out and done in (None, latest.number)):
             break
+        client = open_client(workspace)
         with answered(workspace):
             _set_aliases(client, name, latest)
             client.set_model_version_tag(
@@ -169,7 +177,7 @@ def standing(workspace: Workspace, name: str) -> Standing:
             )
         done = latest.number
     with answered(workspace):
-        alias = _aliases(client, name).get(CHAMPION)
+        alias = _aliases(open_reader(workspace), name).get(CHAMPION)
     return Standing(name, latest, alias)
 
 
@@ -183,6 +191,8 @@ def named_version(workspace: Workspace, reference: str) -> ModelVersion:
     found = get_version(workspace, reference) if alias != CHAMPION else None
     if found is not None:
         return found
+    if not versions(workspace, name):
+        return get_version(workspace, reference)  # says which models there are
     now = standing(workspace, name)
     if now.moved:
         raise FinedeficsError(now.moved, place=f"{name}@{CHAMPION}", cure=cure_of(now))
@@ -200,7 +210,7 @@ def _latest(log: list[Entry]) -> Entry | None:
     return next((entry for entry in reversed(log) if not entry.void), None)
 
 
-def _aliases(client: "MlflowClient", name: str) -> dict[str, int]:
+def _aliases(client: Any, name: str) -> dict[str, int]:
     found = client.search_registered_models(filter_string=f"name = '{name}'")
     return {alias: int(number) for model in found for alias, number in model.aliases.items()}
 

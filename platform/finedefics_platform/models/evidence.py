@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG = "evidence."
+_TOLD = ("unparseable", "chance", "leaks")  # of a summary, kept with the figures
 COLUMNS = ("sample_id", "category_id", "group", "answer", "scope", "correct")
 
 
@@ -49,6 +50,7 @@ class Evidence:
         scopes: ``{answer: "all" | "options"}``, what the figures of an answer count.
         table: file of the items in ``models/evidence/``.
         at: ISO time at which it was added, by the clock of who added it.
+        unparseable, chance, leaks: as in the evaluation's summary; None where it did not say, as older ones.
     """
 
     evaluation: str
@@ -60,6 +62,9 @@ class Evidence:
     scopes: Mapping[str, str]
     table: str
     at: str
+    unparseable: Mapping[str, float] | None = None
+    chance: Mapping[str, float] | None = None
+    leaks: Mapping[str, Any] | None = None
 
     def tags(self) -> dict[str, str]:
         """The record as tags of the version."""
@@ -68,31 +73,44 @@ class Evidence:
 
 def collect(evaluated: Evaluated, labelled: Collection[str], at: str) -> tuple[Evidence, pa.Table]:
     """The record of an evaluation and its items, grouped by which categories had labels in training."""
-    summary, protocol = evaluated.summary, evaluated.summary["protocol"]
+    summary = evaluated.summary
     items = _grouped(evaluated.items().select(COLUMNS), labelled)
     name = evaluated.place.name
-    tables = {s: accuracy_table({name: items}, {}, s)[name] for s in (OPTIONS, ALL)}
-    # what competes with every category says more than what competes with a few
-    figures = {answer: cells for scope in (OPTIONS, ALL) for answer, cells in tables[scope].items()}
+    figures, scopes = figures_of(items)
     evidence = Evidence(
         evaluation=name,
-        ground=Ground(
-            summary["dataset"],
-            summary["dataset_digest"],
-            summary["split"],
-            protocol["options"],
-            protocol["seed"],
-            summary.get("options_file", {}).get("name", ""),
-        ),
+        ground=ground_of(summary),
         limit=summary["limit"],
-        answers=tuple(protocol["answers"]),
+        answers=tuple(summary["protocol"]["answers"]),
         pictures=summary["pictures"],
         figures=figures,
-        scopes={answer: ALL if answer in tables[ALL] else OPTIONS for answer in figures},
+        scopes=scopes,
         table=f"{name}-{digest_of(sorted(labelled))}.parquet",
         at=at,
+        **{of: summary.get(of) for of in _TOLD},
     )
     return evidence, items
+
+
+def ground_of(summary: Mapping[str, Any]) -> Ground:
+    """What an evaluation was measured on, by its summary."""
+    protocol = summary["protocol"]
+    return Ground(
+        summary["dataset"],
+        summary["dataset_digest"],
+        summary["split"],
+        protocol["options"],
+        protocol["seed"],
+        summary.get("options_file", {}).get("name", ""),
+    )
+
+
+def figures_of(items: pa.Table) -> tuple[dict[str, Any], dict[str, str]]:
+    """Figures by answer and group, and the scope of each answer's: what competes with every category says
+    more than what competes with a few."""
+    tables = {s: accuracy_table({"": items}, {}, s)[""] for s in (OPTIONS, ALL)}
+    figures = {answer: cells for scope in (OPTIONS, ALL) for answer, cells in tables[scope].items()}
+    return figures, {answer: ALL if answer in tables[ALL] else OPTIONS for answer in figures}
 
 
 def keep_items(
@@ -130,18 +148,42 @@ def measured(workspace: Workspace, version: ModelVersion) -> list[Measured]:
     return [_measured(workspace, version, one) for one in evidence_of(version)]
 
 
+def measured_of(summary: Mapping[str, Any], items: pa.Table) -> Measured:
+    """An evaluation of what is no version, as the gate reads it: groups are those of its own items."""
+    figures, scopes = figures_of(items)
+    told = {of: summary.get(of) for of in _TOLD}
+    return _as_measured(ground_of(summary), summary["limit"], figures, scopes, items, told)
+
+
 def _measured(workspace: Workspace, version: ModelVersion, evidence: Evidence) -> Measured:
-    items: dict[str, dict[str, bool]] = {}
-    if (file := _items_file(workspace, version, evidence)) is not None:
-        for row in pq.read_table(file).to_pylist():
-            if row["scope"] == evidence.scopes.get(row["answer"]):
-                items.setdefault(f"{row['answer']}/{row['group']}", {})[row["sample_id"]] = row["correct"]
+    file = _items_file(workspace, version, evidence)
+    told = {of: getattr(evidence, of) for of in _TOLD}
+    items = pq.read_table(file) if file is not None else None
+    return _as_measured(evidence.ground, evidence.limit, evidence.figures, evidence.scopes, items, told)
+
+
+def _as_measured(
+    ground: Ground,
+    limit: int | None,
+    figures: Mapping[str, Any],
+    scopes: Mapping[str, str],
+    items: pa.Table | None,
+    told: Mapping[str, Any],
+) -> Measured:
+    by_slice: dict[str, dict[str, bool]] = {}
+    if items is not None:
+        for row in items.select(COLUMNS).to_pylist():
+            if row["scope"] == scopes.get(row["answer"]):
+                of_slice = by_slice.setdefault(f"{row['answer']}/{row['group']}", {})
+                of_slice[row["sample_id"]] = row["correct"]
     slices = {
-        f"{answer}/{group}": Slice(cell["accuracy"], cell["n"], items.get(f"{answer}/{group}", {}))
-        for answer, cells in evidence.figures.items()
+        (name := f"{answer}/{group}"): Slice(
+            cell["accuracy"], cell["n"], by_slice.get(name, {}), cell["low"], cell["high"], scopes[answer]
+        )
+        for answer, cells in figures.items()
         for group, cell in cells.items()
     }
-    return Measured(evidence.ground, slices, evidence.limit)
+    return Measured(ground, slices, limit, told["unparseable"], told["chance"], told["leaks"])
 
 
 def _items_file(workspace: Workspace, version: ModelVersion, evidence: Evidence) -> Path | None:

@@ -112,6 +112,17 @@ def model_place(workspace: Workspace, version: ModelVersion) -> Location:
     return Location.of(open_package(workspace, version) / "model")
 
 
+def made_by(package: Location) -> str | None:
+    """The MLflow run that made a package, as it says of itself; None where it is none or says nothing."""
+    there = committed(package)
+    try:
+        document = yaml.safe_load((there / "MLmodel").read_text()) if there is not None else {}
+    except (FileNotFoundError, yaml.YAMLError):
+        return None
+    run_id = document.get("run_id") if isinstance(document, dict) else None
+    return str(run_id) if run_id else None
+
+
 def requirements() -> list[str]:
     """Pinned requirements of a stored model."""
     # A local build tag (2.13.0+cpu) names a wheel that the index does not have.

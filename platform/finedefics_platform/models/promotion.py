@@ -8,10 +8,13 @@ from typing import Any
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.user import user
 from finedefics_platform.base.workspace import Workspace
+from finedefics_platform.models.cases import case_of
 from finedefics_platform.models.decisions import Entry, Standing, read_log, standing, write
-from finedefics_platform.models.evidence import figures, measured
-from finedefics_platform.models.gate import Decision, GatePolicy, Missing, decide
+from finedefics_platform.models.describing import describe_model
+from finedefics_platform.models.evidence import figures
+from finedefics_platform.models.gate import Decision, Gate, Missing, Verdict, decide, load_gate
 from finedefics_platform.models.registry import CHAMPION, ModelVersion, get_version, versions
+from finedefics_platform.tracking.mlflow_client import check_writable
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def promote(
     version: int,
     *,
     reason: str,
-    policy: GatePolicy | None = None,
+    gate: Gate | None = None,
     by: str | None = None,
     force: str | None = None,
 ) -> Change:
@@ -43,28 +46,25 @@ def promote(
         name: the registered model.
         version: its version.
         reason: why, for the history.
-        policy: the gate's rule; by default that of `GatePolicy`.
+        gate: what is asked; by default the gate that comes with the product.
         by: who; by default the user's login name.
         force: why the gate's refusal is overruled; recorded in the history.
 
     Raises:
         FinedeficsError: the gate refuses (exit code 1, with its reasons), somebody else decided meanwhile,
-            or there is no such version.
+            there is no such version, or the workspace cannot be written to.
     """
     if not reason.strip() or (force is not None and not force.strip()):
         raise wrong_use("a reason is empty", place=f"{name}/{version}", cure="say why, for the history")
     candidate = get_version(workspace, f"{name}/{version}")
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.champion == version:
         if now.moved:
             return _restore(workspace, now, reason=reason, by=by)
         return Change(name, version, version, False, Decision(True, ("It is the champion already.",)))
     champion = get_version(workspace, f"{name}/{now.champion}") if now.champion else None
-    decision = decide(
-        measured(workspace, candidate),
-        measured(workspace, champion) if champion else None,
-        policy or GatePolicy(),
-    )
+    decision = decide(case_of(workspace, candidate, champion), gate or load_gate())
     if not decision.allowed and force is None:
         raise FinedeficsError(
             f"the gate refuses the promotion: {' '.join(decision.reasons)}".rstrip("."),
@@ -85,6 +85,7 @@ def rollback(workspace: Workspace, name: str, *, reason: str, by: str | None = N
     """
     if not versions(workspace, name):
         get_version(workspace, name)  # says which models there are
+    check_writable(workspace)
     now = standing(workspace, name)
     if now.moved and now.champion:
         return _restore(workspace, now, reason=reason, by=by)
@@ -138,10 +139,27 @@ def _write(
         reason=reason,
         based_on=now.latest.number if now.latest else 0,
         forced=change.forced,
-        decision={"allowed": change.decision.allowed, "reasons": reasons},
+        decision={
+            "allowed": change.decision.allowed,
+            "reasons": reasons,
+            "gate": dict(change.decision.gate),
+            "verdicts": [_kept(one) for one in change.decision.verdicts],
+        },
         figures=figures(version),
     )
     write(workspace, change.name, entry)
+    describe_model(workspace, change.name)
+
+
+def _kept(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as the log has it; its sentences are JSON's, like all else."""
+    return {
+        "rule": verdict.rule,
+        "settings": dict(verdict.settings),
+        "passed": verdict.passed,
+        "sentences": list(verdict.sentences),
+        "figures": dict(verdict.figures),
+    }
 
 
 def _cure(candidate: ModelVersion, missing: Sequence[Missing]) -> str:

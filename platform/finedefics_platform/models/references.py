@@ -88,6 +88,13 @@ def open_model(workspace: Workspace, reference: str) -> OpenedModel:
     return _registered(workspace, reference)  # says what there is
 
 
+def trained_on(opened: OpenedModel) -> str | None:
+    """The dataset that a model was trained on, ``name@digest``; None where that is not known."""
+    if opened.run is not None:
+        return opened.run.dataset
+    return opened.version.tags.get("dataset") if opened.version is not None else None
+
+
 def base_of_model(workspace: Workspace, opened: OpenedModel) -> OpenedModel:
     """The model that a run tuned, of a run or of a version that one made.
 
@@ -152,7 +159,7 @@ def _in_folder(reference: str, folder: Path) -> OpenedModel:
     folder = folder.resolve()
     if (folder / "config.json").is_file():
         _check_weights(reference, folder)
-        return OpenedModel(reference, folder, Location.of(folder))
+        return OpenedModel(reference, folder, Location.of(folder), _index(folder))
     if not (folder / "model" / "config.json").is_file():
         raise wrong_use(
             "the folder has no model in it", place=reference, cure="give a model's folder or a run's"

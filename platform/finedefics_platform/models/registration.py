@@ -1,12 +1,14 @@
 """What becomes a version of a registered model, and what a version is given later: the one policy.
 
-A version is a run and an evaluation of it: registered again with the same evaluation it is the same version,
-with another one it is a new version. What a version was registered with is never replaced; further
-evaluations of it are added beside it.
+A version is a run's model with its category index. Registered again with the same index it is the same
+version, and the evaluation is added to what it showed; with another index (other categories, another
+calibration) it is a new version. Nothing that a version has is ever replaced.
 """
 
+import hashlib
 import json
 import tempfile
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from finedefics_platform.base.user import user
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.evaluation.items import Evaluated
 from finedefics_platform.models import evidence as evidences
+from finedefics_platform.models.describing import describe_version, model_note
 from finedefics_platform.models.packaging import store
 from finedefics_platform.models.references import OpenedModel
 from finedefics_platform.models.registry import (
@@ -31,6 +34,7 @@ from finedefics_platform.models.registry import (
 )
 from finedefics_platform.models.texts import spread
 from finedefics_platform.tracking.mlflow_client import answered, is_refusal, open_client, shown
+from finedefics_platform.tracking.sources import CODE
 from finedefics_platform.tracking.spool import UNSENT
 from finedefics_platform.tracking.tracker import server_run_id
 from finedefics_platform.training.trained import TrainedRun
@@ -53,7 +57,8 @@ def register_run(workspace: Workspace, name: str, run: TrainedRun, evaluated: Ev
         evaluated: an evaluation of that model.
 
     Returns:
-        The version; the existing one where this run was registered with this evaluation before.
+        The version; the existing one where this run's model was registered with this index before, with the
+        evaluation added to what it showed.
 
     Raises:
         FinedeficsError: the run was not tracked, the evaluation is of another model, or the server is away.
@@ -69,10 +74,14 @@ def register_run(workspace: Workspace, name: str, run: TrainedRun, evaluated: Ev
     with lease(workspace.models / "registered" / f".{name}.lease", f"registering {name}"):
         with answered(workspace):
             stored_run = _stored_run(client, workspace, run.parent_run_id)
+        index = _index_digest(evaluated)
         for existing in versions(workspace, name):
-            same = existing.tags.get("evaluation") == evaluated.place.name
-            if same and existing.run_id == stored_run.info.run_id:
+            if existing.run_id != stored_run.info.run_id:
+                continue
+            if existing.tags.get("evaluation") == evaluated.place.name:
                 return existing
+            if index is not None and existing.tags.get("index_digest") == index:
+                return _add(workspace, existing, run.labelled, evaluated)
         return _make(workspace, client, name, run, model, evaluated, stored_run)
 
 
@@ -85,14 +94,7 @@ def add_evidence(workspace: Workspace, opened: OpenedModel, evaluated: Evaluated
     version = opened.version
     assert version is not None, "only a registered version has evidence"
     _check_same(evaluated, version.tags["model_digest"], version.reference)
-    evidence, items = evidences.collect(evaluated, opened.labelled or (), _now())
-    client = open_client(workspace)
-    with answered(workspace):
-        evidences.keep_items(workspace, client, version.run_id, evidence, items)
-        if evidences.TAG + evidence.evaluation not in version.tags:
-            for key, value in evidence.tags().items():
-                client.set_model_version_tag(version.name, str(version.version), key, value)
-    return get_version(workspace, version.reference)
+    return _add(workspace, version, opened.labelled or (), evaluated)
 
 
 def register_evaluated(
@@ -103,6 +105,13 @@ def register_evaluated(
     if opened.run is not None:
         return register_run(workspace, name, opened.run, evaluated)
     return add_evidence(workspace, opened, evaluated)
+
+
+def made_by(opened: OpenedModel) -> str | None:
+    """MLflow's run that made an opened model, where that is known."""
+    if opened.run is not None:
+        return opened.run.parent_run_id
+    return (opened.version.run_id or None) if opened.version is not None else None
 
 
 def check_registrable(name: str, opened: OpenedModel) -> None:
@@ -128,6 +137,21 @@ def check_registrable(name: str, opened: OpenedModel) -> None:
         )
 
 
+def _add(
+    workspace: Workspace, version: ModelVersion, labelled: Collection[str], evaluated: Evaluated
+) -> ModelVersion:
+    evidence, items = evidences.collect(evaluated, labelled, _now())
+    client = open_client(workspace)
+    with answered(workspace):
+        evidences.keep_items(workspace, client, version.run_id, evidence, items)
+        if evidences.TAG + evidence.evaluation not in version.tags:
+            for key, value in evidence.tags().items():
+                client.set_model_version_tag(version.name, str(version.version), key, value)
+    added = get_version(workspace, version.reference)
+    describe_version(workspace, added)
+    return added
+
+
 def _make(
     workspace: Workspace,
     client: "MlflowClient",
@@ -143,9 +167,12 @@ def _make(
         "run": run.key,
         "dataset": run.dataset,
         "dataset_digest": run.dataset_digest,
+        "config_digest": run.config_digest,
+        "code": stored_run.data.tags.get(CODE),
         "base": run.base,
         "adapter": training["adapter"],
         "model_digest": model_digest(model),
+        "index_digest": _index_digest(evaluated),
         "training_digest": digest_of(training),
         "evaluation": evidence.evaluation,
         "registered_by": user(),
@@ -160,7 +187,7 @@ def _make(
         evidences.keep_items(workspace, client, stored_run.info.run_id, evidence, items)
         facts |= {"package": package.place, "logged_model": package.model_id}
         tags = {k: v for key, value in facts.items() if value for k, v in spread(key, value).items()}
-        make_registered_model(client, name)
+        make_registered_model(client, name, description=model_note(name, None))
         # one request with all that the version says: it is never there by half
         made = client.create_model_version(
             name,
@@ -171,20 +198,33 @@ def _make(
             description=f"Run {run.key}, trained on {run.dataset}.",
         )
         client.set_registered_model_alias(name, CANDIDATE, made.version)
-    return get_version(workspace, f"{name}/{made.version}")
+    version = get_version(workspace, f"{name}/{made.version}")
+    describe_version(workspace, version)
+    return version
 
 
 def _training(run: TrainedRun) -> dict[str, Any]:
     """What the version was trained on and from, as its package keeps it."""
+    experiment = run.experiment()
     return {
         "run": run.key,
         "dataset": run.dataset,
         "dataset_digest": run.dataset_digest,
         "labelled": sorted(run.labelled),
         "base": run.base,
-        "adapter": run.experiment().adapters.identity(),
+        "adapter": experiment.adapters.identity(),
         "config_digest": run.config_digest,
+        "seed": experiment.seed,
+        "stages": [stage.model_dump(mode="json") for stage in experiment.stages],
     }
+
+
+def _index_digest(evaluated: Evaluated) -> str | None:
+    """Of the content of the category index; None where the evaluation has none."""
+    if not evaluated.index.is_dir():
+        return None
+    files = sorted(file for file in evaluated.index.rglob("*") if file.is_file())
+    return digest_of([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
 
 
 def _check_same(evaluated: Evaluated, digest: str, place: str) -> None:
@@ -210,7 +250,7 @@ def _stored_run(client: "MlflowClient", workspace: Workspace, run_id: str) -> "R
         if not is_refusal(error):
             raise
         place = shown(workspace.tracking_uri)
-        raise FinedeficsError(
+        raise wrong_use(
             f"there is no run {run_id}", place=place, cure="see `finedefics runs list`"
         ) from error
 

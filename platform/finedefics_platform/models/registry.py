@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finedefics.errors import wrong_use
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.texts import PREFIX
 from finedefics_platform.tracking.mlflow_client import answered, open_client
+from finedefics_platform.tracking.own_database import has_records
+from finedefics_platform.tracking.own_registry import own_registry
+from finedefics_platform.tracking.runs import record_place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,8 +47,10 @@ class ModelVersion:
 
 
 def versions(workspace: Workspace, name: str | None = None) -> list[ModelVersion]:
-    """Versions of one registered model or of all, newest first; empty if there is none."""
-    client = open_client(workspace)
+    """Versions of one registered model or of all, newest first; empty, and nothing made, if there is none."""
+    if not has_records(workspace):
+        return []
+    client = open_reader(workspace)
     with answered(workspace):
         models = pages(client.search_registered_models, None if name is None else f"name = '{name}'")
         return [
@@ -53,6 +59,11 @@ def versions(workspace: Workspace, name: str | None = None) -> list[ModelVersion
             if KIND not in model.tags
             for stored in stored_versions(client, model.name)
         ]
+
+
+def open_reader(workspace: Workspace) -> Any:
+    """What answers the searches of a registry: the workspace's own database, or MLflow's client."""
+    return own_registry(workspace) or open_client(workspace)
 
 
 def get_version(workspace: Workspace, reference: str) -> ModelVersion:
@@ -68,9 +79,10 @@ def get_version(workspace: Workspace, reference: str) -> ModelVersion:
         raise wrong_use(
             "no registered model of this name",
             place=reference,
-            cure=f"use one of: {', '.join(known)}"
+            cure=f"{meant(name, known)}use one of: {', '.join(known)}"
             if known
-            else "make one with `finedefics evaluate RUN --register NAME`",
+            else "make one with `finedefics evaluate RUN --register NAME` "
+            f"(looked in {record_place(workspace)})",
         )
     for candidate in found:
         if candidate.version == version or alias in candidate.aliases:
@@ -126,7 +138,7 @@ def make_registered_model(client: "MlflowClient", name: str, **more: Any) -> Non
             raise
 
 
-def stored_versions(client: "MlflowClient", name: str) -> list["StoredVersion"]:
+def stored_versions(client: Any, name: str) -> list["StoredVersion"]:
     """MLflow's own versions of a registered model, newest first; empty where there is no such model."""
     found = pages(client.search_model_versions, f"name = '{name}'")
     return sorted(found, key=lambda stored: int(stored.version), reverse=True)

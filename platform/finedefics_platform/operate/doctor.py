@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.operate.checks import machine, network, packages, storage
+from finedefics_platform.operate.checks import machine, movable, network, packages, storage
 from finedefics_platform.operate.checks.finding import Check
 
 
@@ -20,6 +20,7 @@ def examine(workspace: Workspace, *, with_ray: bool = False) -> Iterator[Check]:
         ("devices", machine.check_devices),
         ("ports", machine.check_ports),
         ("workspace", lambda: storage.check_workspace(workspace)),
+        ("movable", lambda: movable.check_movable(workspace)),
         ("tracking", lambda: storage.check_tracking(workspace)),
         ("cluster", network.check_cluster),
         ("hub", network.check_hub),

@@ -84,6 +84,26 @@ def scatter(points: Sequence[Point], *, x_title: str, title: str) -> str:
     return _text_of(svg)
 
 
+def scatter_of(points: Sequence[Point], *, x_title: str, title: str) -> str:
+    """Points over two plain axes; x is logarithmic where it spans a decade and is above zero."""
+    wide = min(point.x for point in points) > 0 and max(p.x for p in points) >= 10 * min(p.x for p in points)
+    ends = [0.0, 0.0, 0.0, 0.0]
+    for i, values in enumerate(([point.x for point in points], [point.y for point in points])):
+        low, high = min(values), max(values)
+        margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+        ends[2 * i : 2 * i + 2] = low - margin, high + margin
+    if wide:
+        ends[:2] = min(point.x for point in points) / 1.4, max(point.x for point in points) * 1.4
+    x = Scale(ends[0], ends[1], LEFT, WIDTH - RIGHT, log=wide)
+    y = Scale(ends[2], ends[3], HEIGHT - BOTTOM, TOP)
+    svg = _frame(x, y, title, x_title)
+    for point in points:
+        group = ET.SubElement(svg, "g", {"class": f"point {point.colour}"})
+        ET.SubElement(group, "title").text = point.label
+        _marker(group, point.shape, x(point.x), y(point.y))
+    return _text_of(svg)
+
+
 def curves(lines: Sequence[Curve], *, title: str) -> str:
     """One metric over training steps, a line an arm; a dotted rule where a stage ended."""
     values = [value for line in lines for value in line.values]

@@ -1,75 +1,92 @@
-"""The report of a comparison: one HTML file that needs nothing else, neither a network nor a script."""
+"""The report of runs, a search or a comparison: one HTML file that needs nothing else and no network."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from finedefics.evaluation import NOT_SHOWN
-from finedefics.evaluation.tables import ANSWERS, CONTROLS, GROUPS
-from finedefics.evaluation.verdict import one_pass_accuracy
 from finedefics_platform.base.storage import Location
-from finedefics_platform.reporting.charts import Curve, Point, curves, marker, projection, scatter
+from finedefics_platform.reporting import figures
+from finedefics_platform.reporting.charts import Point, scatter_of
+from finedefics_platform.reporting.mistakes import Mistakes, for_page
 from finedefics_platform.reporting.page import page_environment
 
-SHAPES = {"names": "square", "alignment": "circle", "describe": "triangle"}
-COLOURS = {"base": "base", "instruction": "instruction", "control": "control", "two_stage": "two-stage"}
-OTHER_COLOURS = (
-    "first",
-    "second",
-    "third",
-    "fourth",
-    "fifth",
-    "sixth",
-)  # classes of the style sheet, for further arms
-ANSWER_TEXTS = {
-    "names": "likelihood of the name",
-    "alignment": "similarity with the category index, one pass",
-    "describe": "describe, then name from the own words",
-}
-COMPARISONS = {
-    "whichever": "Worse one-pass answer against the best worse one of any control",
-    "one_pass": "Better one-pass answer against the best of any control",
-    "one_pass_to_describe": "Better one-pass answer against the best describe-then-name of any control",
-    "strongest": "The same answer against the strongest control in it",
-    "same_answer": "The same answer of both",
-}
+VERDICT = 3  # sentences that stand first
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Settings in which runs differ: ``rows`` of ``(key, a value a run)``, None where one has no such key."""
+
+    names: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str | None]]]
+
+
+@dataclass(frozen=True)
+class PerCategory:
+    """Accuracy of every category.
+
+    Attributes:
+        columns: ``{"arm", "answer"}``.
+        rows: ``{"category", "group", "n", "cells": a cell or None for each column}``.
+        note: what was left out.
+    """
+
+    columns: Sequence[Mapping[str, str]]
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report shows.
+    """What a report shows; whatever is empty is left out.
 
     Attributes:
-        title: of the page.
+        title: of the page; ``kind``: the words above it.
         table: `finedefics.evaluation.accuracy_table` with all categories competing; order of arms is kept.
-        options_table: the same with four hard options, or empty.
+        options_table: the same with hard options.
         differences: rows of `finedefics.evaluation.differences`.
-        verdict: sentences of `finedefics.evaluation.verdict`; the first is the headline.
+        verdict: sentences; the first three stand first. Those that begin with
+            `finedefics.evaluation.NOT_SHOWN` are of what the numbers do not show.
+        facts: ``(what, value)``: date, commit, hardware, data.
+        arms: what each arm is.
+        missing: ``(what is not known, the command that measures it)``.
+        checks: ``("good", "bad" or "open", what, finding)``: controls, chance, leaks, unread replies.
+        chance: what guessing gives, by scope.
         retrieval: ``{arm: {"object_to_name", "object_to_description"}}``, shares of pictures whose nearest
             text is the right one; the arm ``base`` is "before".
         histories: ``{arm: [{"stage", "step", "metrics": {name: value}}]}``.
         trials: one mapping a trial of the search; nested mappings become columns ``a.b``.
-        samples: ``{"image": JPEG or PNG bytes, "truth", "group", "description", "answers": {arm: {answer:
-            {"name", "correct"}}}}``.
+        mistakes: confusions and pictures to look through.
+        per_category: accuracy of every category.
+        differing: settings in which the arms differ.
+        experiments: effective configuration of arms, YAML.
         provenance: what to know to repeat it: digests, versions, seed; ``commands`` is a list of lines.
         embeddings: ``{arm: {"objects": [objects, dim], "object_groups", "object_categories": names,
-            "texts": [texts, dim], "text_names"}}`` for the projections, or None.
+            "texts": [texts, dim], "text_names"}}`` for the projections.
     """
 
     title: str
-    table: Mapping[str, Any]
-    options_table: Mapping[str, Any]
-    differences: Sequence[Mapping[str, Any]]
-    verdict: Sequence[str]
-    retrieval: Mapping[str, Mapping[str, float]]
-    histories: Mapping[str, Sequence[Mapping[str, Any]]]
-    trials: Sequence[Mapping[str, Any]]
-    samples: Sequence[Mapping[str, Any]]
-    provenance: Mapping[str, Any]
-    embeddings: Mapping[str, Mapping[str, Any]] | None = field(default=None)
+    kind: str = "comparison of arms"
+    table: Mapping[str, Any] = field(default_factory=dict)
+    options_table: Mapping[str, Any] = field(default_factory=dict)
+    differences: Sequence[Mapping[str, Any]] = ()
+    verdict: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    arms: Mapping[str, str] = field(default_factory=dict)
+    missing: Sequence[tuple[str, str]] = ()
+    checks: Sequence[tuple[str, str, str]] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    histories: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
+    mistakes: Mistakes | None = None
+    per_category: PerCategory | None = None
+    differing: Differing | None = None
+    experiments: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    embeddings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(data: ReportData, place: Location) -> None:
@@ -78,204 +95,84 @@ def write_report(data: ReportData, place: Location) -> None:
     Raises:
         FinedeficsError: the place cannot be written to.
     """
+    place.write_text(render_report(data))
+
+
+def render_report(data: ReportData) -> str:
+    """The page's text."""
     environment = page_environment()
-    environment.filters.update(percent=_percent, signed=_signed, number=_number)
-    colours = _colours(data)
-    page = environment.get_template("report.html.j2").render(
+    environment.filters.update(figures.FILTERS)
+    differing = data.differing.names if data.differing else ()
+    colours = figures.colours_of(
+        [
+            *data.table,
+            *data.options_table,
+            *data.histories,
+            *data.retrieval,
+            *data.embeddings,
+            *data.arms,
+            *differing,
+        ]
+    )
+    shown = [one for one in data.verdict if not one.startswith(NOT_SHOWN)]
+    trials = [figures.flat(trial) for trial in data.trials]
+    return environment.get_template("report.html.j2").render(
         data=data,
+        contents=[],
+        facts=data.facts,
         colours=colours,
-        answers=[answer for answer in ANSWERS if any(answer in arm for arm in data.table.values())],
-        answer_texts=ANSWER_TEXTS,
-        markers={answer: marker(shape) for answer, shape in SHAPES.items()},
-        groups=_groups(data.table),
+        lead=shown[:VERDICT],
+        shown=shown[VERDICT:],
+        not_shown=[one.removeprefix(NOT_SHOWN) for one in data.verdict if one.startswith(NOT_SHOWN)],
+        answers=figures.answers_of(data.table),
+        explained=figures.explained,
+        markers=figures.marker_of,
+        clustered=figures.clustered,
+        any_clustered=figures.any_clustered(data.table, data.options_table),
+        groups=figures.groups_of(data.table, data.options_table),
         tables=[
-            (heading, table, _best(table), _timed(table))
-            for heading, table in (
-                ("All categories compete", data.table),
-                ("Four hard options", data.options_table),
+            (name, heading, table, figures.best_of(table), figures.is_timed(table))
+            for name, heading, table in (
+                ("accuracy", "All categories compete", data.table),
+                ("options", "Hard options", data.options_table),
             )
         ],
-        headline=_headline(data),
-        shown=[one for one in data.verdict if not one.startswith(NOT_SHOWN)],
-        not_shown=[one.removeprefix(NOT_SHOWN) for one in data.verdict if one.startswith(NOT_SHOWN)],
-        forest=_forest(data.differences),
-        cost=_cost(data.table, colours),
-        projections=_projections(data.embeddings or {}),
-        histories=_histories(data.histories, colours),
-        trials=[_flat(trial) for trial in data.trials],
+        headline=figures.headline(data.table, data.options_table, data.chance),
+        forest=figures.forest(data.differences),
+        cost=figures.cost(data.table, colours),
+        mistakes=for_page(data.mistakes) if data.mistakes and data.mistakes.views else None,
+        projections=figures.projections(data.embeddings),
+        histories=figures.histories(data.histories, colours),
+        trials=trials,
+        searched=_searched(trials),
+        provenance=[(k, v) for k, v in data.provenance.items() if k != "commands" and v not in (None, "")],
     )
-    place.write_text(page)
 
 
-def _colours(data: ReportData) -> dict[str, str]:
-    arms = [*data.table, *data.histories, *data.retrieval, *(data.embeddings or {})]
-    others = [arm for arm in dict.fromkeys(arms) if arm not in COLOURS]
-    further = {arm: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, arm in enumerate(others)}
-    return {arm: f"arm-{COLOURS.get(arm) or further[arm]}" for arm in dict.fromkeys(arms)}
-
-
-def _groups(table: Mapping[str, Any]) -> list[str]:
-    """New categories first: they are what the comparison is about."""
-    present = {group for arm in table.values() for cells in arm.values() for group in cells}
-    return [group for group in reversed(GROUPS) if group in present]
-
-
-def _best(table: Mapping[str, Any]) -> dict[str, float]:
-    """The highest accuracy of every group: what stands out in a table, not what is shown to be better."""
-    cells = [
-        (group, cell[group])
-        for arm in table.values()
-        for cell in arm.values()
-        for group in _groups(table)
-        if group in cell
-    ]
-    return {group: max(cell["accuracy"] for own, cell in cells if own == group) for group, _ in cells}
-
-
-def _timed(table: Mapping[str, Any]) -> bool:
-    return any("pictures_per_second" in cells for answers in table.values() for cells in answers.values())
-
-
-def _headline(data: ReportData) -> list[dict[str, Any]]:
-    """Each arm's better one-pass answer, and the best description of a control, on the headline's group."""
-    groups = _groups(data.table)
-    if not groups:
-        return []
-    bars: list[dict[str, Any]] = []
-    for arm in data.table:
-        best = one_pass_accuracy(data.table, arm, groups[0])
-        if best:
-            bars.append({"arm": arm, "answer": best[0], "cell": best[1], "group": groups[0]})
-    cells = {arm: data.table[arm]["describe"] for arm in CONTROLS if "describe" in data.table.get(arm, {})}
-    described = {arm: cell[groups[0]] for arm, cell in cells.items() if groups[0] in cell}
-    if described:
-        arm = max(described, key=lambda one: described[one]["accuracy"])
-        bars.append({"arm": arm, "answer": "describe", "cell": described[arm], "group": groups[0]})
-    return [
-        {**bar, "speed": data.table[bar["arm"]][bar["answer"]].get("pictures_per_second")} for bar in bars
-    ]
-
-
-def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows with their places on a common axis, in percent of its width."""
-    if not rows:
-        return {}
-    low = math.floor(10 * min(-0.1, *(row["low"] for row in rows))) / 10
-    high = math.ceil(10 * max(0.1, *(row["high"] for row in rows))) / 10
-
-    def place(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
-
-    placed = [
-        {
-            **row,
-            "left": place(row["low"]),
-            "width": round(place(row["high"]) - place(row["low"]), 2),
-            "dot": place(row["mean"]),
-            "open": row["low"] <= 0 <= row["high"],
-        }
-        for row in rows
-    ]
-    sections = [
-        (
-            title,
-            [
-                row
-                for group in reversed(GROUPS)
-                for row in placed
-                if (row["comparison"], row["group"]) == (comparison, group)
-            ],
-        )
-        for comparison, title in COMPARISONS.items()
-    ]
-    return {
-        "sections": [section for section in sections if section[1]],
-        "zero": place(0),
-        "low": round(100 * low),
-        "high": round(100 * high),
-        "widened": max(row["confidence"] for row in rows),
-    }
-
-
-def _cost(table: Mapping[str, Any], colours: Mapping[str, str]) -> str | None:
-    groups = _groups(table)
-    points = []
-    for arm, answers in table.items():
-        for answer, cells in answers.items():
-            speed = cells.get("pictures_per_second")
-            if groups[0] in cells and speed:
-                mean, low, high = (100 * cells[groups[0]][bound] for bound in ("accuracy", "low", "high"))
-                label = f"{arm}, {answer}: {mean:.1f} % at {_number(speed)} pictures/s"
-                points.append(Point(colours[arm], SHAPES[answer], speed, mean, low, high, label))
-    if not points:
-        return None
-    return scatter(points, x_title="pictures per second", title="Accuracy over pictures per second")
-
-
-def _projections(embeddings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for arm, own in embeddings.items():
-        drawing, explained = projection(
-            np.asarray(own["objects"]),
-            own["object_groups"],
-            own["object_categories"],
-            np.asarray(own["texts"]),
-            own["text_names"],
-            title=f"Objects and category texts of {arm}",
-        )
-        found.append({"arm": arm, "svg": drawing, "explained": explained})
-    return found
-
-
-def _histories(
-    histories: Mapping[str, Sequence[Mapping[str, Any]]], colours: Mapping[str, str]
-) -> list[dict[str, str]]:
-    """A chart for the loss, each of its terms, and each temperature, with all arms that recorded it."""
-    names = dict.fromkeys(name for rows in histories.values() for row in rows for name in row["metrics"])
-    losses = sorted((name for name in names if "loss" in name), key=len)  # the whole before its terms
-    wanted = losses + [name for name in names if "temperature" in name]
+def _searched(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The figure of every trial over each number that was searched."""
+    keys = dict.fromkeys(key for trial in trials for key in trial if key.startswith("config."))
     charts = []
-    for name in wanted:
-        lines = [line for arm, rows in histories.items() if (line := _curve(arm, rows, name, colours[arm]))]
-        if lines:
-            charts.append({"name": name, "svg": curves(lines, title=f"{name} over training steps")})
+    for key in keys:
+        told = [t for t in trials if _is_number(t.get(key)) and _is_number(t.get("metric"))]
+        if len({t[key] for t in told}) < 2:
+            continue
+        points = [
+            Point(
+                "arm-first" if trial.get("status") == "finished" else "arm-first unfinished",
+                "circle",
+                float(trial[key]),
+                float(trial["metric"]),
+                float(trial["metric"]),
+                float(trial["metric"]),
+                f"{key.removeprefix('config.')} {figures.number(trial[key])}: {trial['metric']:.3f}",
+            )
+            for trial in told
+        ]
+        name = key.removeprefix("config.")
+        charts.append({"name": name, "svg": scatter_of(points, x_title=name, title=f"Trials over {name}")})
     return charts
 
 
-def _curve(arm: str, rows: Sequence[Mapping[str, Any]], name: str, colour: str) -> Curve | None:
-    """One metric of an arm; steps count on where a stage starts again at its first step."""
-    steps, values, breaks = [], [], []
-    offset, before, stage = 0.0, 0.0, rows[0]["stage"] if rows else ""
-    for row in rows:
-        if row["stage"] != stage:
-            stage = row["stage"]
-            breaks.append(offset + before)
-            offset += before if row["step"] <= before else 0
-        before = row["step"]
-        value = row["metrics"].get(name)
-        if value is not None and math.isfinite(value):
-            steps.append(offset + before)
-            values.append(float(value))
-    return Curve(colour, arm, steps, values, breaks) if values else None
-
-
-def _flat(trial: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in trial.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}".replace("-", "−")
-
-
-def _number(value: Any) -> str:
-    """Three significant digits for a measured number, everything else as it is."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "–" if value is None else str(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.facts import system_facts
-from finedefics_platform.tracking.tracker import Tracker
+from finedefics_platform.tracking.tracker import Tracker, environment
 
 
 class TrialTracker(Tracker):
@@ -34,8 +33,10 @@ class TrialTracker(Tracker):
         time: float | None = None,
     ) -> str:
         """Open the run of the trial's training under the search: its key is its name there."""
-        facts = {**system_facts(), **(tags or {}), "kind": "trial", "key": key, **self._tags}
-        self._run = self.child(self._search_run, key, params=params, tags=facts, time=time)
+        told = {**(tags or {}), "kind": "trial", "key": key, **self._tags}
+        self._run = self.child(
+            self._search_run, key, params=params, tags=told, time=time, texts=environment()
+        )
         return self._run
 
     def stopped(self) -> None:

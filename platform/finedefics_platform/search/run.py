@@ -14,7 +14,7 @@ from typing import Any
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.digest import digest_of
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
@@ -77,11 +77,11 @@ def run_search(
     place = workspace.searches / key
     finished = place / "search.json"
     if not force and finished.is_file():
-        progress.event("skipped", search=key, reason="finished before")
-        return _opened(place)
+        return _reused(place, progress)
     with lease(place / "lease", f"search {key}", progress=progress) as held:
         if not force and finished.is_file():  # by whoever had the lease
-            return _opened(place)
+            return _reused(place, progress)
+        ensure_ray(progress=progress)  # before anything that was begun is given up
         attempt = _attempt(place, force)
         with _recorded(tracker, search, key, force) as summary:
             progress.event("recording", search=key, mlflow_run=summary["parent_run_id"])
@@ -119,6 +119,11 @@ def longest(search: Search, document: Mapping[str, Any]) -> int:
     return sum(stage.steps for stage in trial_experiment(document, steps, search.name).stages)
 
 
+def _reused(place: Location, progress: Progress) -> SearchResult:
+    say_reused(progress, "search", place.name, how="--force starts over")
+    return _opened(place)
+
+
 def _opened(place: Location) -> SearchResult:
     stored = (place / "search.json").read_json()
     return SearchResult(place.name, place, stored["best"], stored["trials"], stored["parent_run_id"])
@@ -147,8 +152,8 @@ def _recorded(tracker: Tracker | None, search: Search, key: str, force: bool) ->
     summary["parent_run_id"] = run
     try:
         yield summary
-    except BaseException:
-        tracker.finish(run, "FAILED")
+    except BaseException as error:
+        tracker.finish(run, "FAILED" if isinstance(error, Exception) else "KILLED", why=error)
         raise
     best = summary["best"]
     tracker.metrics(run, best["step"], {f"best_{search.metric}": best["metric"]})
@@ -165,7 +170,6 @@ def _searched(
     tracker: Tracker | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    ensure_ray(progress=progress)
     from finedefics_platform.search.trial import TrialTask
     from finedefics_platform.search.tuning import run_trials
 

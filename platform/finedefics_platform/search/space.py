@@ -16,10 +16,14 @@ from finedefics_platform.config.section import Section
 class Domain(Section):
     """The values one key may take: exactly one of the kinds."""
 
-    choice: tuple[Any, ...] | None = Field(None, min_length=1)
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
-    integers: tuple[int, int] | None = Field(None, description="Both ends included.")
+    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="One of these values.")
+    uniform: tuple[float, float] | None = Field(None, description="A number between these two.")
+    loguniform: tuple[float, float] | None = Field(
+        None, description="A number between these two, every magnitude as likely: for rates."
+    )
+    integers: tuple[int, int] | None = Field(
+        None, description="A whole number between these two, both ends included."
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Domain":

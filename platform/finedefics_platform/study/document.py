@@ -27,15 +27,19 @@ _NAME = r"^[a-z0-9_.-]+$"
 class Worlds(Section):
     """Drawn worlds: one a seed, all by the same settings."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
-    settings: WorldSettings = WorldSettings()
+    seeds: tuple[int, ...] = Field(min_length=1, description="One drawn world each; no two alike.")
+    settings: WorldSettings = Field(WorldSettings(), description="What all of them ask of a model.")
 
 
 class Label(Section):
     """How labels are inferred; ``{base}`` and ``{ARM}`` in the labeller are models of the same world."""
 
-    labeller: str
-    precision: float = Field(0.9, gt=0, le=1)
+    labeller: str = Field(
+        description="As of `finedefics data label --labeller`: `reading:{base}`, `alignment:{ARM}`."
+    )
+    precision: float = Field(
+        0.9, gt=0, le=1, description="Share of right labels that is wanted among the accepted ones."
+    )
 
 
 class Arm(Section):
@@ -52,31 +56,33 @@ class Arm(Section):
 class Comparison(Section):
     """A difference that is looked at: first, before any figure is known."""
 
-    arm: str
-    against: str
+    arm: str = Field(description="The arm that is looked at.")
+    against: str = Field(description="The arm it is compared with.")
     metric: str = Field(description="`<group>/<answer>`, such as new/alignment; or `labels/precision`.")
     against_metric: str | None = Field(None, description="Default: `metric`. Another answer of the same.")
-    condition: str | None = None
+    condition: str | None = Field(None, description="Default: every condition, one comparison each.")
     against_condition: str | None = Field(None, description="Default: the condition of `arm`.")
 
 
 class Study(Section):
     """Arms, paired over worlds or data sets and training seeds."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="Begins the study's key (`<name>-<digest>`).")
     question: str = Field("", description="What it is to find out, in a sentence.")
     limits: str = Field("", description="What it does not show.")
-    worlds: Worlds | None = None
-    datasets: tuple[str, ...] = ()
+    worlds: Worlds | None = Field(None, description="Drawn worlds that all arms are measured on.")
+    datasets: tuple[str, ...] = Field((), description="Datasets in their place: names or `name@digest`.")
     model: str | None = Field(None, description="Base model of the arms on `datasets`.")
     conditions: dict[str, dict[str, Any]] = Field({}, description="Named changes of worlds.settings.")
-    label: Label | None = None
+    label: Label | None = Field(None, description="How arms with `labels: inferred` get their labels.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Of training.")
     experiment: str | None = Field(None, description="Experiment file of all arms, relative to this one.")
     set: dict[str, Any] = Field({}, description="Keys changed for all arms.")
-    evaluation: Evaluation = Evaluation()
-    arms: dict[str, Arm] = Field(min_length=1)
-    comparisons: tuple[Comparison, ...] = ()
+    evaluation: Evaluation = Field(Evaluation(), description="How every arm is asked, all alike.")
+    arms: dict[str, Arm] = Field(min_length=1, description="By name, what differs between the arms.")
+    comparisons: tuple[Comparison, ...] = Field(
+        (), description="Differences that are looked at first, named before any figure is known."
+    )
 
     @model_validator(mode="after")
     def _measured_on_something(self) -> "Study":

@@ -1,15 +1,16 @@
 """A study as pages: Markdown for a repository, and one HTML file that needs nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finedefics_platform.base.storage import Location
+from finedefics_platform.reporting.figures import FILTERS, on_axis, signed
 from finedefics_platform.reporting.page import page_environment
 from finedefics_platform.study.document import GROUPS, TRAINING
 
 NONE = "–"  # where there is no figure
+_LEVEL = 0.05
 
 _EXPLORATORY = "Not named beforehand and not corrected: to ask about, not to claim."
 _TOKENS = (
@@ -28,13 +29,23 @@ _COLOURS = ("control", "first", "second", "third", "fourth", "two-stage", "instr
 
 def write_pages(told: Mapping[str, Any], place: Location) -> None:
     """Write ``study.md`` and ``study.html`` of a result (`finedefics_platform.study.result.summary`)."""
+    (place / "study.html").write_text(study_page(told)[0])
+    (place / "study.md").write_text(markdown(told))
+
+
+def study_page(told: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The HTML page of a result, and the sentences that stand first on it."""
     environment = page_environment()
-    environment.filters.update(signed=signed, percent=_percent, p=p_value)
-    arms = list(told["arms"])
-    page = environment.get_template("study.html.j2").render(
+    environment.filters.update(FILTERS | {"p": p_value})
+    lead = verdict(told)
+    text = environment.get_template("study.html.j2").render(
         told=told,
+        contents=[],
+        facts=_facts(told),
+        lead=lead,
         tables=tables(told),
-        colours={arm: f"arm-{_COLOURS[i % len(_COLOURS)]}" for i, arm in enumerate(arms)},
+        arms={arm: _what(told, arm) for arm in told["arms"]},
+        colours={arm: f"arm-{_COLOURS[i % len(_COLOURS)]}" for i, arm in enumerate(told["arms"])},
         planned=_forest([row for row in told["differences"] if row["planned"]]),
         exploratory=[row for row in told["differences"] if not row["planned"] and row["n"]],
         notes=notes(told),
@@ -42,8 +53,67 @@ def write_pages(told: Mapping[str, Any], place: Location) -> None:
         design=design(told),
         interval=interval,
     )
-    (place / "study.html").write_text(page)
-    (place / "study.md").write_text(markdown(told))
+    return text, lead
+
+
+def verdict(told: Mapping[str, Any]) -> list[str]:
+    """At most three sentences: how many planned differences are shown, the largest, what is missing."""
+    planned = [row for row in told["differences"] if row["planned"]]
+    if not planned:
+        return ["No comparison was planned: every difference below is exploratory."]
+    known = [row for row in planned if row["low"] is not None]
+    held = [row for row in known if not row["low"] <= 0 <= row["high"]]
+    sure = [row for row in held if row["holm"] is not None and row["holm"] < _LEVEL]
+    said = [
+        f"Of {len(planned)} planned comparisons {len(held)} have a 95 % interval without 0, and {len(sure)} "
+        f"are significant after correction for their number (Holm, p < {_LEVEL})."
+    ]
+    if sure or held:
+        most = max(sure or held, key=lambda row: abs(row["mean"]))
+        word = "above" if most["mean"] > 0 else "below"
+        said.append(
+            f"The largest: {most['arm']} is {abs(100 * most['mean']):.1f} points {word} {most['against']} in "
+            f"{most['metric']} ({interval(most)}; p {p_value(most['holm'])}; {most['n']} pairs)."
+        )
+    said.append(
+        f"{len(told['failed'])} figures are missing because a step failed."
+        if told["failed"]
+        else f"The intervals cover the draw of {_units(told)}, {len(told['worlds'])} here, and nothing else."
+    )
+    return said
+
+
+def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (
+            "measured on",
+            f"{len(told['worlds'])} {_units(told)}, split {told['settings']['evaluation']['split']}",
+        ),
+        ("training seeds", ", ".join(map(str, told["seeds"]))),
+        ("computing", f"{told['seconds'] / 60:.0f} minutes of steps"),
+        ("settings", str(told["digest"])),
+    ]
+
+
+def _units(told: Mapping[str, Any]) -> str:
+    return "worlds" if told["settings"]["worlds"] else "data sets"
+
+
+def _what(told: Mapping[str, Any], arm: str) -> str:
+    """What an arm is, from the study's file."""
+    name, _, condition = arm.partition(" @ ")
+    own = told["settings"]["arms"].get(name, {})
+    if not own.get("train", True):
+        said = "labels that are measured" if own.get("labels") else "the base model as it is"
+    else:
+        file = own.get("experiment") or told["settings"].get("experiment") or "its own experiment"
+        said = f"trained by {file}"
+        if own.get("set"):
+            said += f" with {_settings(own['set'])}"
+        if own.get("labels"):
+            labels = own["labels"]
+            said += f", labels: {labels['labeller'] if isinstance(labels, Mapping) else labels}"
+    return f"{said}; in condition {condition}" if condition else said
 
 
 def markdown(told: Mapping[str, Any]) -> str:
@@ -137,11 +207,6 @@ def interval(row: Mapping[str, Any]) -> str:
     return f"{signed(row['low'])} to {signed(row['high'])}"
 
 
-def signed(share: float | None) -> str:
-    """Points with their sign."""
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
-
-
 def p_value(p: float | None) -> str:
     """Three digits, or that it is smaller."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -190,33 +255,15 @@ def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The rows with their places on a common axis, in percent of its width."""
     shown = [row for row in rows if row["mean"] is not None]
-    if not shown:
-        return {"rows": [], "zero": 50, "low": -10, "high": 10}
-    bounds = [bound for row in shown for bound in (row["mean"], row["low"], row["high"]) if bound is not None]
-    low, high = math.floor(10 * min(-0.1, *bounds)) / 10, math.ceil(10 * max(0.1, *bounds)) / 10
-
-    def place(share: float) -> float:
-        return round(100 * (share - low) / (high - low), 2)
-
-    placed = [
+    placed, axis = on_axis(shown)
+    pairs = {row["n"] for row in shown}  # of all rows, where they have equally many
+    same = pairs.pop() if len(pairs) == 1 else None
+    told = [
         {
             **row,
-            "dot": place(row["mean"]),
-            "left": place(row["mean"] if row["low"] is None else row["low"]),
-            "width": 0 if row["low"] is None else round(place(row["high"]) - place(row["low"]), 2),
-            "open": row["low"] is None or row["low"] <= 0 <= row["high"],
+            "said": f"− {row['against']}, {row['metric']}",
+            "about": f"[{interval(row)}] p {p_value(row['holm'])}" + ("" if same else f", {row['n']} pairs"),
         }
-        for row in shown
+        for row in placed
     ]
-    pairs = {row["n"] for row in shown}  # of all rows, where they have equally many
-    return {
-        "rows": placed,
-        "zero": place(0),
-        "low": round(100 * low),
-        "high": round(100 * high),
-        "pairs": pairs.pop() if len(pairs) == 1 else None,
-    }
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return {"rows": told, **axis, "pairs": same}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.progress import SILENT, Progress
 from finedefics_platform.base.storage import Location, lease
 from finedefics_platform.base.workspace import Workspace
@@ -17,6 +18,7 @@ from finedefics_platform.study.result import name_of, summary
 from finedefics_platform.tracking.tracker import Tracker
 
 RESULT, EVENTS = "study.json", "events"
+ADDRESSES = "addresses"  # in the result: of its steps
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ def run_study(
     ):
         progress.event("recording", study=planned.key, mlflow_run=record.run)
         outcome = carry_out(workspace, planned, place, progress, at_once)
-        told = summary(planned, outcome)
+        told = {**summary(planned, outcome), ADDRESSES: sorted(planned.steps)}
         (place / RESULT).write_json(told)
         write_pages(told, place)
         if tracker is not None and record.run is not None:
             _record(tracker, record.run, planned, outcome, told, place)
-        record.failed = bool(outcome.failed)
+        if outcome.failed:
+            record.why = f"{len(outcome.failed)} steps failed, first: {next(iter(outcome.failed.values()))}"
     return StudyResult(planned.key, place, told, len(planned.cells), outcome.done, outcome.reused, record.run)
 
 
@@ -88,7 +91,9 @@ def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any
     there = [p for p in workspace.studies.children() if p.name != "steps" and p.name.startswith(name)]
     if not there or not name:
         names = [p.name for p in workspace.studies.children() if p.name != "steps"]
-        cure = f"choose one of: {', '.join(names)}" if names else "run one with `finedefics study run FILE`"
+        cure = f"{meant(name, names)}choose one of: {', '.join(names)}"
+        if not names:
+            cure = f"run one with `finedefics study run FILE` (looked in {workspace.studies})"
         raise wrong_use("there is no such study", place=name or "finedefics study show", cure=cure)
     exact = [p for p in there if p.name.rpartition("-")[0] == name] or there
     told = [p for p in exact if (p / RESULT).is_file()]
@@ -101,10 +106,10 @@ def open_study(workspace: Workspace, name: str) -> tuple[Location, dict[str, Any
 
 @dataclass
 class _Record:
-    """The study's own run, and whether steps of it failed."""
+    """The study's own run, and why it is not finished where steps of it failed."""
 
     run: str | None
-    failed: bool = False
+    why: str | None = None
 
 
 @contextmanager
@@ -115,11 +120,13 @@ def _recorded(tracker: Tracker | None, planned: Plan) -> Iterator[_Record]:
         return
     params = planned.study.model_dump(mode="json", exclude={"name", "arms", "comparisons", "limits"})
     run = tracker.parent(planned.study.name, key=planned.key, tags={"kind": "study"}, params=params)
-    record = _Record(run, failed=True)
+    record = _Record(run)
     try:
         yield record
-    finally:
-        tracker.finish(run, "FAILED" if record.failed else "FINISHED")
+    except BaseException as error:
+        tracker.finish(run, "FAILED" if isinstance(error, Exception) else "KILLED", why=error)
+        raise
+    tracker.finish(run, "FAILED" if record.why else "FINISHED", why=record.why)
 
 
 def _record(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from finedefics.evaluation.statistics import CONFIDENCE, holm, over_seeds
+
+__all__ = ["Difference", "harmonic", "holm", "mean_and_error", "paired"]
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,13 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Difference:
     return Difference(mean, float(low), float(high), float(test.pvalue), n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of comparisons that were planned together, in their order."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
-
-
 def mean_and_error(values: Sequence[float]) -> dict[str, float | int | None]:
     """``mean``, standard error ``se`` and ``half`` of the 95 % interval (None without spread), and ``n``."""
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2 or np.allclose(values, values[0], rtol=0, atol=1e-12):
-        return {"mean": float(np.mean(values)), "se": None, "half": None, "n": n}
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    return {"mean": float(np.mean(values)), "se": error, "half": half, "n": n}
+    found = over_seeds(values, confidence=CONFIDENCE)
+    if found.low is None or found.high is None or found.spread is None:
+        return {"mean": found.mean, "se": None, "half": None, "n": found.n}
+    error = found.spread / math.sqrt(found.n)
+    return {"mean": found.mean, "se": error, "half": (found.high - found.low) / 2, "n": found.n}
 
 
 def harmonic(left: float, right: float) -> float:

@@ -1,5 +1,6 @@
 """Carries tracking entries to MLflow, in order, in batches, and in a way that may be repeated."""
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ PARENT = "mlflow.parentRunId"
 METRICS_PER_BATCH = 1000
 PARAMETERS_PER_BATCH = 100
 SECONDS_TO_OPEN = 60.0
+LONGEST_DIGEST = 36  # MLflow's, of a dataset
 
 
 class Delivery:
@@ -82,7 +84,12 @@ class Delivery:
         elif kind == "metrics":
             self._send_metrics(self.server_id(run), batch)
         else:
-            senders = {"artifact": self._send_artifact, "tags": self._send_tags, "finish": self._send_finish}
+            senders = {
+                "artifact": self._send_artifact,
+                "tags": self._send_tags,
+                "inputs": self._send_inputs,
+                "finish": self._send_finish,
+            }
             for entry in batch:
                 senders[kind](self.server_id(run), entry)
 
@@ -103,6 +110,10 @@ class Delivery:
         self._ids[entry["run"]] = found.info.run_id
         self._spool.resolve(entry["run"], found.info.run_id)
         self._send_parameters(found, entry["params"])
+        # of the entry that made it, sent once or again: a run that goes on keeps what it began with
+        if found.data.tags.get(ENTRY) == entry["run"]:
+            for file, text in entry.get("texts", {}).items():
+                self._client.log_text(found.info.run_id, text, file)
 
     def _find(self, experiment: str, entry: Entry, parent: str | None) -> "Run | None":
         """The run this entry already made (an earlier attempt or an earlier start of the same work)."""
@@ -151,6 +162,19 @@ class Delivery:
         from mlflow.entities import RunTag
 
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
+
+    def _send_inputs(self, run_id: str, entry: Entry) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, _, digest = entry["dataset"].partition("@")
+        # Where it lies is the workspace's affair: a place of one machine would say nothing to another.
+        source = json.dumps(
+            {"dataset": entry["dataset"], "open": f"finedefics data inspect {entry['dataset']}"}
+        )
+        profile = None if entry["pictures"] is None else json.dumps({"num_rows": entry["pictures"]})
+        dataset = Dataset(name, digest[:LONGEST_DIGEST], "code", source, profile=profile)
+        tags = [InputTag("mlflow.data.context", entry["context"])]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
     def _send_artifact(self, run_id: str, entry: Entry) -> None:
         place = self._workspace.place_of(entry["path"])

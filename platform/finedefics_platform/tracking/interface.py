@@ -1,5 +1,6 @@
 """MLflow's web interface on the workspace's own database, for as long as somebody looks at it."""
 
+import errno
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.progress import SILENT, Progress
@@ -20,6 +22,7 @@ from finedefics_platform.tracking.reachability import without_password
 
 START_SECONDS = 180  # an idle machine takes about 10 s, a busy one much longer
 STOP_SECONDS = 10
+_NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -53,7 +56,7 @@ def serve_interface(
         FinedeficsError: runs are kept on a server (which has its own interface), the port is taken, or the
             server does not start.
     """
-    uri = workspace.tracking_uri
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # the own one would make its folder
     if uri.startswith(("http://", "https://")):
         cure = "open that server in a browser, or unset MLFLOW_TRACKING_URI"
         thing = "runs are recorded on a server that has its own web interface"
@@ -61,7 +64,7 @@ def serve_interface(
     port = _claim(host, port)
     settle(workspace)
     log = workspace.state / "ui.log"
-    with log.open("wb") as output:
+    with _written(log) as output:
         # A session of its own: the server's workers end with it, and a Ctrl-C reaches it once, through us.
         process = subprocess.Popen(
             _server(workspace, host, port),
@@ -79,6 +82,19 @@ def serve_interface(
         _end(process)
 
 
+def _written(log: Path) -> BinaryIO:
+    """The log, opened; FinedeficsError where the workspace cannot be written to, as the server will."""
+    try:
+        return log.open("wb")
+    except OSError as error:
+        raise FinedeficsError(
+            f"the workspace cannot be written to ({(error.strerror or str(error)).lower()}), and MLflow's "
+            "interface writes to its database",
+            place=str(log.parent),
+            cure="copy the workspace to where you may write, and set FINEDEFICS_HOME to it",
+        ) from error
+
+
 def _server(workspace: Workspace, host: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server"),
@@ -89,15 +105,26 @@ def _server(workspace: Workspace, host: str, port: int) -> list[str]:
 
 
 def _claim(host: str, port: int) -> int:
-    """The port if it is free, or one that is where 0 is asked for."""
+    """The port if it is free, or one that is where 0 is asked for.
+
+    Raises:
+        FinedeficsError: this machine has no such address (exit code 2), or the port cannot be taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: TIME_WAIT is free
         try:
             probe.bind((host, port))
         except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            if isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS:
+                raise wrong_use(
+                    f"this machine has no such address ({reason})",
+                    place=f"--host {host}",
+                    cure="leave it out for this machine alone, or give 0.0.0.0 for every network it is in",
+                ) from error
             cure = "choose another with --port, or --port 0 for a free one"
-            thing = f"port {port} cannot be taken ({(error.strerror or str(error)).lower()})"
+            thing = f"port {port} cannot be taken ({reason})"
             raise FinedeficsError(thing, place=f"{host}:{port}", cure=cure) from error
         return int(probe.getsockname()[1])
 

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,7 +14,14 @@ from filelock import FileLock
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.secrets import without_secrets
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.tracking.own_database import artifact_uri, is_own_database, settle
+from finedefics_platform.tracking.notes import NOTE, experiment_note
+from finedefics_platform.tracking.own_database import (
+    artifact_uri,
+    is_own_database,
+    is_writable,
+    settle,
+)
+from finedefics_platform.tracking.reachability import sqlite_file, unanswered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,11 +34,13 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-_NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
+_NOISY = ("alembic", "mlflow", "mlflow.tracking", "mlflow.models", "mlflow.pyfunc")
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SECONDS_TO_OPEN = 120.0  # a busy machine takes 15 s for the tables
 _opening = threading.Lock()
+_answered: set[str] = set()  # addresses at which something was heard
+_READ_ONLY = "readonly database"  # as SQLite says it
 
 
 def open_client(workspace: Workspace) -> "MlflowClient":
@@ -47,12 +57,16 @@ def open_client(workspace: Workspace) -> "MlflowClient":
             place=f"MLFLOW_TRACKING_URI={shown(uri)}",
             cure="give http(s)://… or sqlite:///…, or unset it to use the workspace's own database",
         )
+    if scheme == "sqlite":
+        sqlite_file(uri)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs every error of a database with its traceback, and raises it too: once is enough.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         # The first client of a database creates its tables, which no two must do at once.
         with _opening, _first(workspace):
@@ -63,6 +77,8 @@ def open_client(workspace: Workspace) -> "MlflowClient":
     except FinedeficsError:
         raise
     except Exception as error:
+        if _READ_ONLY in str(error):
+            raise read_only(workspace) from error
         raise FinedeficsError(
             f"the tracking database cannot be opened ({_first_line(error)})",
             place=shown(uri),
@@ -71,7 +87,7 @@ def open_client(workspace: Workspace) -> "MlflowClient":
 
 
 def _first(workspace: Workspace) -> AbstractContextManager[object]:
-    if not is_own_database(workspace):
+    if not is_own_database(workspace) or not is_writable(workspace):
         return nullcontext()
     return FileLock(workspace.state / "mlflow.lock", timeout=_SECONDS_TO_OPEN)
 
@@ -90,7 +106,9 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
         # A server chooses its own store; the workspace's database would use ./mlruns.
         location = artifact_uri(workspace.artifacts / name) if is_own_database(workspace) else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(
+                name, artifact_location=location, tags={NOTE: experiment_note(name)}
+            )
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
@@ -101,6 +119,9 @@ def experiment_id(client: "MlflowClient", workspace: Workspace, name: str) -> st
             place=f"tracking.experiment={name}",
             cure=f"run `mlflow experiments restore -x {found.experiment_id}` or choose another name",
         )
+    if NOTE not in found.tags:  # made before there were notes; what a person wrote stays
+        with suppress(MlflowException):
+            client.set_experiment_tag(found.experiment_id, NOTE, experiment_note(name))
     return found.experiment_id
 
 
@@ -125,18 +146,64 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, FinedeficsError | FileNotFoundError | KeyError)
 
 
+def read_only(workspace: Workspace) -> FinedeficsError:
+    """The error of writing into a database that can only be read."""
+    return FinedeficsError(
+        "the workspace's database can be read and not written to",
+        place=shown(workspace.tracking_uri),
+        cure="check the rights, or copy the workspace to where you may write and set FINEDEFICS_HOME to it",
+    )
+
+
+def check_writable(workspace: Workspace) -> None:
+    """Ask before something is decided whether it can be written down (a server is asked when that is done).
+
+    Raises:
+        FinedeficsError: the workspace's own database is on a disk that may only be read.
+    """
+    if is_own_database(workspace) and not is_writable(workspace):
+        raise read_only(workspace)
+
+
+def _check_answers(uri: str) -> None:
+    """Once for a process and address: after that MLflow's own errors tell."""
+    if uri in _answered:
+        return
+    if reason := unanswered(uri):
+        raise FinedeficsError(
+            f"the tracking server does not answer ({reason})",
+            place=shown(uri),
+            cure="start it, or correct or unset MLFLOW_TRACKING_URI",
+        )
+    _answered.add(uri)
+
+
 def _first_line(error: Exception) -> str:
     return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
 
 
+def _is_mlflows(error: Exception) -> bool:
+    """Whether MLflow raised it; who has not imported MLflow does not have to for that."""
+    exceptions = sys.modules.get("mlflow.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.MlflowException)
+
+
 @contextmanager
 def answered(workspace: Workspace) -> Iterator[None]:
-    """Turn MLflow's errors inside the block into one line for the user."""
-    from mlflow.exceptions import MlflowException
+    """Turn MLflow's errors inside the block into one line for the user.
 
+    Raises:
+        FinedeficsError: the server does not answer (known in seconds, where MLflow takes a minute), does not
+            do what it is asked, or the database cannot be written to.
+    """
+    _check_answers(workspace.tracking_uri)
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        if not _is_mlflows(error):
+            raise
+        if _READ_ONLY in str(error):
+            raise read_only(workspace) from error
         cure = (
             "check the names given"
             if is_refusal(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import IDENTITY, Workspace
+from finedefics_platform.tracking.reachability import sqlite_file, without_password
 
 DATABASE = "mlflow.db"
 _ROOT = "finedefics_root"
@@ -22,6 +23,17 @@ _PLACES = (
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
+)
+# Tables that hold what somebody wrote down: how a row is called, and what it says.
+_SAID = (
+    ("params", "key", "value"),
+    ("tags", "key", "value"),
+    ("experiment_tags", "key", "value"),
+    ("registered_model_tags", "key", "value"),
+    ("model_version_tags", "key", "value"),
+    ("logged_model_params", "param_key", "param_value"),
+    ("logged_model_tags", "tag_key", "tag_value"),
+    ("datasets", "name", "dataset_source"),
 )
 _SECONDS = 30.0
 # How MLflow spells a scheme, what it needs to reach such a place, and the package that brings it.
@@ -54,19 +66,35 @@ def is_workspace(workspace: Workspace) -> bool:
 
 
 def has_records(workspace: Workspace) -> bool:
-    """Whether there is something to read runs and models from; asking makes nothing."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return True
+    """Whether there is something to read runs and models from; asking makes nothing.
+
+    Raises:
+        FinedeficsError: MLFLOW_TRACKING_URI names a SQLite file in a folder that does not exist.
+    """
+    if chosen := os.environ.get("MLFLOW_TRACKING_URI"):
+        return not chosen.startswith("sqlite:///") or sqlite_file(chosen).is_file()
     if workspace.root.local is not None:  # `state` would make the folder
         return (workspace.artifacts.parent / DATABASE).is_file()
     return is_workspace(workspace) and own_file(workspace).is_file()
+
+
+def is_writable(workspace: Workspace) -> bool:
+    """Whether the own database can be written to; one that cannot is read all the same."""
+    file = own_file(workspace)
+    effective = os.access in os.supports_effective_ids
+    places = (file, file.parent, workspace.root.local)
+    return all(
+        os.access(place, os.W_OK, effective_ids=effective)
+        for place in places
+        if place is not None and place.exists()
+    )
 
 
 def nothing_recorded(workspace: Workspace) -> FinedeficsError:
     """The error of a question about runs or models where nothing was recorded (exit code 2)."""
     return wrong_use(
         "nothing was recorded here",
-        place=workspace.root.uri,
+        place=without_password(os.environ.get("MLFLOW_TRACKING_URI") or workspace.root.uri),
         cure="go to the folder that you worked in, or set FINEDEFICS_HOME (or MLFLOW_TRACKING_URI)",
     )
 
@@ -120,6 +148,22 @@ def settle(workspace: Workspace) -> None:
         except BaseException:
             database.execute("ROLLBACK")
             raise
+
+
+def named_in_records(workspace: Workspace) -> list[str]:
+    """What the own database says of the workspace's place beside where artefacts lie: tables and the keys of
+    the rows, as ``mlflow.db: params model.path``. That is not put right after a move."""
+    here, file = workspace.root, own_file(workspace)
+    if here.local is None or not file.is_file():
+        return []
+    found = []
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
+        there = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table, key, value in _SAID:
+            if table in there:
+                query = f"SELECT DISTINCT {key} FROM {table} WHERE instr({value}, ?) > 0"
+                found += [f"{DATABASE}: {table} {row[0]}" for row in database.execute(query, (f"{here}/",))]
+    return found
 
 
 def _is_installed(module: str) -> bool:

@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import sqlite3
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from finedefics.errors import FinedeficsError, wrong_use
 
 SECONDS = 3.0
+PATIENCE = 6.0  # finding the name and connecting
 OPEN = "asks for no password"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -28,13 +30,62 @@ def reach_tracking(uri: str) -> str:
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     if scheme == "sqlite":
-        return _open_sqlite(Path(uri.partition(":///")[2]))
+        return _open_sqlite(sqlite_file(uri))
     if scheme in ("http", "https"):
         return _ask_server(parts)
     if scheme in DATABASE_PORTS and parts.hostname:
         return _connect(parts, DATABASE_PORTS[scheme])
     cure = "set MLFLOW_TRACKING_URI to sqlite:///<file>, http(s)://<server> or a database, or unset it"
     raise wrong_use("MLflow keeps no runs in such a place", place=without_password(uri), cure=cure)
+
+
+def unanswered(uri: str) -> str | None:
+    """Why nothing answers at ``uri``, asked within `PATIENCE` seconds; None where something does.
+
+    Whatever a server says, it answers; of a SQLite file, and of kinds that are not asked, it is believed.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in ("http", "https", *DATABASE_PORTS) or not parts.hostname:
+        return None
+    found: list[str | None] = []
+    # To find a name alone may take half a minute, which no timeout of a connection ends.
+    thread = threading.Thread(target=lambda: found.append(_knock(parts, scheme)), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return found[0] if found else f"no answer within {PATIENCE:.0f} s"
+
+
+def sqlite_file(uri: str) -> Path:
+    """The file of a ``sqlite:`` address.
+
+    Raises:
+        FinedeficsError: its folder does not exist (exit code 2), which MLflow would try for minutes.
+    """
+    file = Path(uri.partition(":///")[2].partition("?")[0])
+    if not file.parent.is_dir():
+        cure = "make the folder or correct MLFLOW_TRACKING_URI"
+        raise wrong_use("the database's folder does not exist", place=str(file.parent), cure=cure)
+    return file
+
+
+def _knock(parts: SplitResult, scheme: str) -> str | None:
+    try:
+        if scheme in DATABASE_PORTS:
+            port = parts.port or DATABASE_PORTS[scheme]
+            socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
+            return None
+        with urllib.request.urlopen(_health(parts), timeout=SECONDS):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def _health(parts: SplitResult) -> str:
+    host, path = parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/health"
+    return parts._replace(netloc=host, path=path, query="", fragment="").geturl()
 
 
 def enter_tracking(uri: str) -> str:
@@ -68,9 +119,6 @@ def without_password(uri: str) -> str:
 
 def _open_sqlite(file: Path) -> str:
     if not file.exists():
-        if not file.parent.is_dir():
-            cure = "make the folder or correct MLFLOW_TRACKING_URI"
-            raise FinedeficsError("the database's folder does not exist", place=str(file.parent), cure=cure)
         return f"SQLite at {file} (will be made)"
     try:
         connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=SECONDS)
@@ -86,11 +134,8 @@ def _open_sqlite(file: Path) -> str:
 
 def _ask_server(parts: SplitResult) -> str:
     shown = without_password(parts.geturl())
-    health = parts._replace(
-        netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health", query="", fragment=""
-    )
     try:
-        with urllib.request.urlopen(health.geturl(), timeout=SECONDS):
+        with urllib.request.urlopen(_health(parts), timeout=SECONDS):
             return f"the server at {shown} answers"
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):  # it answers, and MLflow's client brings the credentials

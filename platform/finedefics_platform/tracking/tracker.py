@@ -5,6 +5,7 @@ the server is away they are kept in the workspace and sent at the next flush, at
 ``finedefics runs sync``.
 """
 
+import json
 import logging
 import threading
 import uuid
@@ -16,16 +17,27 @@ from time import time as now
 from typing import Any, Literal
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.reasons import in_a_line
 from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.tracking.delivery import WORKSPACE, Delivery, keyed
 from finedefics_platform.tracking.facts import flatten, system_facts
-from finedefics_platform.tracking.mlflow_client import experiment_id, is_refusal, open_client, shown
+from finedefics_platform.tracking.mlflow_client import (
+    check_writable,
+    experiment_id,
+    is_refusal,
+    open_client,
+    shown,
+)
+from finedefics_platform.tracking.notes import NOTE, cut
 from finedefics_platform.tracking.own_database import is_own_database, is_workspace
+from finedefics_platform.tracking.reachability import unanswered
+from finedefics_platform.tracking.sources import ENVIRONMENT, source_tags
 from finedefics_platform.tracking.spool import UNSENT, Entry, Spool, resolved, spools
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 OWN_DATABASE = "the workspace's own database"
+FAILURE = "finedefics.failure"  # the tag that says in a line why a run did not finish
 BUFFERED_ENTRIES = 200
 SECONDS_BETWEEN_SENDS = 2.0
 # An unreachable host can cost a whole timeout, so it is not asked again at every batch.
@@ -51,7 +63,7 @@ class Tracker:
         self._client = open_client(workspace)
         self._identity = workspace.id
         self._lock = threading.RLock()
-        self._ask_again = 0.0
+        self._ask_again, self._away = 0.0, False
         self._check_experiment()
         writer = f"{strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._spool = Spool(_spool_folder(workspace), writer, destination(workspace))
@@ -77,11 +89,12 @@ class Tracker:
         """Open the run of a whole pipeline and return its id.
 
         This workspace's run with the same ``key`` is continued, not made a second time, unless ``fresh``.
-        Package versions and the git commit are added to the tags; nested parameters become dotted keys.
+        Command, commit and user are added to the tags, and package versions as the artefact
+        ``environment.json``; nested parameters become dotted keys.
         ``time`` is when it began (Unix seconds, default: now).
         """
-        facts = flatten({**system_facts(), **(tags or {}), "key": key})
-        return self._open(name, None, facts, params, key=key, fresh=fresh, time=time)
+        told = flatten({**(tags or {}), "key": key})
+        return self._open(name, None, told, params, key=key, fresh=fresh, time=time, texts=environment())
 
     def child(
         self,
@@ -91,12 +104,15 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
         time: float | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> str:
         """Open a run (a stage, a trial, an arm) under a parent; its name is its identity there.
 
-        One that is there already is continued. ``time`` is when it began (Unix seconds, default: now).
+        One that is there already is continued. ``time`` is when it began (Unix seconds, default: now);
+        ``texts`` are artefacts by file name, written where the run is new.
         """
-        return self._open(name, parent_id, flatten(tags or {}), params, key=None, fresh=False, time=time)
+        told = flatten(tags or {})
+        return self._open(name, parent_id, told, params, key=None, fresh=False, time=time, texts=texts or {})
 
     def metrics(self, run_id: str, step: int, values: Mapping[str, float], time: float | None = None) -> None:
         """Record values at a step. Buffered; never raises because of the server.
@@ -114,13 +130,42 @@ class Tracker:
         """Set tags on a run (under ``finedefics.`` unless they say ``mlflow.``)."""
         self._add({"run": run_id, "entry": "tags", "tags": _namespaced(flatten(tags))})
 
+    def describe(self, run_id: str, note: str) -> None:
+        """Set what MLflow's page of the run says about it (Markdown; a long one is cut at a line's end)."""
+        self._add({"run": run_id, "entry": "tags", "tags": {NOTE: cut(note)}})
+
+    def inputs(self, run_id: str, dataset: str, context: str, *, pictures: int | None = None) -> None:
+        """Say which dataset went into a run, as MLflow's pages and searches have it.
+
+        Args:
+            dataset: ``name@digest`` of the version.
+            context: "training" or "evaluation".
+            pictures: how many rows it gave.
+        """
+        entry: Entry = {"run": run_id, "entry": "inputs", "dataset": dataset, "context": context}
+        self._add({**entry, "pictures": pictures})
+
     def artifact(self, run_id: str, path: str | Path | Location, artifact_path: str | None = None) -> None:
         """Upload a file or folder. It must stay where it is until it is sent: flushed, or synced later."""
         place = self._workspace.name_of(Location.of(path))
         self._add({"run": run_id, "entry": "artifact", "path": place, "artifact_path": artifact_path})
 
-    def finish(self, run_id: str, status: Status = "FINISHED", *, time: float | None = None) -> None:
-        """Close a run and send everything that waits; ``time`` is when it ended (Unix seconds)."""
+    def finish(
+        self,
+        run_id: str,
+        status: Status = "FINISHED",
+        *,
+        why: str | BaseException | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Close a run and send everything that waits.
+
+        Args:
+            why: it did not finish, as a tag in one line.
+            time: when it ended (Unix seconds).
+        """
+        if why is not None and status != "FINISHED":
+            self.tags(run_id, {FAILURE: why if isinstance(why, str) else in_a_line(why)})
         self._add({"run": run_id, "entry": "finish", "status": status, "time": _milliseconds(time)})
         self.flush()
 
@@ -151,6 +196,10 @@ class Tracker:
 
     def _check_experiment(self) -> None:
         """A deleted experiment is a mistake to report at the start; a server that is away is not."""
+        check_writable(self._workspace)
+        if reason := unanswered(self._workspace.tracking_uri):  # MLflow itself would try for a minute
+            self._note_absence(reason)
+            return
         try:
             experiment_id(self._client, self._workspace, self._experiment_name)
         except FinedeficsError:
@@ -168,11 +217,13 @@ class Tracker:
         key: str | None,
         fresh: bool,
         time: float | None,
+        texts: Mapping[str, str],
     ) -> str:
         run_id = f"{UNSENT}{uuid.uuid4().hex}"
         entry: Entry = {"run": run_id, "entry": "run", "experiment": self._experiment_name, "name": name}
         entry |= {"parent": parent, "key": key, "fresh": fresh, "time": _milliseconds(time)}
-        entry |= {"tags": _namespaced(tags) | {WORKSPACE: self._identity}, "params": flatten(params or {})}
+        entry |= {"tags": source_tags() | _namespaced(tags) | {WORKSPACE: self._identity}}
+        entry |= {"params": flatten(params or {}), "texts": dict(texts)}
         with self._lock:
             self._buffer.append(entry)
             self._send()
@@ -192,7 +243,7 @@ class Tracker:
         """Send the spool, then the buffer; whatever stays goes to the spool, behind what waits there."""
         self._last_sent = monotonic()
         entries, self._buffer = self._buffer, []
-        if self._last_sent < self._ask_again:
+        if self._last_sent < self._ask_again or (self._away and unanswered(self._workspace.tracking_uri)):
             self._spool.append(entries)
             return False
         left = self._spool.drain(self._delivery.send)
@@ -202,12 +253,19 @@ class Tracker:
         if left or settled < len(entries):
             self._note_absence(self._delivery.failure)
             return False
+        self._away = False
         return True
 
-    def _note_absence(self, error: Exception | None) -> None:
+    def _note_absence(self, error: Exception | str | None) -> None:
+        self._away = True
         if self._ask_again == 0.0:
             log.debug("the tracking server is away: %s", error)
         self._ask_again = monotonic() + SECONDS_BEFORE_ASKING_AGAIN
+
+
+def environment() -> dict[str, str]:
+    """What ran, as an artefact of a run: too much for tags, which a person reads first."""
+    return {ENVIRONMENT: json.dumps(system_facts(), indent=1) + "\n"}
 
 
 @dataclass(frozen=True)

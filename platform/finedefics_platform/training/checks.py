@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from finedefics_platform.training.checkpoints import Position
     from finedefics_platform.training.stream import SampleIndex
 
+# A row may stand in a step a few times, in small data; beyond that a step is costly and learns no more.
+MOST_REPEATED = 8
+
 
 def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False) -> None:
     """Refuse an experiment that does not fit its data.
@@ -23,10 +26,10 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
 
     Raises:
         FinedeficsError: a feed is empty (of inferred labels: none is sure enough, or there is no table of
-            them) or cannot be shared equally, hard negatives were never mined or are
-            fewer than asked for, no picture of a term that learns descriptions has one, there is nothing to
-            validate on, DeepSpeed cannot do what is asked or knows no such option, or what the adapters or
-            the attention need is not installed.
+            them), has far fewer rows than are asked for in a step, or cannot be shared equally, hard
+            negatives were never mined or are fewer than asked for, no picture of a term that learns
+            descriptions has one, there is nothing to validate on, DeepSpeed cannot do what is asked or knows
+            no such option, or what the adapters or the attention need is not installed.
     """
     from finedefics.adapters import quantization
     from finedefics.backbones.attention import check_installed
@@ -41,8 +44,8 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
         seen = stage_dataset(dataset, stage) or dataset
         index = SampleIndex.of(seen, least=experiment.data.inferred_probability)
         check_divides(stage, experiment.resources.processes)
-        for feed in stage.feeds:
-            index.require(feed)
+        for feed, rows in stage.feeds.items():
+            _check_rows(stage, feed, rows, len(index.require(feed)), seen)
         _check_descriptions(stage, index)
         settings = deepspeed_settings(experiment, stage, experiment.resources.processes)
         check_options(settings, experiment.deepspeed.options)
@@ -50,6 +53,15 @@ def check(experiment: Experiment, dataset: Dataset, *, validating: bool = False)
             _check_negatives(experiment.data.negatives, stage, dataset)
     if validating and experiment.evaluation.every is not None:
         _check_validation(dataset)
+
+
+def _check_rows(stage: Stage, feed: str, rows: int, there: int, dataset: Dataset) -> None:
+    if rows > MOST_REPEATED * there:
+        raise wrong_use(
+            f"{rows:,} rows a step are asked for, and {dataset.reference} has {there:,}",
+            place=f"stages: {stage.name}: feeds.{feed}",
+            cure=f"ask for at most {there:,}",
+        )
 
 
 def check_resources(experiment: Experiment) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.model_paths import CURE, is_path
 from finedefics_platform.base.content import model_digest, model_folder
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import Location
@@ -114,9 +115,7 @@ def model_place(workspace: Workspace, path: str) -> Location | None:
     """The place of a model folder; None where the text is a hub name."""
     if path.startswith(INSIDE) or "://" in path:
         return workspace.place_of(path)
-    local = Path(path).expanduser()
-    is_path = local.is_dir() or path.startswith(("/", ".", "~")) or path.count("/") > 1
-    return Location.of(local) if is_path else None
+    return Location.of(Path(path).expanduser()) if is_path(path) else None
 
 
 def _commit(name: str, revision: str | None) -> str:
@@ -131,7 +130,7 @@ def _commit(name: str, revision: str | None) -> str:
         commit = None if constants.is_offline_mode() else HfApi().model_info(name, revision=revision).sha
         failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise _not_had(name, revision, error) from error
+        raise _not_had(name, revision, error, exit_code=2) from error
     except (OSError, ValueError) as error:  # no network, or a server that is ill: a copy may be here
         commit, failure = None, error
     if commit:
@@ -143,10 +142,11 @@ def _commit(name: str, revision: str | None) -> str:
     raise _not_had(name, revision, failure) from failure
 
 
-def _not_had(name: str, revision: str | None, error: Exception) -> FinedeficsError:
+def _not_had(name: str, revision: str | None, error: Exception, exit_code: int = 1) -> FinedeficsError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     return FinedeficsError(
         f"no such model can be had ({reason})",
         place=f"{name}@{revision}" if revision else name,
-        cure="give a folder with config.json and safetensors, or the name of a model on the hub",
+        cure=CURE,
+        exit_code=exit_code,
     )

@@ -7,9 +7,12 @@ from typing import Any
 
 from finedefics_platform.base.events import Event
 from finedefics_platform.base.progress import Progress
+from finedefics_platform.base.times import in_words
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.tracking.notes import training_note
 from finedefics_platform.tracking.tracker import Status, Tracker
+from finedefics_platform.training.pace import Pace
 
 
 class Recorder:
@@ -37,6 +40,7 @@ class Recorder:
         self._bar = ExitStack()
         self._advance: Any = None
         self._step = 0
+        self._pace = Pace(sum(stage.steps for stage in experiment.stages))
         self._stage_run: str | None = None
         self.parent_run_id: str | None = None
         self.last_metrics: dict[str, float] = {}
@@ -53,6 +57,9 @@ class Recorder:
                 params=self._experiment.model_dump(mode="json", exclude={"stages"}),
                 fresh=self._fresh,
             )
+            data = self._dataset.reference
+            self._tracker.inputs(self.parent_run_id, data, "training", pictures=_pictures(self._dataset))
+            self._tracker.describe(self.parent_run_id, training_note(self._key, self._experiment, data))
             self._progress.event("recording", run=self._key, mlflow_run=self.parent_run_id)
         return self
 
@@ -63,7 +70,7 @@ class Recorder:
         if self._tracker is not None:
             for run in (self._stage_run, self.parent_run_id):
                 if run is not None:
-                    self._tracker.finish(run, _status(error))
+                    self._tracker.finish(run, _status(error), why=error)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Record and pass on what happened before this driver started; a person watching saw it then."""
@@ -73,15 +80,17 @@ class Recorder:
     def handle(self, event: Event) -> None:
         """Pass an event on, and act on those that open, advance or close a stage."""
         fields = {key: value for key, value in event.items() if key != "event"}
+        left = None
         if event["event"] == "step":  # flat, as machines that read --json expect
-            fields |= fields.pop("metrics")
+            left = self._pace.left(event)
+            fields |= {**fields.pop("metrics"), "seconds_left": left}
         self._progress.event(event["event"], run=self._key, **fields)
         if event["event"] == "stage":
             self._open_bar(event)
         elif event["event"] in ("step", "validation"):
             self._move_to(event["step"])
             if event["event"] == "step":
-                self._progress.note(event["stage"], cost(event["metrics"]))
+                self._progress.note(event["stage"], beside_the_bar(event["metrics"], left))
         self._record(event)
 
     def _record(self, event: Event) -> None:
@@ -117,6 +126,13 @@ class Recorder:
             self._step = step
 
 
+def beside_the_bar(metrics: Mapping[str, float], left: float | None) -> str:
+    """What a person who watches wants to know: the loss, when it will be over, and what a step costs."""
+    loss = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+    over = "" if left is None else f"{in_words(left)} left"
+    return " · ".join(part for part in (loss, over, cost(metrics)) if part)
+
+
 def cost(metrics: Mapping[str, float]) -> str:
     """What a step costs, for the line that a person watches: speed, utilisation where known, memory, wait."""
     shown: list[tuple[str, float, str]] = [
@@ -126,6 +142,11 @@ def cost(metrics: Mapping[str, float]) -> str:
         ("data_wait_share", 100, "{:.0f} % waiting for data"),
     ]
     return " · ".join(text.format(metrics[name] * by) for name, by, text in shown if name in metrics)
+
+
+def _pictures(dataset: Dataset) -> int:
+    """Of the split train, by what the version says of itself."""
+    return sum(dataset.manifest["counts"].get("train", {}).values())
 
 
 def _status(error: BaseException | None) -> Status:

@@ -8,7 +8,7 @@ from typing import Any
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.cluster_session import ensure_ray
 from finedefics_platform.base.events import Event, read_events, up_to
-from finedefics_platform.base.progress import SILENT, Progress
+from finedefics_platform.base.progress import SILENT, Progress, say_reused
 from finedefics_platform.base.signals import INTERRUPTED, TERMINATED, Terminated
 from finedefics_platform.base.storage import Lease, Location, lease
 from finedefics_platform.base.workspace import Workspace
@@ -250,7 +250,6 @@ def _say_skipped(run: TrainedRun, experiment: Experiment, progress: Progress, *,
     }
     trained_with = {f"evaluation.{name}": value for name, value in differing.items()}
     more = {"trained_with": trained_with} if trained_with else {}
-    progress.event("skipped", run=run.key, reason="finished before", **more)
-    if trained_with:
-        was = ", ".join(f"{name}={value}" for name, value in trained_with.items())
-        progress.say(f"reused {run.key}, trained with {was}; --force trains it as asked now")
+    was = ", ".join(f"{name}={value}" for name, value in trained_with.items())
+    how = "--force trains it again" if not was else f"trained with {was}; --force trains it as asked now"
+    say_reused(progress, "run", run.key, how=how, **more)

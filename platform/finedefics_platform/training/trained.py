@@ -11,6 +11,7 @@ from typing import Any
 
 from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.events import Event, read_events
+from finedefics_platform.base.names import meant
 from finedefics_platform.base.storage import Location, discard
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import Experiment, parse_experiment
@@ -110,7 +111,9 @@ def find_run(workspace: Workspace, key: str) -> Location:
     raise wrong_use(
         "more than one run begins like this" if matches else "there is no such run",
         place=key,
-        cure=f"choose one of: {known}" if known else "train one with `finedefics train`",
+        cure=f"{meant(key, [place.name for place in there]) if not matches else ''}choose one of: {known}"
+        if known
+        else f"train one with `finedefics train` (looked in {workspace.runs})",
     )
 
 
@@ -143,16 +146,28 @@ def starts_over(training: Location) -> bool:
 
 
 def clear(place: Location) -> None:
-    """Remove what a finished run no longer needs: shards, merged adapters, trainings given up or replaced."""
+    """Remove what a finished run no longer needs (`left_over`)."""
+    assert finished(place) is not None, "nothing goes before the result stands"
+    for left in left_over(place):
+        if left.name.startswith(_TRAINING):
+            discard(left)
+        else:
+            left.delete()
+
+
+def left_over(place: Location) -> list[Location]:
+    """What a finished run no longer needs: shards, merged adapters, trainings given up or replaced.
+
+    Empty of a run that is not finished; a training begun after the one that counts is none of it.
+    """
     result = finished(place)
-    assert result is not None, "nothing goes before the result stands"
+    if result is None:
+        return []
     training = place / result["training"]
-    (training / CHECKPOINTS).delete()  # with optimizer state they dwarf the model
-    (training / ADAPTERS).delete()
-    (training / TOKEN).delete()
-    for number in _trainings(place):
-        if number < _number(result["training"]):
-            discard(place / f"{_TRAINING}{number}")
+    # with optimizer state the checkpoints dwarf the model
+    own = [training / name for name in (CHECKPOINTS, ADAPTERS, TOKEN) if (training / name).exists()]
+    older = [number for number in _trainings(place) if number < _number(result["training"])]
+    return own + [place / f"{_TRAINING}{number}" for number in older]
 
 
 def _trainings(place: Location) -> list[int]:

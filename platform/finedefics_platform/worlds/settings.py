@@ -30,17 +30,17 @@ class BaseSettings(Section):
     """
 
     birds: int = Field(3000, ge=1, description="Pictures of no species that it learns to see from.")
-    vision_steps: int = Field(600, ge=1)
+    vision_steps: int = Field(600, ge=1, description="Of learning to see attributes.")
     language_steps: int = Field(450, ge=1, description="Of captions and texts of species together.")
     begins: bool = Field(False, description="Its tokenizer puts a beginning before a text, as Idefics2's.")
     text_hidden: int = Field(
         96, ge=8, description="Width of the language model; a multiple of 8.", multiple_of=8
     )
-    text_layers: int = Field(3, ge=1)
+    text_layers: int = Field(3, ge=1, description="Depth of the language model.")
     vision_hidden: int = Field(
         64, ge=8, description="Width of the vision tower; a multiple of 8.", multiple_of=8
     )
-    vision_layers: int = Field(3, ge=1)
+    vision_layers: int = Field(3, ge=1, description="Depth of the vision tower.")
     language_batch: int = Field(24, ge=1, description="Captions and texts (so many of each) a step.")
     seed: int = Field(0, ge=0, description="Of weights, birds and order.")
 
@@ -52,7 +52,7 @@ class WorldSettings(Section):
     the same pictures of every split, so a comparison over them is paired.
     """
 
-    families: int = Field(6, ge=1)
+    families: int = Field(6, ge=1, description="Super-categories, whose members look alike.")
     species_per_family: int = Field(4, ge=1, description="Siblings differ in one to three attributes.")
     new_per_family: int = Field(1, ge=0, description="Species of a family that never get a label.")
     labelled: int = Field(4, ge=0, description="Labelled training pictures of a known species.")
@@ -69,7 +69,7 @@ class WorldSettings(Section):
         ge=0,
         description="The species of rank r has labelled / r^long_tail labelled pictures, one at least.",
     )
-    base: BaseSettings = BaseSettings()
+    base: BaseSettings = Field(BaseSettings(), description="The base model of the world.")
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "WorldSettings":

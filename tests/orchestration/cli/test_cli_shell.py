@@ -17,6 +17,7 @@ import typer
 
 from finedefics import __version__
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics_platform.base.progress import say_reused
 from finedefics_platform.cli import main as shell
 from finedefics_platform.cli.console import Reporter, reporter
 from finedefics_platform.cli.failures import explain
@@ -71,6 +72,10 @@ def test_the_console_script_tells_its_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (
+            ["trian"],
+            "error: finedefics: no such command 'trian', did you mean train?; see `finedefics --help`\n",
+        ),
         (["nonsense"], "error: finedefics: no such command 'nonsense'; see `finedefics --help`\n"),
         (
             ["doctor", "--nonsense"],
@@ -132,7 +137,12 @@ def test_a_defect_is_one_line_and_its_traceback_is_asked_for(
 def test_an_interrupt_ends_with_130(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command(failing(KeyboardInterrupt()))
     assert shell.main(["probe"]) == 130
-    assert capsys.readouterr().err.startswith("error: finedefics probe: interrupted; run it again")
+    line = (
+        "error: finedefics probe: interrupted; go on with it, finished steps are skipped: finedefics probe\n"
+    )
+    assert capsys.readouterr().err == line
+    assert shell.main(["probe", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["cure"].endswith(": finedefics probe --json")
 
 
 def test_sigterm_ends_with_143(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +154,7 @@ def test_sigterm_ends_with_143(command: Any, capsys: pytest.CaptureFixture[str])
     command(wait)
     assert shell.main(["probe"]) == 143
     assert capsys.readouterr().err == (
-        "error: finedefics probe: terminated; run it again, finished steps are skipped\n"
+        "error: finedefics probe: terminated; go on with it, finished steps are skipped: finedefics probe\n"
     )
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -240,3 +250,28 @@ def test_progress_in_json_mode_begins_and_ends(capsys: pytest.CaptureFixture[str
         advance(1)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["completed"] for line in lines] == [0, 3]
+
+
+def test_what_was_found_finished_is_said_and_stands_in_the_last_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = Reporter(json=True)
+    say_reused(out, "run", "joint-1a2b", how="--force trains it again")
+    out.done(run="joint-1a2b")
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "skipped", "run": "joint-1a2b", "reason": "finished before"},
+        {"event": "done", "run": "joint-1a2b", "reused": ["joint-1a2b"]},
+    ]
+    say_reused(Reporter(), "run", "joint-1a2b", how="--force trains it again")
+    assert capsys.readouterr().out == "reused run joint-1a2b: finished before; --force trains it again\n"
+
+
+def test_an_interrupted_start_over_says_that_it_starts_over(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def probe(force: Annotated[bool, typer.Option("--force")] = False) -> None:
+        raise KeyboardInterrupt
+
+    command(probe)
+    assert shell.main(["probe", "--force"]) == 130
+    assert capsys.readouterr().err.endswith("run it again, and it starts over: finedefics probe --force\n")

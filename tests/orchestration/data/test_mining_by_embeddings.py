@@ -11,6 +11,7 @@ from bird_folder import put
 from PIL import Image
 
 from finedefics.errors import FinedeficsError
+from finedefics.evaluation.chance import near_chance
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.cli.mine import tuned_folder
@@ -221,6 +222,8 @@ def test_an_encoder_answers_as_an_ordinary_evaluation(workspace: Workspace, colo
     assert said["able"] == {"knn": 4, "linear_probe": 4}
     assert said["chosen"]["knn"]["chosen_on"] == "val"
     assert said["pictures_per_second"]["knn"] > 0
+    assert (done.summary["leaks"]["pictures"], done.summary["leaks"]["of"]) == (0, done.summary["pictures"])
+    assert done.summary["near_chance"] == near_chance(done.items(), done.summary["chance"])
     assert evaluate_encoder(workspace, EMBEDDER, mined.reference, SETTINGS).place == done.place
 
 

@@ -18,6 +18,7 @@ from ray import cloudpickle
 
 from finedefics.backbones import Backbone, load_backbone
 from finedefics.errors import FinedeficsError
+from finedefics.evaluation.chance import near_chance
 from finedefics.placing import MICRO_TOKENS
 from finedefics.scoring import CategoryIndex, Recogniser, recogniser
 from finedefics_platform.base.workspace import Workspace, open_workspace
@@ -111,6 +112,11 @@ def test_each_picture_is_decoded_once_and_none_crosses_the_driver(
     ids = [sample.sample_id for sample in drawn_dataset.samples("val")]
     assert [row["sample_id"] for row in rows] == ids * 6
     assert found.embeddings()["sample_ids"].tolist() == ids
+    assert found.summary["leaks"] == {"pictures": 0, "of": 12, "against": [drawn_dataset.reference]}
+    assert found.summary["near_chance"] == near_chance(found.items(), found.summary["chance"])
+    again = evaluate(workspace, tiny_model, str(drawn_dataset.root), ASKED, trained_on="gone@d1")
+    assert again.summary["leaks"] == {**found.summary["leaks"], "unchecked": ["gone@d1"]}
+    assert again.place == found.place, "who asks does not determine the figures"
     assert not (workspace.evaluation_parts / found.place.name).exists()
 
 

@@ -1,14 +1,43 @@
 """The promotion rule on figures alone: what is compared with what, and what decides."""
 
+import json
 import math
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finedefics_platform.models.gate import Decision, GatePolicy, Ground, Measured, Missing, Slice, decide
+from finedefics_platform.models.gate import (
+    Baseline,
+    Case,
+    Decision,
+    Gate,
+    Ground,
+    Measured,
+    Missing,
+    Slice,
+    parse_gate,
+)
+from finedefics_platform.models.gate import decide as ask
 
-POLICY = GatePolicy(minimum_accuracy=0.5, minimum_n=20, max_drop=0.05)
+
+def asking(rules: dict[str, Any], *slices: str) -> Gate:
+    return parse_gate({"rules": rules, "slices": slices}, name="test", place="test")
+
+
+def compared(accuracy: float = 0.5, n: int = 20, margin: float = 0.05, slices: tuple[str, ...] = ()) -> Gate:
+    """What is asked of figures alone."""
+    both = {"not_worse_than_champion": {"margin": margin, "n": n}, "minimum": {"accuracy": accuracy, "n": n}}
+    return asking(both, *slices)
+
+
+def decide(candidate: list[Measured], champion: list[Measured] | None, gate: Gate) -> Decision:
+    return ask(Case(candidate, champion), gate)
+
+
+POLICY = compared()
 HOME = Ground("birds@d1", "d1", "test", 4, 0)
 AWAY = Ground("parts@d2", "d2", "test", 4, 0)
 
@@ -130,7 +159,7 @@ def test_of_two_limits_the_common_pictures_decide() -> None:
     assert decision.allowed
     assert "candidate 1.000, champion 1.000" in decision.reasons[0]
     assert "over 100 pictures" in decision.reasons[0]
-    few = decide([answered(10, 0, limit=10)], [champion], POLICY.model_copy(update={"minimum_n": 11}))
+    few = decide([answered(10, 0, limit=10)], [champion], compared(n=11))
     assert few.missing == (Missing("champion", HOME, ("alignment",), 10),)
 
 
@@ -141,7 +170,7 @@ def test_further_evidence_counts_with_what_there_is() -> None:
     champion = [answered(800, 200), answered(300, 100, ground=AWAY)]
     assert decide([large], champion, POLICY).allowed, "one ground in common"
     decision = decide([large, answered(200, 200, ground=AWAY)], champion, POLICY)
-    assert [reason.split(":")[0] for reason in decision.reasons] == [f"alignment/new on {AWAY}"]
+    assert [reason.split(":")[0] for reason in decision.reasons] == [f"alignment/new on {AWAY.told('all')}"]
 
 
 def test_a_picture_counts_in_the_group_it_has_for_the_champion() -> None:
@@ -184,9 +213,9 @@ def test_only_the_slices_of_the_policy_decide() -> None:
     champion = [answered(60, 40), answered(90, 10, name="names/new")]
     candidate = [answered(70, 30), answered(1, 4, name="names/new")]
     assert not decide(candidate, champion, POLICY).allowed
-    assert decide(candidate, champion, POLICY.model_copy(update={"slices": ("alignment",)})).allowed
-    assert not decide(candidate, champion, POLICY.model_copy(update={"slices": ("names/new",)})).allowed
-    unknown = decide(candidate, champion, POLICY.model_copy(update={"slices": ("align",)}))
+    assert decide(candidate, champion, compared(slices=("alignment",))).allowed
+    assert not decide(candidate, champion, compared(slices=("names/new",))).allowed
+    unknown = decide(candidate, champion, compared(slices=("align",)))
     assert unknown.reasons == ("The candidate has no accuracy for align.",)
 
 
@@ -199,7 +228,7 @@ def test_any_two_item_tables_are_compared_or_asked_for(one: dict[str, bool], oth
         [Measured(HOME, {"all": Slice(sum(items.values()) / len(items), len(items), items)})]
         for items in (one, other)
     )
-    decision = decide(candidate, champion, GatePolicy(minimum_n=1, max_drop=1))
+    decision = decide(candidate, champion, compared(accuracy=0, n=1, margin=1))
     assert decision.allowed is bool(one.keys() & other.keys()), "a drop of 1 is never exceeded"
     assert bool(decision.missing) is not decision.allowed
 
@@ -214,6 +243,150 @@ def test_a_better_candidate_is_never_judged_worse(low: int, high: int, champion:
     assert judged(high).allowed or not judged(low).allowed
 
 
-def test_unknown_policy_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_dorp"):
-        GatePolicy.model_validate({"max_dorp": 0.1})
+def of_group(
+    correct: list[bool], group: str, *, answer: str = "alignment", first: int = 0, **more: Any
+) -> Measured:
+    """Pictures from number ``first`` on, all of one group."""
+    items = {f"picture-{first + number}": right for number, right in enumerate(correct)}
+    return Measured(
+        HOME, {f"{answer}/{group}": Slice(sum(correct) / len(correct), len(correct), items)}, **more
+    )
+
+
+def merged(*parts: Measured) -> Measured:
+    return Measured(HOME, {name: one for part in parts for name, one in part.slices.items()})
+
+
+def test_what_is_new_to_the_candidate_must_not_be_harmed() -> None:
+    """The champion had labels of all; on its one slice the loss of the 40 new ones drowns in 960 others."""
+    champion = of_group([True] * 1000, "labelled")
+    candidate = merged(of_group([True] * 960, "labelled"), of_group([False] * 40, "new", first=960))
+    average = asking({"not_worse_than_champion": {"margin": 0.06}})
+    assert decide([candidate], [champion], average).allowed
+    refused = decide([candidate], [champion], asking({"new_not_harmed": {}}, "alignment/labelled"))
+    assert not refused.allowed, "whatever slices decide"
+    (reason,) = refused.reasons
+    assert (
+        "New categories by alignment on birds@d1 test, all categories: candidate 0.000, champion 1.000"
+        in reason
+    )
+    (verdict,) = refused.verdicts
+    assert (verdict.rule, verdict.settings["margin"]) == ("new_not_harmed", 0.05)
+    assert [one["n"] for one in verdict.figures.values()] == [40]
+
+
+def test_new_categories_are_compared_with_the_base_model() -> None:
+    """Tuning harms what it does not tune: the untuned model named them better."""
+    candidate = of_group([True] * 100 + [False] * 100, "new")
+    base = Baseline("b1", "base", of_group([True] * 150 + [False] * 50, "labelled"))
+    gate = asking({"new_not_harmed": {"margin": 0.05}})
+    refused = ask(Case([candidate], None, [base]), gate)
+    assert not refused.allowed
+    assert "candidate 0.500, base model b1 0.750" in refused.reasons[0]
+    assert ask(Case([candidate], None, []), gate).allowed
+    assert ask(Case([candidate], None, [Baseline("e", "encoder", base.measured)]), gate).allowed
+
+
+def test_an_encoder_on_the_same_ground_must_not_be_better() -> None:
+    candidate = merged(
+        of_group([True] * 120 + [False] * 80, "labelled"),
+        of_group([False] * 200, "labelled", answer="names"),
+    )
+    gate = asking({"not_below_encoder": {}})
+
+    def against(right: int, ground: Ground = HOME) -> Decision:
+        measured = merged(
+            of_group([True] * right + [False] * (200 - right), "labelled", answer="knn"),
+            of_group([False] * 200, "labelled", answer="zero_shot"),
+        )
+        encoder = Baseline("clip", "encoder", Measured(ground, measured.slices))
+        return ask(Case([candidate], None, [encoder]), gate)
+
+    assert against(120).allowed
+    assert against(122).allowed, "a little better, and not surely so"
+    refused = against(180)
+    assert not refused.allowed
+    assert "candidate 0.600, clip by knn 0.900" in refused.reasons[0], "the best answer of each"
+    assert against(180, AWAY).allowed, "elsewhere is not the same ground"
+
+
+def test_unparsed_chance_and_intervals() -> None:
+    def shown(rule: str, one: Measured, **settings: Any) -> Decision:
+        return decide([one], None, asking({rule: settings}))
+
+    few = of_group([True] * 50, "new", unparsed={"alignment": 0.1})
+    refused = shown("unparsed", few)
+    assert "10.0 % of the replies named nothing, 5.0 % are allowed" in refused.reasons[0]
+    assert shown("unparsed", few, most=0.1).allowed
+
+    cell = Slice(0.3, 60, {}, 0.2, 0.43)
+    near = Measured(HOME, {"names/new": cell}, chance={"all": 0.25})
+    refused = shown("not_near_chance", near)
+    assert "0.300 [0.200, 0.430] is not shown to be better than guessing (0.250)" in refused.reasons[0]
+    assert shown("not_near_chance", replace(near, chance={"all": 0.1})).allowed
+    assert not shown("not_near_chance", replace(near, chance={"all": 0.2})).allowed, "at the bound"
+    other = replace(cell, scope="options")
+    assert shown("not_near_chance", Measured(HOME, {"letters/new": other}, chance={"options": 0.1})).allowed
+    assert "not computed for names/new" in shown("not_near_chance", replace(near, chance=None)).reasons[0]
+
+    assert shown("intervals", near).allowed
+    assert "no interval" in shown("intervals", figures(0.8)).reasons[0]
+
+
+COMPLETE = dict.fromkeys(("run", "dataset_digest", "config_digest", "code", "model_digest"), "x")
+
+
+@pytest.mark.parametrize("missing", COMPLETE)
+def test_missing_provenance_is_refused(missing: str) -> None:
+    gate = asking({"provenance": {}})
+    known = {name: value for name, value in COMPLETE.items() if name != missing}
+    assert ask(Case([], provenance=COMPLETE), gate).allowed
+    refused = ask(Case([], provenance=known), gate)
+    assert refused.reasons == (f"Nothing says its {missing.replace('_', ' ')}.",)
+
+
+def test_code_that_differs_from_its_commit_is_refused_where_that_is_asked() -> None:
+    case = Case([], provenance={**COMPLETE, "code": "1a2b3c changed"})
+    assert ask(case, asking({"provenance": {}})).allowed
+    assert not ask(case, asking({"provenance": {"clean": True}})).allowed
+
+
+def test_leaks() -> None:
+    gate = asking({"no_leak": {}})
+    clean = of_group([True] * 50, "new", leaks={"pictures": 0, "of": 50})
+    leaking = of_group([True] * 50, "new", leaks={"pictures": 3, "of": 50})
+    unlooked = of_group([True] * 50, "new")
+    assert decide([clean], None, gate).allowed
+    assert (
+        "3 of 50 test pictures of birds@d1 are training pictures too"
+        in decide([leaking], None, gate).reasons[0]
+    )
+    assert decide([leaking], None, asking({"no_leak": {"most": 3}})).allowed
+    refused = decide([unlooked], None, gate)
+    assert "Nobody looked" in refused.reasons[0]
+    assert refused.missing == (Missing("candidate", HOME, ("alignment",)),), "evaluating again looks"
+    assert decide([unlooked, clean], None, gate).allowed, "the same pictures"
+    assert decide([unlooked], None, asking({"no_leak": {"unlooked": True}})).allowed
+    elsewhere = Measured(AWAY, leaking.slices, leaks={"pictures": 3, "of": 50})
+    assert decide([clean, elsewhere], None, asking({"no_leak": {}}, "names")).allowed, (
+        "no slice of it decides"
+    )
+
+
+def test_every_rule_of_the_gate_is_told_with_its_settings_and_figures() -> None:
+    decision = decide([answered(800, 200)], [answered(800, 200)], POLICY)
+    told = [(one.rule, one.passed, dict(one.settings)) for one in decision.verdicts]
+    assert told == [
+        ("not_worse_than_champion", True, {"margin": 0.05, "confidence": 0.95, "n": 20}),
+        ("minimum", True, {"accuracy": 0.5, "n": 20}),
+    ]
+    assert decision.verdicts[1].figures["alignment/new"]["accuracy"] == 0.8
+    assert decision.gate["rules"]["minimum"] == {"accuracy": 0.5, "n": 20}
+    json.dumps([asdict(one) for one in decision.verdicts])
+
+
+def test_a_figure_among_all_categories_speaks_of_no_options() -> None:
+    assert HOME.told("all") == "birds@d1 test, all categories"
+    assert HOME.told("options") == "birds@d1 test, 4 options, seed 0"
+    told = " ".join(decide([figures(0.8)], None, POLICY).reasons)
+    assert "options" not in told

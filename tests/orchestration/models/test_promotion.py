@@ -1,6 +1,7 @@
 """Champions: promoted through the gate, rolled back, decided on by several at once, and moved by hand."""
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registered import registered
+from registered import answers, evaluation_of, registered, trained_run
 from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
+from finedefics_platform.base.storage import discard
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.models import app
 from finedefics_platform.models import decisions
-from finedefics_platform.models.gate import GatePolicy
+from finedefics_platform.models.gate import load_gate
 from finedefics_platform.models.promotion import history, promote, rollback
 from finedefics_platform.models.references import open_model
 from finedefics_platform.models.registry import versions
@@ -76,7 +78,11 @@ def test_the_gate_guards_the_champion(recorded: Workspace) -> None:
     assert forced.forced == why
     last = history(recorded, "terns")[-1]
     assert (last["forced"], last["decision"]["allowed"]) == (why, False)
-    assert promote(recorded, "terns", 1, reason="back", policy=GatePolicy(max_drop=0)).changed
+    failed = [one["rule"] for one in last["decision"]["verdicts"] if not one["passed"]]
+    assert failed == ["not_worse_than_champion", "new_not_harmed"]
+    assert last["decision"]["gate"]["name"] == "default"
+    strict = load_gate(given=["rules.not_worse_than_champion.margin=0"])
+    assert promote(recorded, "terns", 1, reason="back", gate=strict).changed
 
 
 def test_a_refusal_for_want_of_evidence_says_what_to_run(recorded: Workspace) -> None:
@@ -227,7 +233,7 @@ def test_a_champion_set_without_any_decision_is_noticed(recorded: Workspace) -> 
     assert open_model(recorded, "wild").version is not None
 
 
-def test_the_command_line_tells_the_same(recorded: Workspace) -> None:
+def test_the_command_line_tells_the_same(recorded: Workspace, tmp_path: Path) -> None:
     environment = {"FINEDEFICS_HOME": str(recorded.root), "COLUMNS": "300"}
 
     def run(*arguments: str) -> Any:
@@ -245,6 +251,17 @@ def test_the_command_line_tells_the_same(recorded: Workspace) -> None:
     shown = run("show", "rails").output
     words = ("the first", "enough", "a trial", "ann", "0.800", "birds@d1 test")
     assert [word for word in words if word not in shown] == []
+    told = run("history", "rails").output
+    words = ("the first", "ann", "alignment/new 0.800 (n = 400)", "allowed by the gate default", "no gate")
+    assert [
+        word for word in (*words, "refused by the gate default", "forced: a trial") if word not in told
+    ] == []
+    of_two = [json.loads(line) for line in run("history", "rails/2", "--json").stdout.splitlines()]
+    assert [(line["event"], line.get("version")) for line in of_two] == [("history", 2), ("done", None)]
+    (tmp_path / "own.yaml").write_text("rules: {minimum: {accuracy: 0.9}}\n")
+    given = ("promote", "rails", "2", "--reason", "x", "--gate", str(tmp_path / "own.yaml"))
+    assert "0.500 is below the minimum 0.900" in str(run(*given).exception)
+    assert "below the minimum 0.700" in str(run(*given, "--set", "rules.minimum.accuracy=0.7").exception)
     lines = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
     mine = {line["version"]: line for line in lines if line.get("name") == "rails"}
     assert mine[1]["aliases"] == ["champion"]
@@ -256,3 +273,72 @@ def test_the_command_line_tells_the_same(recorded: Workspace) -> None:
         output = run(*command).output
         assert "moved by hand to rails/2; the log of decisions says rails/1" in output
         assert "finedefics models promote rails 2 --reason" in output
+
+
+def test_an_encoder_in_the_workspace_guards_the_champion(recorded: Workspace) -> None:
+    made = registered(recorded, "grebes", 200)
+    encoder = trained_run(
+        recorded, "an-encoder", tracked=False
+    )  # never a version: only its evaluation counts
+    evaluation_of(recorded, encoder, answers(390), answers=("knn",), encoder=True)
+    with pytest.raises(FinedeficsError, match=r"candidate 0\.500, .* by knn 0\.975"):
+        promote(recorded, "grebes", made.version, reason="the first")
+    assert promote(recorded, "grebes", made.version, reason="named by text", force="names new ones").forced
+    discard(evaluation_of(recorded, encoder, answers(390), answers=("knn",), encoder=True).place)
+
+
+def test_a_version_without_provenance_is_refused(recorded: Workspace) -> None:
+    registered(recorded, "loons", 320)
+    client = open_client(recorded)
+    for tag in ("model_digest", "code"):
+        client.delete_model_version_tag("loons", "1", f"finedefics.{tag}")
+    with pytest.raises(FinedeficsError, match="Nothing says its model digest;") as caught:
+        promote(recorded, "loons", 1, reason="the first")
+    assert "code" not in str(caught.value), "its run says that"
+    assert holders(recorded, "loons") == {"candidate": 1}
+
+
+def test_a_read_only_workspace_is_named_in_one_line(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path / "kept")
+    registered(workspace, "smews", 320)
+    assert workspace.root.local is not None
+    places = [workspace.root.local, *workspace.root.local.rglob("*")]
+    owner = os.geteuid()
+    for place in places:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents[:3]:
+        above.chmod(0o755)
+    try:
+        if owner == 0:  # whom no permission keeps from writing
+            os.seteuid(65534)
+        with pytest.raises(FinedeficsError) as caught:
+            promote(workspace, "smews", 1, reason="the first")
+    finally:
+        os.seteuid(owner)
+        for place in places:
+            place.chmod(0o755 if place.is_dir() else 0o644)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    assert [word for word in ("not written to", str(workspace.root)) if word not in str(caught.value)] == []
+    assert holders(workspace, "smews") == {"candidate": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("list",), "No registered models in"),
+        (("show", "birds"), "no registered model of this name"),
+        (("history", "birds"), "no registered model of this name"),
+        (("promote", "birds", "1", "--reason", "x"), "no registered model of this name"),
+        (("rollback", "birds"), "no registered model of this name"),
+        (("card", "birds"), "no registered model of this name"),
+    ],
+)
+def test_asking_where_nothing_was_recorded_makes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    home = tmp_path / "nothing"
+    done = CliRunner().invoke(app, list(arguments), env={"FINEDEFICS_HOME": str(home), "COLUMNS": "300"})
+    assert words in done.output + str(done.exception)
+    assert not home.exists()

@@ -11,11 +11,13 @@ from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.models.evidence import evidence_of, figures, measured
 from finedefics_platform.models.packaging import open_package
+from finedefics_platform.models.promotion import promote
 from finedefics_platform.models.references import open_model
 from finedefics_platform.models.registration import check_registrable, register_evaluated, register_run
 from finedefics_platform.models.registry import get_version, versions
 from finedefics_platform.models.texts import LIMIT, gathered, spread
 from finedefics_platform.tracking.mlflow_client import open_client
+from finedefics_platform.tracking.sources import code
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,42 @@ def test_a_run_with_its_evaluation_is_one_version(recorded: Workspace) -> None:
 
 
 def test_a_smaller_evaluation_replaces_nothing(recorded: Workspace) -> None:
+    """`evaluate RUN --limit 12 --register` after a full one: the champion keeps what it showed."""
     run = trained_run(recorded, "kept")
-    first = register_run(recorded, "kept", run, evaluation_of(recorded, run, answers(300, 288)))
-    second = register_run(recorded, "kept", run, evaluation_of(recorded, run, answers(12, 12), limit=12))
-    assert second.version == 2
-    assert get_version(recorded, "kept/1").tags == first.tags
-    assert get_version(recorded, "kept/1").aliases == (), "the newest is the candidate"
-    (kept,) = measured(recorded, get_version(recorded, "kept/1"))
-    assert len(kept.slices["alignment/new"].items) == 288
+    first = register_run(recorded, "kept", run, evaluation_of(recorded, run, answers(250, 288)))
+    promote(recorded, "kept", 1, reason="the first")
+    again = register_run(recorded, "kept", run, evaluation_of(recorded, run, answers(12, 12), limit=12))
+    assert (again.version, again.aliases) == (1, ("champion",)), "the same model with the same index"
+    assert first.tags.items() <= again.tags.items()
+    assert figures(again)["alignment"]["new"]["n"] == 288
+    large, small = measured(recorded, get_version(recorded, "kept@champion"))
+    assert (len(large.slices["alignment/new"].items), len(small.slices["alignment/new"].items)) == (288, 12)
+
+
+def test_another_index_is_another_version(recorded: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "categories.json").write_text('[{"name": "Auk"}]')
+    run = trained_run(recorded, "indexed")
+    register_run(recorded, "indexed", run, evaluation_of(recorded, run, answers(288, 288)))
+    other = evaluation_of(recorded, run, answers(12, 12), limit=12, index=tmp_path)
+    assert register_run(recorded, "indexed", run, other).version == 2
+    assert get_version(recorded, "indexed/1").aliases == (), "the newest is the candidate"
+    assert len(evidence_of(get_version(recorded, "indexed/1"))) == 1
+
+
+def test_the_registrys_pages_say_what_a_version_is(recorded: Workspace) -> None:
+    registered(recorded, "pages", 300)
+    client = open_client(recorded)
+    said = client.get_model_version("pages", "1").description
+    assert "| birds@d1 test | alignment | new | 75.0 % | 70.5 to 79.0 | 400 |" in said
+    words = ("run: `pages-0`", "code: `", "finedefics predict pages/1 PICTURE.jpg", "models export pages/1")
+    assert [word for word in words if word not in said] == []
+    assert "no champion yet" in client.get_registered_model("pages").description
+    promote(recorded, "pages", 1, reason="it names auks", by="ann")
+    about = client.get_registered_model("pages").description
+    assert "Champion: **pages/1**" in about
+    assert "by ann: it names auks" in about
+    tags = get_version(recorded, "pages/1").tags
+    assert (tags["config_digest"], tags["code"]) == ("config-digest", code())
 
 
 def test_evidence_is_added_to_a_version(recorded: Workspace) -> None:
@@ -134,6 +164,7 @@ def test_what_cannot_be_registered_is_refused(recorded: Workspace, tmp_path: Pat
         assert words in str(refusal("refused", type(run)(**{**vars(run), "parent_run_id": run_id})))
     assert versions(recorded, "refused") == []
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "w.safetensors").write_text("w")
     with pytest.raises(FinedeficsError, match="only a run's model can be registered"):
         check_registrable("refused", open_model(recorded, str(tmp_path)))
     registered(recorded, "mine", 3, 12)

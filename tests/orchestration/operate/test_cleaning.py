@@ -26,10 +26,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[dict[str, Any]]]:
-    """What `finedefics clean --json` says."""
+    """What `finedefics gc --json` says."""
 
     def command(*options: str) -> list[dict[str, Any]]:
-        assert shell.main(["clean", "--json", *options]) == 0
+        assert shell.main(["gc", "--json", *options]) == 0
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     return command
@@ -73,7 +73,7 @@ def test_what_was_cut_off_long_ago_goes_and_nothing_else(
         assert told("--yes")[-1]["removed_bytes"] == last["bytes"]
         assert [place.exists() for place in everything] == [False, True, True, False, True, True, True]
 
-        assert told("--yes", "--older-than", "12h", "--features")[-1]["found"] == 2
+        assert told("--yes", "--older-than", "12h", "--caches")[-1]["found"] == 2
         assert [place.exists() for place in everything] == [False, False, True, False, True, False, True]
     assert told("--yes")[-1]["found"] == 1, "whoever made it is gone"
 
@@ -90,7 +90,7 @@ def test_what_is_taken_up_after_the_look_stays(workspace: Workspace) -> None:
 
 
 def test_a_length_of_time_is_asked_for(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shell.main(["clean", "--older-than", "soon"]) == 2
+    assert shell.main(["gc", "--older-than", "soon"]) == 2
     assert capsys.readouterr().err == "error: --older-than soon: not a length of time; write 7d, 12h or 30m\n"
-    assert shell.main(["clean"]) == 0
+    assert shell.main(["gc"]) == 0
     assert "Nothing to clean" in capsys.readouterr().out

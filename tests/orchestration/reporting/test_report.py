@@ -14,7 +14,8 @@ from rich.console import Console
 
 from finedefics.evaluation import accuracy_table, differences, verdict
 from finedefics_platform.base.storage import Location
-from finedefics_platform.reporting.report import ReportData, write_report
+from finedefics_platform.reporting.mistakes import NOTHING, Mistakes, Said, Shot, View, for_page, matrix_order
+from finedefics_platform.reporting.report import Differing, PerCategory, ReportData, write_report
 from finedefics_platform.reporting.results_table import terminal_table
 
 ANSWERS = ("names", "alignment", "describe")
@@ -84,18 +85,27 @@ def drawing(colour: tuple[int, int, int], kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def sample(number: int) -> dict[str, Any]:
-    truth = NASTY if number == 0 else f"Species {number}"
-    return {
-        "image": drawing((30 * number, 120, 90), "PNG" if number % 2 else "JPEG"),
-        "truth": truth,
-        "group": "new" if number % 2 == 0 else "labelled",
-        "description": "a bird with a red crown, a white belly, a blue wing, two bars and a <spotted> breast",
-        "answers": {
-            arm: {answer: {"name": truth, "correct": arm in ("joint", "control")} for answer in ANSWERS}
-            for arm in RATES
-        },
-    }
+def looked_at() -> Mistakes:
+    names = [NASTY, *(f"Species {i}" for i in range(1, 24))]
+    views = [
+        View(arm, f"{answer}, all categories", {(0, 0): 3, (0, 1): 4, (1, 0): 1, (2, NOTHING): 1})
+        for arm in RATES
+        for answer in ANSWERS
+    ]
+    words = "a bird with a red crown, a white belly, a blue wing, two bars and a <spotted> breast"
+    shots = [
+        Shot(
+            drawing((30 * number, 120, 90), "PNG" if number % 2 else "JPEG"),
+            number,
+            {
+                0: Said(1 - number if number < 2 else NOTHING, 0.4, "Answer: <B>", (1, 0, 2, 3), 1),
+                1: Said(number, words=words),
+            },
+        )
+        for number in range(4)
+    ]
+    groups = ["new" if number % 4 == 0 else "labelled" for number in range(24)]
+    return Mistakes(names, groups, views, 0, shots, "4 of 6 wrong answers have their picture here.")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +133,26 @@ def data() -> ReportData:
             }
             for n in range(4)
         ],
-        samples=[sample(n) for n in range(4)],
+        facts=[("date", "2026-01-02"), ("commit", "0123abcd")],
+        arms={"base": "the model before tuning", "joint": "every feed in every step, contrast kept alive"},
+        checks=[("good", "chance", "every interval lies above 4.2 %"), ("bad", "leak", "3 of 96 pictures")],
+        chance={"all": 1 / 24},
+        mistakes=looked_at(),
+        per_category=PerCategory(
+            [{"arm": "joint", "answer": "names"}],
+            [
+                {
+                    "category": NASTY,
+                    "group": "new",
+                    "n": 8,
+                    "cells": [{"accuracy": 0.5, "low": 0.2, "high": 0.8}],
+                },
+                {"category": "Species 1", "group": "labelled", "n": 4, "cells": [None]},
+            ],
+            "All 2 categories.",
+        ),
+        differing=Differing(["joint", "two_stage"], [("stages.align.steps", (None, "40"))]),
+        experiments={"joint": "name: joint\nseed: 0\n"},
         provenance={
             "dataset": "birds@3f9a01c2d4e5",
             "experiments": {arm: "9c1d2e3f" for arm in RATES if arm != "base"},
@@ -173,13 +202,17 @@ def test_page_is_well_formed(page: str) -> None:
 
 def test_page_needs_nothing_from_outside(page: str) -> None:
     for tag, attributes in Tags(page).found:
-        assert tag not in {"script", "link", "iframe", "object"}
+        assert tag not in {"link", "iframe", "object"}
         for name in ("src", "href", "xlink:href", "data", "srcset"):
-            value = attributes.get(name) or "data:"
-            assert value.startswith("data:image/"[: len(value)]), f"{tag} {name}={value[:60]}"
+            value = attributes.get(name) or "data:image/"
+            if tag == "a" and name == "href":
+                assert value.startswith("#"), value
+            else:
+                assert value.startswith("data:image/"), f"{tag} {name}={value[:60]}"
     assert "http://" not in page
     assert "https://" not in page
     assert "url(" not in page
+    assert "default-src 'none'" in page
     assert "@import" not in page
 
 
@@ -210,9 +243,68 @@ def test_every_arm_answer_and_sentence_is_there(page: str, data: ReportData) -> 
     assert "<code>learning_rate</code>" not in page
 
 
+def test_what_stands_first_is_the_verdict_and_what_it_was_measured_on(page: str, data: ReportData) -> None:
+    head = page[: page.index("<main")]
+    assert head.count("<p>") == 3
+    assert data.verdict[0].split(",")[0] in head
+    for told in ("2026-01-02", "0123abcd"):
+        assert told in head
+    assert "the model before tuning" in page
+    assert "What the numbers show" in page, "and the further sentences below"
+
+
+def test_contents_name_every_section_that_is_there(page: str) -> None:
+    tags = Tags(page).found
+    sections = [attributes["id"] for tag, attributes in tags if tag == "section"]
+    links = [(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"]
+    assert links == ["content", *sections]
+    assert {"headline", "accuracy", "differences", "mistakes", "categories", "training", "provenance"} <= {
+        *sections
+    }
+
+
 def test_right_and_wrong_do_not_hang_on_colour(page: str) -> None:
-    assert page.count('aria-label="right">✓') == 4 * 2 * 3
-    assert page.count('aria-label="wrong">✗') == 4 * 3 * 3
+    assert page.count('aria-label="wrong">✗') == 4
+    assert page.count('class="wrong-answer"') == 4
+
+
+def test_a_page_has_what_was_shown_to_the_model_and_what_it_wrote() -> None:
+    found = for_page(looked_at())
+    first = found["data"]["shots"][0]
+    assert first == {
+        "truth": 0,
+        "said": {
+            "0": {"p": 1, "s": 0.4, "r": "Answer: <B>", "o": [1, 0, 2, 3], "k": 1},
+            "1": {
+                "p": 0,
+                "w": "a bird with a red crown, a white belly, a blue wing, two bars and a <spotted> breast",
+            },
+        },
+    }
+    assert [shot["first"] for shot in found["shots"]] == [True] * 4
+    assert found["frequent"] == [{"truth": NASTY, "named": "Species 1", "count": 4, "of": 7}]
+    assert found["data"]["views"][0]["nothing"]
+    assert "Answer: \\u003cB\\u003e" in render(looked_at()), (
+        "nothing a model writes ends the script it stands in"
+    )
+
+
+def render(mistakes: Mistakes) -> str:
+    from finedefics_platform.reporting.report import render_report
+
+    return render_report(ReportData("one", mistakes=mistakes))
+
+
+def test_a_matrix_keeps_the_most_confused_and_puts_them_together() -> None:
+    pairs = {(n, n): 10 for n in range(60)} | {(0, 50): 9, (50, 0): 9, (3, 7): 2, (59, NOTHING): 1}
+    order = matrix_order(pairs)
+    assert len(order) == 40
+    assert {0, 50, 3, 7, 59} <= {*order}
+    assert abs(order.index(0) - order.index(50)) == 1
+    view = View("one", "names", pairs | {(58, 57): 1, (55, 54): 1})
+    small = for_page(Mistakes([f"c{n}" for n in range(60)], ["new"] * 60, [view], 0))
+    assert small["data"]["views"][0]["left"].startswith("The 40 of 60 categories")
+    assert matrix_order({(1, 1): 2, (0, 1): 1}) == [0, 1]
 
 
 def test_a_difference_whose_interval_holds_zero_is_marked(page: str, data: ReportData) -> None:
@@ -232,14 +324,16 @@ def test_a_smaller_comparison_leaves_sections_out(data: ReportData, tmp_path: Pa
         retrieval={},
         histories={"control": [{"stage": "train", "step": 1, "metrics": {"loss": float("nan")}}]},
         trials=[],
-        samples=[],
-        embeddings=None,
+        mistakes=None,
+        per_category=None,
+        differing=None,
+        embeddings={},
     )
     write_report(small, Location.of(tmp_path / "small.html"))
     text = (tmp_path / "small.html").read_text()
     assert Tags(text).open == []
-    for heading in ("Four hard options", "Search trials", "Training", "Embeddings", "Paired", "costs"):
-        assert f"<h2>{heading}" not in text
+    left = {attributes["id"] for tag, attributes in Tags(text).found if tag == "section"}
+    assert left == {"headline", "arms", "checks", "accuracy", "provenance"}
 
 
 def test_the_console_shows_the_same_figures(data: ReportData) -> None:

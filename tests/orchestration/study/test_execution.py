@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from html import unescape
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.study import execution
 from finedefics_platform.study.document import Study
 from finedefics_platform.study.execution import Capacity, Outcome, carry_out
-from finedefics_platform.study.page import markdown, notes, write_pages
+from finedefics_platform.study.page import markdown, notes, study_page, verdict, write_pages
 from finedefics_platform.study.plan import Cell, Plan
 from finedefics_platform.study.result import summary
 from finedefics_platform.study.statistics import holm, paired
@@ -180,3 +181,24 @@ def test_pages_have_all_figures_and_escape_what_users_wrote(workspace: Workspace
         for part in ("66.7", "+28.3", "2,000", "Exploratory", "Much."):
             assert part in shown, part
     assert "| base |" in text
+
+
+def test_the_verdict_stands_first_and_says_no_more_than_the_intervals(workspace: Workspace) -> None:
+    one = {"arm": "oracle", "against": "base", "metric": "new/names"}
+    told = summary(plan := fake_plan(study_of(comparisons=[one])), do(workspace, plan))
+    (row,) = [row for row in told["differences"] if row["planned"]]
+    said = verdict({**told, "differences": [{**row, "low": -0.1, "holm": 0.4}]})
+    assert said[0].startswith(
+        "Of 1 planned comparisons 0 have a 95 % interval without 0, and 0 are significant"
+    )
+    assert len(said) == 2, "there is no largest difference to speak of"
+    sure = {**told, "differences": [{**row, "low": 0.1, "holm": 0.01}]}
+    assert "Of 1 planned comparisons 1 have a 95 % interval without 0, and 1 are" in verdict(sure)[0]
+    assert "The largest: oracle is 28.3 points above base in new/names" in verdict(sure)[1]
+    page, lead = study_page(sure)
+    head = unescape(page[: page.index("<main")])
+    assert all(sentence in head for sentence in lead)
+    assert head.index('href="#planned"') < head.index('href="#figures"')
+    assert verdict({**told, "differences": []}) == [
+        "No comparison was planned: every difference below is exploratory."
+    ]

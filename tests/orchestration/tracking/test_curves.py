@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from finedefics_platform.base.times import in_words
 from finedefics_platform.base.workspace import Workspace
-from finedefics_platform.cli.runs import _duration, app
+from finedefics_platform.cli.runs import app
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.runs import get_run
 from finedefics_platform.tracking.spool import Spool
@@ -118,7 +119,10 @@ def test_runs_last_what_they_lasted(new_workspace: Make, monkeypatch: pytest.Mon
     record = get_run(workspace, search)
     assert (record.status, record.ended, record.seconds) == ("running", None, 100.0)
     listed = CliRunner().invoke(
-        app, ["list"], env={"FINEDEFICS_HOME": workspace.root.uri, "COLUMNS": "200"}, catch_exceptions=False
+        app,
+        ["list", "--all"],
+        env={"FINEDEFICS_HOME": workspace.root.uri, "COLUMNS": "200"},
+        catch_exceptions=False,
     )
     assert "3.5 s" in listed.output
     assert "1 min 40 s" in listed.output
@@ -126,10 +130,17 @@ def test_runs_last_what_they_lasted(new_workspace: Make, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.0, "0.0 s"), (0.31, "0.3 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3725, "1 h 2 min")],
+    [
+        (0.0, "0.0 s"),
+        (0.31, "0.3 s"),
+        (59.9, "59 s"),
+        (60, "1 min 0 s"),
+        (3725, "1 h 2 min"),
+        (180_000, "2 days 2 h"),
+    ],
 )
 def test_durations(seconds: float, shown: str) -> None:
-    assert _duration(seconds) == shown
+    assert in_words(seconds) == shown
 
 
 def test_equal_runs_that_are_opened_at_once_are_one(new_workspace: Make) -> None:

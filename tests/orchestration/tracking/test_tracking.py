@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
 from finedefics_platform.cli.runs import app
+from finedefics_platform.comparison.side_by_side import compare_runs
 from finedefics_platform.tracking.delivery import Delivery
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.own_database import own_file
-from finedefics_platform.tracking.runs import compare_runs, get_run, list_runs
+from finedefics_platform.tracking.runs import get_run, list_runs
 from finedefics_platform.tracking.spool import Spool
 from finedefics_platform.tracking.tracker import Tracker, destination, server_run_id, sync
 
@@ -78,7 +79,11 @@ def test_a_pipeline_is_read_back_as_it_was_written(
     assert (run.info.status, stage.info.status) == ("FINISHED", "FAILED")
     tags = run.data.tags
     assert (tags["finedefics.dataset_digest"], tags["finedefics.config_digest"]) == ("d123", "c456")
-    assert {"finedefics.version.torch", "finedefics.version.mlflow", "finedefics.python"} <= tags.keys()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.git.commit", "finedefics.code"} <= tags.keys()
+    environment = json.loads(
+        Path(client.download_artifacts(parent, "environment.json", str(tmp_path))).read_text()
+    )
+    assert {"version.torch", "version.mlflow", "python", "git_commit"} <= environment.keys()
     assert stage.data.tags["mlflow.parentRunId"] == parent
     assert stage.data.tags["finedefics.restarts"] == "1"
     assert [file.path for file in client.list_artifacts(child, "tables")] == ["tables/table.txt"]
@@ -291,12 +296,12 @@ def test_runs_are_listed_shown_and_compared(recorded: Workspace) -> None:
     assert all(listed.index(child) == listed.index(parent) + 1 for parent, child in ids)
 
     comparison = compare_runs(recorded, ["compared-1", ids[1][0][:20]])
-    assert comparison.params == {"seed": ("1", "2")}
-    assert comparison.metrics == {"accuracy": (0.1, 0.2)}
+    assert comparison.settings == {"seed": ("1", "2")}
+    assert comparison.metrics == {"accuracy": (0.1, 0.2), "loss": (5.0, 5.0)}
 
     environment = {"FINEDEFICS_HOME": str(recorded.root)}
     for command, words in (
-        (["list"], ["compared-1", "stage1", "finished"]),
+        (["list", "--all"], ["compared-1", "stage1", "finished"]),
         (["show", ids[0][0]], ["accuracy", "0.1", "stage1"]),
         (["compare", "compared-1", "compared-2"], ["seed", "0.2"]),
         (["sync"], ["0 entries sent"]),

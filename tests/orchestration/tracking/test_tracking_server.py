@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registered import registered
+from registered import answers, evaluation_of, registered, trained_run
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.workspace import Workspace, open_workspace
+from finedefics_platform.evaluation.recording import record_evaluation
 from finedefics_platform.models.decisions import Entry, write
 from finedefics_platform.models.promotion import history, promote
 from finedefics_platform.models.references import open_model
 from finedefics_platform.tracking.mlflow_client import open_client
+from finedefics_platform.tracking.notes import NOTE
 from finedefics_platform.tracking.runs import get_run
 from finedefics_platform.tracking.tracker import Tracker, server_run_id, sync
 
@@ -146,6 +148,14 @@ def test_a_registry_on_a_server_serves_models_to_other_machines(
     registered(workspace, "birds", 300)
     assert promote(workspace, "birds", 1, reason="the first").changed
     registered(workspace, "birds", 320)
+    second = trained_run(workspace, "birds-1")
+    evaluated = evaluation_of(workspace, second, answers(320))
+    child = open_client(workspace).get_run(
+        record_evaluation(workspace, evaluated, second.key, run=second).run_id
+    )
+    assert child.data.metrics["accuracy.alignment.new"] == 0.8
+    assert child.inputs.dataset_inputs[0].dataset.digest == "d1"
+    assert "80.0 %" in child.data.tags[NOTE]
 
     elsewhere = open_workspace(tmp_path / "elsewhere")
     # the other machine gets the answers of both from the server, to compare them picture by picture
@@ -153,6 +163,8 @@ def test_a_registry_on_a_server_serves_models_to_other_machines(
     assert "over 400 pictures" in promote(elsewhere, "birds", 2, reason=why).decision.reasons[0]
     entries = history(workspace, "birds")
     assert [(entry["version"], entry["reason"]) for entry in entries] == [(1, "the first"), (2, why)]
+    assert "80.0 %" in open_client(elsewhere).get_model_version("birds", "2").description
+    assert "Champion: **birds/2**" in open_client(elsewhere).get_registered_model("birds").description
     late = Entry("promote", 1, None, "bob", "2026-01-01T00:00:00+00:00", "me too", based_on=1)
     with pytest.raises(FinedeficsError, match="made birds/2 champion while this was decided"):
         write(workspace, "birds", late)

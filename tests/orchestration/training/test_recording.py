@@ -1,5 +1,6 @@
 """What MLflow is told of a run: when things happened, and how it ended."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from finedefics_platform.base.signals import Terminated
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
 from finedefics_platform.data.store import Dataset
+from finedefics_platform.tracking.notes import NOTE
 from finedefics_platform.tracking.tracker import Tracker, server_run_id
-from finedefics_platform.training.recording import Recorder, cost
+from finedefics_platform.training.pace import Pace
+from finedefics_platform.training.recording import Recorder, beside_the_bar, cost
 
 LONG_AGO = 1_600_000_000.0
 
@@ -77,6 +80,11 @@ def test_a_run_is_recorded_as_it_ended_and_with_the_times_at_which_it_happened(
     client = MlflowClient(tracking_uri=drawn_workspace.tracking_uri)
     parent = client.get_run(server_run_id(drawn_workspace, recorder.parent_run_id)).info
     assert parent.status == status
+    recorded = client.get_run(parent.run_id)
+    (given,) = recorded.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("drawn", drawn_dataset.digest)
+    assert json.loads(given.dataset.profile) == {"num_rows": 48}
+    assert f"Training run **{key}** on `{drawn_dataset.reference}`" in recorded.data.tags[NOTE]
     wanted = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
     (child,) = client.search_runs([parent.experiment_id], wanted)
     assert (child.info.start_time, child.info.end_time) == (LONG_AGO * 1000, (LONG_AGO + 180) * 1000)
@@ -88,3 +96,20 @@ def test_a_person_sees_what_a_step_costs() -> None:
     found = {"samples_per_second": 12.345, "memory_mib": 2048.0, "data_wait_share": 0.031, "loss": 1.0}
     assert cost(found) == "12.3 samples/s · 2.0 GiB · 3 % waiting for data"
     assert cost(found | {"mfu": 0.412}) == "12.3 samples/s · MFU 41 % · 2.0 GiB · 3 % waiting for data"
+
+
+def test_the_loss_and_the_time_left_stand_beside_the_bar() -> None:
+    def step(stage: str, number: int, at: float) -> dict[str, Any]:
+        return {"event": "step", "stage": stage, "total_step": number, "time": at}
+
+    pace = Pace(20)
+    assert pace.left(step("a", 1, 100.0)) is None, "the first step waits for imports and data"
+    assert pace.left(step("a", 3, 104.0)) == 34.0, "17 steps of two seconds, of all stages"
+    assert pace.left(step("a", 5, 118.0)) == 67.5, "a check between them counts"
+    assert pace.left(step("b", 11, 200.0)) is None, "another stage has another pace"
+    assert pace.left(step("b", 12, 201.0)) == 8.0
+    assert pace.left(step("b", 11, 300.0)) is None, "after a restart"
+    assert pace.left(step("b", 20, 309.0)) == 0.0
+    told = beside_the_bar({"loss": 1.23456, "samples_per_second": 12.0}, 7530.0)
+    assert told == "loss 1.235 · 2 h 5 min left · 12 samples/s"
+    assert beside_the_bar({"loss": 2.0}, None) == "loss 2"

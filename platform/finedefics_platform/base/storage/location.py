@@ -207,6 +207,14 @@ class Location:
         ways = [info.path[len(self.path) :].strip("/") for info in found if info.type == fs.FileType.File]
         return sorted(way for way in ways if not any(part.startswith(".") for part in way.split("/")))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file below, by the way from here to it; hidden files and folders are left out."""
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        with self._asked(_REACHABLE):
+            found = self.filesystem.get_file_info(selector)
+        files = {i.path[len(self.path) :].strip("/"): i.size for i in found if i.type == fs.FileType.File}
+        return {w: n for w, n in sorted(files.items()) if not any(p.startswith(".") for p in w.split("/"))}
+
     def held(self) -> tuple[int, datetime | None]:
         """Bytes of all files below, hidden ones too, and when the last one was written; None without any."""
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)

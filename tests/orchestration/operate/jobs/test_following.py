@@ -173,7 +173,7 @@ def test_a_list_of_no_jobs_makes_nothing(
 ) -> None:
     monkeypatch.setenv("FINEDEFICS_HOME", workspace.root.uri)
     assert main(["jobs", "list"]) == 0
-    assert "No jobs yet" in capsys.readouterr().out
+    assert "No jobs in" in capsys.readouterr().out
     assert not workspace.root.exists()
 
 

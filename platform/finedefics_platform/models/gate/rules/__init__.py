@@ -1,0 +1,1 @@
+"""The product's own rules: a function each, found by lying here (`finedefics_platform.models.gate.RULES`)."""
