@@ -56,7 +56,7 @@ def test_a_model_is_loaded_in_shards_and_is_the_same(found: Found) -> None:
             assert seen["tied"], case
             assert seen["kept"] == pytest.approx(seen["elements"] / 2, rel=0.01), case
             # a shard of everything, one module whole, and half of it while its two shards are made; seen:
-            # 36,888 numbers more, where the largest has 36,864, and in half precision 57,625 where it has 38,400
+            # 36,888 numbers more, where the largest has 36,864; in half precision 57,625, where it has 38,400
             assert seen["held"] < seen["kept"] + 1.6 * seen["largest"], case
 
 
