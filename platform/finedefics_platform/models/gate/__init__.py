@@ -17,7 +17,8 @@ from finedefics_platform.models.gate.case import (
     verdict,
 )
 from finedefics_platform.models.gate.document import Gate, load_gate, parse_gate
-from finedefics_platform.models.gate.judging import RULES, decide
+from finedefics_platform.models.gate.judging import decide
+from finedefics_platform.models.gate.known import RULES
 
 __all__ = [
     "RULES",

@@ -14,7 +14,7 @@ from finedefics.errors import FinedeficsError, wrong_use
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.config.documents import override_by_text, read_yaml
 from finedefics_platform.config.section import Section, parse_document
-from finedefics_platform.models.gate.judging import RULES, Rule
+from finedefics_platform.models.gate.known import RULES, Rule
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 

@@ -1,25 +1,14 @@
 """Asks the rules of a gate, one by one, and puts their verdicts together."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from finedefics.errors import FinedeficsError
-from finedefics.registry import Registry
 from finedefics_platform.models.gate.case import Case, Decision, Verdict
 from finedefics_platform.models.gate.comparing import joined
-
-if TYPE_CHECKING:
-    from finedefics_platform.models.gate.document import Gate, GateRule
-
-# A rule takes the case and, by name, its settings with their defaults; it looks at nothing else.
-Rule = Callable[..., Verdict]
-RULES: Registry[Rule] = Registry(
-    "gate rule", package="finedefics_platform.models.gate.rules", group="finedefics.gate_rules"
-)
+from finedefics_platform.models.gate.document import Gate, GateRule
 
 
-def decide(case: Case, gate: "Gate") -> Decision:
+def decide(case: Case, gate: Gate) -> Decision:
     """Judge a candidate by every rule of a gate: one that refuses is enough.
 
     Raises:
@@ -37,7 +26,7 @@ def decide(case: Case, gate: "Gate") -> Decision:
     return Decision(allowed, tuple(reasons), missing, tuple(told), gate.told())
 
 
-def _asked(rule: "GateRule", case: Case) -> Verdict:
+def _asked(rule: GateRule, case: Case) -> Verdict:
     try:
         found = rule.ask(case, **rule.settings)
     except Exception as error:

@@ -17,7 +17,7 @@ from finedefics_platform.models.gate.case import (
     verdict,
 )
 from finedefics_platform.models.gate.comparing import answered, grounds, items, paired, scope_of
-from finedefics_platform.models.gate.judging import RULES
+from finedefics_platform.models.gate.known import RULES
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]

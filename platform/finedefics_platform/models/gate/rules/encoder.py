@@ -15,7 +15,7 @@ from finedefics_platform.models.gate.case import (
     verdict,
 )
 from finedefics_platform.models.gate.comparing import answered, grounds, items, paired, scope_of
-from finedefics_platform.models.gate.judging import RULES
+from finedefics_platform.models.gate.known import RULES
 
 
 @RULES.register("not_below_encoder")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finedefics_platform.models.gate.case import Case, Ground, Slice, Verdict, answer_of, verdict
-from finedefics_platform.models.gate.judging import RULES
+from finedefics_platform.models.gate.known import RULES
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from finedefics_platform.models.gate.case import Case, Missing, Verdict, answer_of, verdict
-from finedefics_platform.models.gate.judging import RULES
+from finedefics_platform.models.gate.known import RULES
 
 CHANGED = "changed"  # ends what is said of code that differed from its commit
 
