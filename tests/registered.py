@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finedefics.evaluation.schema import ITEMS
 from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.storage import commit, committed, fetch
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.config.experiment import parse_experiment
-from finedefics_platform.evaluation.items import ITEMS, Evaluated, open_evaluation
+from finedefics_platform.evaluation.items import Evaluated, open_evaluation
 from finedefics_platform.models.registration import register_run
 from finedefics_platform.models.registry import ModelVersion, versions
 from finedefics_platform.tracking.tracker import Tracker

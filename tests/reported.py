@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 from registered import trained_run
 
+from finedefics.evaluation.schema import ITEMS
 from finedefics.records import CATEGORIES, ROW_GROUPS, SAMPLES
 from finedefics_platform.base.content import model_digest
 from finedefics_platform.base.digest import digest_of
@@ -19,7 +20,6 @@ from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.data.parquet import write_part
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.data.versions import new_version
-from finedefics_platform.evaluation.items import ITEMS
 from finedefics_platform.training.trained import TrainedRun
 
 NAMES = ("Gilt wren", "Ash wren", "Dusk lark", "Marsh lark", "Slate <b>crow</b>", "Moss tit")

@@ -13,6 +13,7 @@ from finedefics.errors import wrong_use
 from finedefics.evaluation.chance import is_near_chance
 from finedefics.evaluation.clustered import ClusteredEstimate, clustered_interval
 from finedefics.evaluation.predictions import Prediction, PredictionFile
+from finedefics.evaluation.schema import ITEMS
 from finedefics.evaluation.statistics import Estimate, better_than_chance, interval
 from finedefics.scoring.parsing import parse_letter, parse_letter_foci
 
@@ -21,24 +22,6 @@ PARSES: Mapping[str, Callable[[str, str], int | None]] = {STRICT: parse_letter, 
 ANSWERS = {STRICT: "letters", FOCI: "letters_foci"}  # what the same way of asking is called here
 _DIFFERS = 5e-4  # a twentieth of a point: less is rounding
 _SAME_PLACE = 20  # questions; the truth in one place in so many is no shuffle
-
-ITEMS = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("category_id", pa.string()),
-        ("group", pa.string()),
-        ("answer", pa.string()),
-        ("scope", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("description", pa.string()),
-        ("options", pa.list_(pa.string())),
-        ("position", pa.int32()),
-        ("reply", pa.string()),
-        ("score", pa.float32()),
-        ("rotation", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from finedefics.evaluation.categories import by_category, confused, open_set, sc
 from finedefics.evaluation.items import evaluate_samples
 from finedefics.evaluation.rotations import rotation_figures
 from finedefics.evaluation.rows import Questions
+from finedefics.evaluation.schema import ITEMS
 from finedefics.evaluation.selective import POINTS, risk_coverage, selective
 from finedefics.evaluation.statistics import interval
 from finedefics.records import Category, Sample
 from finedefics.scoring import Recogniser, Unknown, normalised
-from finedefics_platform.evaluation.items import ITEMS
 
 IDS = ["wren", "tern", "gull", "crow"]
 ASKED = Questions(

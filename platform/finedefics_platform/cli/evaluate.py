@@ -11,6 +11,7 @@ from finedefics.errors import wrong_use
 from .console import reporter
 from .details import show_details, show_probes
 from .figures import say_recorded, show_figures
+from .model_options import Dtype, GpusPerWorker, MicroTokens
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -77,26 +78,9 @@ def evaluate(
     per_category: Annotated[
         bool, typer.Option("--per-category", help="Show every category, not the hardest few.")
     ] = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
-    ] = None,
-    micro_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--micro-tokens",
-            min=1,
-            help="Most tokens held at a time; default: 65,536, or what fits.",
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            "--gpus-per-worker",
-            min=0,
-            help="Default: 1 where the cluster has a GPU; a model larger than one is spread over several.",
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    micro_tokens: MicroTokens = None,
+    gpus_per_worker: GpusPerWorker = None,
     register: Annotated[
         str | None,
         typer.Option("--register", help="Register the run under this name, or add to what a version showed."),

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from finedefics.errors import FinedeficsError
 from finedefics_platform.base.signals import INTERRUPTED, TERMINATED, Terminated
+from finedefics_platform.base.times import in_words
 
 from .console import Reporter, reporter
 
@@ -90,7 +91,7 @@ def list_command(json: Json = False) -> None:
     for seen in found:
         out.event("job", **_fields(seen))
         rows.append(
-            (escape(seen.id), _coloured(seen.state), _duration(seen.age), _asked(seen), escape(_run(seen)))
+            (escape(seen.id), _coloured(seen.state), in_words(seen.age), _asked(seen), escape(_run(seen)))
         )
     if found:
         out.table("Jobs", ("job", "state", "age", "asks for", "run"), rows)
@@ -123,7 +124,7 @@ def status(id_: Id, json: Json = False) -> None:
     if seen.state == "running" and (cluster := clusters.of(attempt)) is not None:
         waits = missing(cluster)
     out.event("job", **_fields(seen), waits_for=waits)
-    out.say(f"[bold]{escape(seen.id)}[/] {_coloured(seen.state)}, submitted {_duration(seen.age)} ago")
+    out.say(f"[bold]{escape(seen.id)}[/] {_coloured(seen.state)}, submitted {in_words(seen.age)} ago")
     rows: list[tuple[str, Any]] = [
         ("command", escape("finedefics " + " ".join(seen.job["command"]))),
         ("cluster", escape(f"{attempt['cluster']} ({attempt['address']}), there {attempt['ray_id']}")),
@@ -135,7 +136,7 @@ def status(id_: Id, json: Json = False) -> None:
         ("run", escape(_run(seen)) or None),
         ("see", escape(run_page(seen) or show_command(seen) or "") or None),
         ("step", seen.status.get("run", {}).get("step")),
-        ("heartbeat", None if seen.silent is None else f"{_duration(seen.silent)} ago"),
+        ("heartbeat", None if seen.silent is None else f"{in_words(seen.silent)} ago"),
         ("message", escape(seen.message) or None),
         ("waits", escape(waits) or None),
     ]
@@ -267,14 +268,3 @@ def _run(seen: "JobView") -> str:
 def _coloured(state: str) -> str:
     colour = _COLOURS.get(state)
     return f"[{colour}]{state}[/]" if colour else state
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

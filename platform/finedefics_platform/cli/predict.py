@@ -12,6 +12,7 @@ import typer
 from finedefics.errors import FinedeficsError, wrong_use
 
 from .console import reporter
+from .model_options import Dtype, MicroTokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,18 +56,8 @@ def predict(
         str, typer.Option("--answer", help="How: alignment, names, describe, ensemble …")
     ] = "alignment",
     top: Annotated[int, typer.Option("--top", min=1, help="Candidates shown a picture.")] = 3,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
-    ] = None,
-    micro_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--micro-tokens",
-            min=1,
-            help="Most tokens held at a time; default: 65,536, or what fits.",
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    micro_tokens: MicroTokens = None,
     json: Json = False,
 ) -> None:
     """Name what is in pictures, categories added with `finedefics categories add` among them.

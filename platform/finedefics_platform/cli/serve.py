@@ -10,6 +10,7 @@ from finedefics.errors import wrong_use
 from finedefics_platform.base.signals import Terminated
 
 from .console import reporter
+from .model_options import Dtype, MicroTokens
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -63,18 +64,8 @@ def serve(
         float | None,
         typer.Option("--gpus-per-replica", min=0, help="Default: 1 where the cluster has a GPU."),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", help="float32, bfloat16 or float16; default: what the model was trained in."),
-    ] = None,
-    micro_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--micro-tokens",
-            min=1,
-            help="Most tokens held at a time; default: 65,536, or what fits.",
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    micro_tokens: MicroTokens = None,
     json: Json = False,
 ) -> None:
     """Answer pictures over HTTP, and show a page to drop them on, until Ctrl-C or SIGTERM.

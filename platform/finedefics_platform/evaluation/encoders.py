@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finedefics.errors import FinedeficsError, wrong_use
+from finedefics.evaluation.schema import ITEMS
 from finedefics.records import Category
 from finedefics_platform.base.digest import digest_of
 from finedefics_platform.base.progress import SILENT, Progress, say_reused
@@ -28,7 +29,7 @@ from finedefics_platform.data.embeddings import Array, Embeddings, embed, named_
 from finedefics_platform.data.store import Dataset, open_dataset
 from finedefics_platform.evaluation.asked import Asked, ask, asked_places, effective, published
 from finedefics_platform.evaluation.checks import check_categories
-from finedefics_platform.evaluation.items import FORMAT, ITEMS, Evaluated, open_evaluation
+from finedefics_platform.evaluation.items import FORMAT, Evaluated, open_evaluation
 from finedefics_platform.evaluation.leaking import leaked
 
 if TYPE_CHECKING:

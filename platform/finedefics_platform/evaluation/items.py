@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finedefics.evaluation.schema import ITEMS
 from finedefics_platform.base.storage import Location, fetch
 from finedefics_platform.evaluation.asked import told
 from finedefics_platform.evaluation.parts import Part, read_arrays, read_rows
@@ -21,23 +22,6 @@ if TYPE_CHECKING:
 
 _UNPACKED = "objects.npy"
 
-ITEMS = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("category_id", pa.string()),
-        ("group", pa.string()),
-        ("answer", pa.string()),
-        ("scope", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("description", pa.string()),
-        ("options", pa.list_(pa.string())),  # in the order shown; null where every category competes
-        ("position", pa.int32()),  # of the truth among them, from 0; null likewise
-        ("reply", pa.string()),  # what the model wrote, word for word; null where it writes nothing
-        ("score", pa.float32()),  # of the prediction, by the answer itself; null where it has none
-        ("rotation", pa.int32()),  # how far the order of the options was turned; 0: the ordinary order
-    ]
-)
 FORMAT = 2  # of an evaluation's folder: what an older one lacks is not taken for an answer
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from finedefics.evaluation.schema import ITEMS
 from finedefics_platform.base.actors import reserved_device
 from finedefics_platform.base.content import model_folder
 from finedefics_platform.base.storage import Location, commit, committed, fetch
@@ -13,7 +14,6 @@ from finedefics_platform.config.experiment import Evaluation as Settings
 from finedefics_platform.data.store import open_version
 from finedefics_platform.evaluation.asked import choose
 from finedefics_platform.evaluation.foreign import asked_for_thresholds
-from finedefics_platform.evaluation.items import ITEMS
 from finedefics_platform.evaluation.parts import DECIDING, PLACED, Part, write_arrays, write_rows
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from finedefics.evaluation.schema import ITEMS
 from finedefics_platform.cli.figures import by_category
 from finedefics_platform.cli.main import main
-from finedefics_platform.evaluation.items import ITEMS
 
 NAMES = ["Wren", "Lark", "Crow", "Tern"]
 CAR = Path(__file__).parents[4] / "shared" / "reference" / "foci" / "predictions-car-196.json"

@@ -10,12 +10,12 @@ import pytest
 
 from finedefics.errors import FinedeficsError
 from finedefics.evaluation.predictions import read_predictions
+from finedefics.evaluation.schema import ITEMS
 from finedefics.evaluation.scored import score
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.cli.main import main
 from finedefics_platform.data.store import Dataset
 from finedefics_platform.evaluation.imported import evaluated_items, is_evaluation, items_of
-from finedefics_platform.evaluation.items import ITEMS
 
 
 @pytest.fixture
