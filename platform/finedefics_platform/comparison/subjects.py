@@ -9,7 +9,7 @@ from finedefics_platform.base.storage import Location
 from finedefics_platform.base.workspace import Workspace
 from finedefics_platform.models.decisions import named_version
 from finedefics_platform.models.registry import is_registered
-from finedefics_platform.tracking.own_database import has_records
+from finedefics_platform.tracking.own_database import has_records, nothing_recorded
 from finedefics_platform.tracking.runs import RunRecord, get_run
 
 Kind = Literal["run", "search", "study", "recorded"]
@@ -79,6 +79,8 @@ def find_subject(workspace: Workspace, reference: str, *, recorded: bool = False
             place=reference,
             cure="set FINEDEFICS_HOME to the workspace that it was made in",
         )
+    if not there and not has_records(workspace):
+        raise nothing_recorded(workspace)
     cure = f"choose one of: {_listed(there)}" if there else "train one with `finedefics train`"
     raise wrong_use("there is no run, search or study of this name", place=reference or "''", cure=cure)
 

@@ -76,7 +76,7 @@ def test_a_model_that_cannot_be_loaded_says_so(tmp_path: Path, ray_cluster: Any)
     model = TransformersModel(str(tmp_path))
     with (
         Workers(model, count=1, gpus=0, progress=SILENT) as workers,
-        pytest.raises(FinedeficsError, match="no loadable image-text-to-text model"),
+        pytest.raises(FinedeficsError, match="no model is in this folder"),
     ):
         asked_of(workers)
 

@@ -55,7 +55,7 @@ def test_this_environment_is_sound(
     checks = {event["name"]: event for event in events if event["event"] == "check"}
     assert set(checks) == {
         *("python", "standard library", "packages", "disk", "memory", "devices"),
-        *("ports", "workspace", "tracking", "cluster", "hub", "clock", "deepspeed"),
+        *("ports", "workspace", "tracking", "cluster", "hub", "clock", "movable", "deepspeed"),
     }
     its_own = {
         "disk",

@@ -50,7 +50,7 @@ def test_runs_stay_here_and_artefacts_go_there(
     assert workspace.artifacts.files() == [
         f"birds/{run}/artifacts/{way}"
         for way in (
-            *("evaluation/index/names.txt", "evaluation/items.txt"),
+            *("environment.json", "evaluation/index/names.txt", "evaluation/items.txt"),
             *("items.txt", "local.txt", "parameters/long.txt"),
         )
     ]

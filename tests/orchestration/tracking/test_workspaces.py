@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.artifacts import download_artifacts
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as artifact_places
 from typer.testing import CliRunner
 
 from finedefics.errors import FinedeficsError
@@ -144,6 +145,7 @@ def test_what_waits_to_be_sent_moves_with_the_workspace(
     assert original.root.local is not None
     original.root.local.rename(tmp_path / "moved")
     moved = open_workspace(tmp_path / "moved")
+    artifact_places.clear()  # who comes later is another process, and MLflow remembers places for one
     assert sync(moved).sent == 1
     assert [file.path for file in open_client(moved).list_artifacts(run)] == ["environment.json", "table.txt"]
 

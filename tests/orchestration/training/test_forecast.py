@@ -46,10 +46,11 @@ def spec(name: str, *changes: str) -> Experiment:
     return load_experiment(ROOT / f"jobs/experiments/{name}.yaml", changes)
 
 
-def readme_experiment() -> Experiment:
-    """The first real experiment in README, as printed."""
-    printed = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return parse_experiment(parse_yaml(printed[0], place="README.md"), place="README.md")
+def printed_experiment() -> Experiment:
+    """The first real experiment of the documentation, as printed."""
+    page = "docs/training.md"
+    printed = re.findall(r"```yaml\n(name: .*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return parse_experiment(parse_yaml(printed[0], place=page), place=page)
 
 
 def portions(told: Forecast) -> dict[str, float]:
@@ -79,7 +80,7 @@ def test_tokens_of_a_picture_follow_the_family_and_its_settings() -> None:
 @pytest.mark.parametrize(
     ("experiment", "at_least", "at_most"),
     [
-        pytest.param(readme_experiment, 15, 40, id="README"),
+        pytest.param(printed_experiment, 15, 40, id="printed"),
         pytest.param(
             lambda: spec(
                 "one-gpu",

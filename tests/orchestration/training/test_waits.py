@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed import HashStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import finedefics
+import finedefics_platform
 from finedefics.base_model import untrained_backbone
 from finedefics.batch import Batch
 from finedefics.objective import Objective
@@ -26,6 +28,7 @@ from finedefics_platform.training.collating import collated
 from finedefics_platform.training.stopping import StopWatch
 
 STEPS = 4
+OURS = tuple(f"{Path(package.__path__[0])}/" for package in (finedefics, finedefics_platform))
 # what is counted there is on the host: a batch before it is sent, figures that have arrived
 HOST = {"data_arrived", "read"}
 # sizes that depend on numbers: a device has to be asked for them
@@ -51,9 +54,9 @@ def place_of(frame: FrameType | None) -> str | None:
     found = None
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
-        if "/finedefics" in file and name in HOST:
+        if file.startswith(OURS) and name in HOST:
             return None
-        if found is None and ("/finedefics/" in file or "/finedefics_platform/" in file):
+        if found is None and file.startswith(OURS):
             found = f"{file.rsplit('/', 1)[1].removesuffix('.py')}.{name}"
         frame = frame.f_back
     return found
