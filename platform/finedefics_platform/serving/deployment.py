@@ -162,6 +162,8 @@ def deployed(
     import ray
 
     ours = not ray.is_initialized()
+    # Ray starts its workers at niceness 15: beside the front and its clients the model would wait for both
+    os.environ.setdefault("RAY_worker_niceness", "0")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         ensure_ray(progress=progress)
@@ -202,7 +204,8 @@ def _start(
         made = deployment.options(
             name="Replica",
             num_replicas=replicas,
-            max_ongoing_requests=2 * held.batch,  # the next batch gathers while one is answered
+            # all that the front takes in: what Serve itself would hold back, it asks about again ever later
+            max_ongoing_requests=max(queue, 2 * held.batch),
             max_queued_requests=queue,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
             graceful_shutdown_timeout_s=20,
