@@ -125,6 +125,8 @@ def test_every_command_works_on_a_copy_whose_original_is_gone(original: Workspac
         "categories add birds/1 --name wren",
         "runs list",
         "runs show joint-1",
+        "runs compare joint-0 joint-1",
+        "report joint-0 joint-1",
         "data list",
         "data show drawn@latest",
         "models list",
