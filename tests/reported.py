@@ -24,6 +24,7 @@ from finedefics_platform.training.trained import TrainedRun
 
 NAMES = ("Gilt wren", "Ash wren", "Dusk lark", "Marsh lark", "Slate <b>crow</b>", "Moss tit")
 NEW = ("c4", "c5")  # ids of the categories without a labelled training picture
+CURVE = [[0.25, 0.0], [0.5, 0.05], [0.75, 0.1], [1.0, 0.3]]  # coverage and risk
 PICTURES = 8  # of each category in the split test
 # Of 8 pictures of each category, how many each arm names rightly, by names and by alignment.
 RIGHT = {"base": (1, 2), "joint": (6, 7), "plain": (5, 3)}
@@ -129,7 +130,7 @@ def evaluated(workspace: Workspace, dataset: Dataset, arm: str, digest: str, **m
         "unparseable": {"letters": 1 / PICTURES},
         "retrieval": {"object_to_name": RIGHT[arm][1] / 8, "object_to_description": RIGHT[arm][0] / 8},
         "rotations": {"letters": {"orders": 4, "questions": 48, "consistency": 0.5}},
-        "unknown": {"alignment": {"threshold": 0.6, "coverage": 0.75, "risk": 0.1}},
+        "unknown": {"alignment": {"threshold": 0.6, "coverage": 0.75, "risk": 0.1, "curve": CURVE}},
         "leaks": {"pictures": 0, "of": PICTURES * len(NAMES)},
         "finished": 1_790_000_000.0 + len(arm),
         **more,

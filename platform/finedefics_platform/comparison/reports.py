@@ -82,6 +82,7 @@ def report_of(
         per_category=leading and _categories(gathered, leading, tables, names),
         differing=_settings(gathered),
         experiments={arm.name: _yaml(arm) for arm in gathered.runs if arm.experiment},
+        risks=telling.risks_of(gathered),
         provenance=telling.provenance_of(gathered, keys),
         embeddings=_maps(gathered, leading, dataset, names),
     )

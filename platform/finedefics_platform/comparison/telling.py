@@ -228,6 +228,20 @@ def _refusing(gathered: Gathered) -> Sequence[Check]:
     ]
 
 
+def risks_of(gathered: Gathered) -> dict[str, dict[str, list[list[float]]]]:
+    """Risk-coverage curves of each run, by answer."""
+    told = {
+        arm.name: {
+            answer: found["curve"]
+            for answer, found in arm.judged.merged("unknown").items()
+            if found.get("curve")
+        }
+        for arm in gathered.runs
+        if arm.judged
+    }
+    return {arm: curves for arm, curves in told.items() if curves}
+
+
 def provenance_of(gathered: Gathered, keys: Sequence[str]) -> dict[str, Any]:
     """What to know to repeat it."""
     told: dict[str, Any] = {}

@@ -104,15 +104,16 @@ def scatter_of(points: Sequence[Point], *, x_title: str, title: str) -> str:
     return _text_of(svg)
 
 
-def curves(lines: Sequence[Curve], *, title: str) -> str:
-    """One metric over training steps, a line an arm; a dotted rule where a stage ended."""
+def curves(lines: Sequence[Curve], *, title: str, x_title: str = "step") -> str:
+    """One metric over training steps (or what else ``x_title`` says), a line an arm; a dotted rule where a
+    stage ended."""
     values = [value for line in lines for value in line.values]
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     last = max(step for line in lines for step in line.steps)
     x = Scale(0, max(last, 1), LEFT, WIDTH - RIGHT)
     y = Scale(low - margin, high + margin, HEIGHT - BOTTOM, TOP)
-    svg = _frame(x, y, title, "step")
+    svg = _frame(x, y, title, x_title)
     for line in lines:
         group = ET.SubElement(svg, "g", {"class": f"curve {line.colour}"})
         ET.SubElement(group, "title").text = line.label

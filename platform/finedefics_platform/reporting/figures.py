@@ -222,6 +222,22 @@ def cost(table: Table, colours: Mapping[str, str]) -> str | None:
     return scatter(points, x_title="pictures per second", title="Accuracy over pictures per second")
 
 
+def refusing(
+    risks: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], colours: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """A chart an answer: percent wrong among the pictures that are named, over percent of pictures named."""
+    charts = []
+    for answer in dict.fromkeys(answer for own in risks.values() for answer in own):
+        lines = [
+            Curve(colours[arm], arm, [100 * c for c, _ in own[answer]], [100 * r for _, r in own[answer]], [])
+            for arm, own in risks.items()
+            if own.get(answer)
+        ]
+        title = f"Wrong among named over named, {answer}"
+        charts.append({"answer": answer, "svg": curves(lines, title=title, x_title="% of pictures named")})
+    return charts
+
+
 def projections(embeddings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A map of each arm's embeddings; of very many pictures every n-th is drawn."""
     found = []

@@ -62,6 +62,8 @@ class ReportData:
         per_category: accuracy of every category.
         differing: settings in which the arms differ.
         experiments: effective configuration of arms, YAML.
+        risks: ``{arm: {answer: [[coverage, risk], ...]}}``, by rising coverage: what is wrong among the
+            pictures of which the answer is surest.
         provenance: what to know to repeat it: digests, versions, seed; ``commands`` is a list of lines.
         embeddings: ``{arm: {"objects": [objects, dim], "object_groups", "object_categories": names,
             "texts": [texts, dim], "text_names"}}`` for the projections.
@@ -85,6 +87,7 @@ class ReportData:
     per_category: PerCategory | None = None
     differing: Differing | None = None
     experiments: Mapping[str, str] = field(default_factory=dict)
+    risks: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -110,6 +113,7 @@ def render_report(data: ReportData) -> str:
             *data.histories,
             *data.retrieval,
             *data.embeddings,
+            *data.risks,
             *data.arms,
             *differing,
         ]
@@ -140,6 +144,7 @@ def render_report(data: ReportData) -> str:
         headline=figures.headline(data.table, data.options_table, data.chance),
         forest=figures.forest(data.differences),
         cost=figures.cost(data.table, colours),
+        refusing=figures.refusing(data.risks, colours),
         mistakes=for_page(data.mistakes) if data.mistakes and data.mistakes.views else None,
         projections=figures.projections(data.embeddings),
         histories=figures.histories(data.histories, colours),

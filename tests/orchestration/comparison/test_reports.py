@@ -21,7 +21,7 @@ from finedefics_platform.comparison.making import Made, gathered_runs, make_repo
 from finedefics_platform.comparison.reports import report_of
 from finedefics_platform.comparison.subjects import find_subject
 from finedefics_platform.data.store import open_dataset
-from finedefics_platform.reporting.report import ReportData
+from finedefics_platform.reporting.report import ReportData, render_report
 from finedefics_platform.tracking.mlflow_client import open_client
 from finedefics_platform.tracking.runs import get_run
 from finedefics_platform.training.trained import TrainedRun
@@ -101,6 +101,10 @@ def test_checks_speak_of_controls_chance_leaks_and_unread_replies(home: Workspac
     assert checks["refusing to name, plain alignment"][1].endswith(
         "75.0 % of the pictures, 10.0 % of them wrongly"
     )
+    data = data_of(home, "joint", "plain")
+    assert data.risks["plain"]["alignment"][-1] == [1.0, 0.3]
+    section = render_report(data).split('id="refusing"')[1].split("</section>")[0]
+    assert section.count("<polyline") == 2, "a line a run"
     state, finding = checks["replies that named no category or option"]
     assert (state, "joint letters 12.5 %" in finding) == ("bad", True)
 
