@@ -1,7 +1,7 @@
 """What workers say of themselves, as facts: the configuration that each has, and who holds what."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import torch.distributed as dist
@@ -9,13 +9,11 @@ import torch.distributed as dist
 from finedefics.errors import FinedeficsError
 from finedefics.flops import peak_of
 from finedefics_platform.base.digest import digest_of
+from finedefics_platform.training.loop import Loop
 from finedefics_platform.training.sharding import optimizer_elements
 
-if TYPE_CHECKING:
-    from finedefics_platform.training.worker import Loop
 
-
-def report_configuration(loop: "Loop", number: int, done: int) -> None:
+def report_configuration(loop: Loop, number: int, done: int) -> None:
     """Log the configuration as each worker has it; ranks that differ would train nonsense in silence."""
     configuration = loop.task.experiment.model_dump(mode="json")
     digests: list[str] = [""] * loop.world_size
@@ -32,7 +30,7 @@ def report_configuration(loop: "Loop", number: int, done: int) -> None:
     loop.say("configuration", **place, digest=digest, digests=digests, configuration=configuration)
 
 
-def report_layout(loop: "Loop", engine: Any, place: dict[str, Any]) -> None:
+def report_layout(loop: Loop, engine: Any, place: dict[str, Any]) -> None:
     """Who trains, and how much optimizer state each holds: ZeRO's partition as a fact, not as a setting."""
     own = {
         "rank": loop.rank,

@@ -9,7 +9,6 @@ import random
 import socket
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,13 +27,11 @@ from finedefics.objective import Objective, ObjectiveOutput
 from finedefics.readout import DEFAULT, Readout
 from finedefics.terms import ObjectiveSettings, TermSettings
 from finedefics_platform.base.events import EventWriter
-from finedefics_platform.base.storage import Location
 from finedefics_platform.config.experiment import Experiment
 from finedefics_platform.config.stage import Stage
-from finedefics_platform.data.store import Dataset, open_version
+from finedefics_platform.data.store import open_version
 from finedefics_platform.training.assignment import Assignment, Rank, Validate
 from finedefics_platform.training.checkpoints import (
-    Position,
     load_shards,
     resume_point,
     save_and_report,
@@ -45,6 +42,7 @@ from finedefics_platform.training.computing import kept, stage_objective
 from finedefics_platform.training.identity import base_folder
 from finedefics_platform.training.late import LateFigures
 from finedefics_platform.training.loading import keep_adapters, load_model, merge_kept
+from finedefics_platform.training.loop import Loop
 from finedefics_platform.training.memory import named_when_exhausted
 from finedefics_platform.training.meter import Meter
 from finedefics_platform.training.refresh import mine_with_model, stage_dataset
@@ -52,42 +50,7 @@ from finedefics_platform.training.reports import report_configuration, report_la
 from finedefics_platform.training.sharding import backward_and_step, start_engine, whole
 from finedefics_platform.training.stopping import StopWatch, request_of
 from finedefics_platform.training.stream import Ahead, FeedRows, SampleIndex, TrainingStream, ahead
-from finedefics_platform.training.trained import ADAPTERS, STOPPED, TOKEN
-
-
-@dataclass
-class Loop:
-    """One worker's state."""
-
-    task: Assignment
-    rank: int
-    world_size: int
-    device: torch.device
-    saves: bool
-    dataset: Dataset
-    index: SampleIndex
-    events: EventWriter | None  # of rank 0
-    stop: StopWatch
-
-    def say(self, name: str, **fields: Any) -> None:
-        """An event, from rank 0 only."""
-        if self.events is not None:
-            self.events.write(name, **fields)
-
-    def at(self, number: int, step: int) -> dict[str, Any]:
-        """What every event of a step carries: the stage, the step in it and the step of the run."""
-        stages = self.task.experiment.stages
-        total = sum(stage.steps for stage in stages[:number]) + step
-        return {"stage": stages[number].name, "step": step, "total_step": total}
-
-    def adapters(self, stage: Stage) -> Location:
-        """Where the adapters of a finished stage are kept while the run goes on."""
-        return self.task.run / ADAPTERS / stage.name
-
-    def position(self, stage: int, step: int) -> Position:
-        """A place in this run."""
-        experiment = self.task.experiment
-        return Position(stage, step, self.world_size, experiment.deepspeed.zero_stage, experiment.digest())
+from finedefics_platform.training.trained import STOPPED, TOKEN
 
 
 def run_worker(task: Assignment, rank: Rank) -> None:
