@@ -47,10 +47,13 @@ def spec(name: str, *changes: str) -> Experiment:
 
 
 def printed_experiment() -> Experiment:
-    """The first real experiment of the documentation, as printed."""
-    page = "docs/training.md"
-    printed = re.findall(r"```yaml\n(name: .*?)```", (ROOT / page).read_text(), re.DOTALL)
-    return parse_experiment(parse_yaml(printed[0], place=page), place=page)
+    """The first real experiment of README and of the page on training, as printed."""
+    pages = ("README.md", "docs/training.md")
+    printed = [
+        re.findall(r"```yaml\n(name: .*?)```", (ROOT / page).read_text(), re.DOTALL)[0] for page in pages
+    ]
+    assert printed[0] == printed[1], "one experiment"
+    return parse_experiment(parse_yaml(printed[0], place=pages[0]), place=pages[0])
 
 
 def portions(told: Forecast) -> dict[str, float]:
