@@ -155,3 +155,12 @@ def test_every_direct_dependency_is_explained() -> None:
         assert f"`{Requirement(line).name.lower()}" in explained, (
             f"docs/dependencies.md does not explain {line}"
         )
+
+
+def test_the_package_offers_what_its_interface_has() -> None:
+    """The list stands twice, so that the package's own costs no import."""
+    import finedefics_platform
+    from finedefics_platform import api
+
+    assert finedefics_platform.__all__ == api.__all__
+    assert all(getattr(finedefics_platform, name) is getattr(api, name) for name in api.__all__)

@@ -1,6 +1,6 @@
 """What a report says beside its figures: when, on what, by which code; controls; what is not known yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -173,12 +173,7 @@ def _leaks(gathered: Gathered) -> Check:
 
 
 def _unread(gathered: Gathered) -> Sequence[Check]:
-    shares = [
-        (f"{arm.name} {answer}", share)
-        for arm in gathered.arms
-        if arm.judged
-        for answer, share in arm.judged.merged("unparseable").items()
-    ]
+    shares = _of_answers(gathered.arms, "unparseable")
     if not shares:
         return []
     worst = sorted((one for one in shares if one[1]), key=lambda one: -one[1])
@@ -189,14 +184,19 @@ def _unread(gathered: Gathered) -> Sequence[Check]:
     return [("bad" if worst[0][1] > 0.05 else "open", what, f"{told} (counted as wrong)")]
 
 
+def _of_answers(arms: Iterable[Arm], name: str) -> list[tuple[str, Any]]:
+    """What the summaries of their evaluations hold under a name, each called by its arm and answer."""
+    return [
+        (f"{arm.name} {answer}", found)
+        for arm in arms
+        if arm.judged
+        for answer, found in arm.judged.merged(name).items()
+    ]
+
+
 def _turned(gathered: Gathered) -> Sequence[Check]:
     """Whether choices follow the order of the options, where they were asked in several."""
-    told = [
-        (f"{arm.name} {answer}", found)
-        for arm in gathered.runs
-        if arm.judged
-        for answer, found in arm.judged.merged("rotations").items()
-    ]
+    told = _of_answers(gathered.runs, "rotations")
     return [
         (
             "good" if found["consistency"] >= _CONSISTENT else "bad",
@@ -210,13 +210,7 @@ def _turned(gathered: Gathered) -> Sequence[Check]:
 
 def _refusing(gathered: Gathered) -> Sequence[Check]:
     """What a threshold chosen on other pictures does: how many are named, and how many of them wrongly."""
-    told = [
-        (f"{arm.name} {answer}", found)
-        for arm in gathered.runs
-        if arm.judged
-        for answer, found in arm.judged.merged("unknown").items()
-        if found["coverage"] is not None
-    ]
+    told = [one for one in _of_answers(gathered.runs, "unknown") if one[1]["coverage"] is not None]
     return [
         (
             "open",
